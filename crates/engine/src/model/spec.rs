@@ -1,0 +1,244 @@
+//! What a client may ask of a container, in the engine's own words.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A request to create a container. Image, entrypoint and so on are as the client gave them; the
+/// engine merges the image's configuration into it.
+#[derive(Debug, Clone, Default)]
+pub struct CreateSpec {
+    /// Wanted name (with or without a leading slash); generated when absent.
+    pub name: Option<String>,
+    /// What runs inside.
+    pub config: ContainerConfig,
+    /// How the host runs it.
+    pub host: HostSpec,
+    /// The client's document, kept by the `api` crate to echo it in inspect; opaque here.
+    pub wire: Arc<str>,
+}
+
+/// What runs inside a container. After creation this is the merge with the image's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// Image reference or id as the client gave it.
+    pub image: String,
+    /// Host name inside; empty means the first 12 digits of the id.
+    pub hostname: String,
+    /// Domain name inside.
+    pub domainname: String,
+    /// `user[:group]`, names or numbers; empty means root.
+    pub user: String,
+    /// Attach standard input at run (echoed only).
+    pub attach_stdin: bool,
+    /// Attach standard output at run (echoed only).
+    pub attach_stdout: bool,
+    /// Attach standard error at run (echoed only).
+    pub attach_stderr: bool,
+    /// Give the program a terminal.
+    pub tty: bool,
+    /// Keep standard input open even if nobody is attached.
+    pub open_stdin: bool,
+    /// Close standard input when the first attached client leaves.
+    pub stdin_once: bool,
+    /// `NAME=value`; a bare `NAME` removes the image's variable.
+    pub env: Vec<String>,
+    /// Arguments, or the program when there is no entrypoint. `None`: not given.
+    pub cmd: Option<Vec<String>>,
+    /// Program. `None`: not given; `Some(vec![])` or `[""]`: the image's is removed.
+    pub entrypoint: Option<Vec<String>>,
+    /// Working directory inside.
+    pub working_dir: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal of `stop`, by name or number; empty means SIGTERM.
+    pub stop_signal: String,
+    /// Grace of `stop` in seconds; negative means without end.
+    pub stop_timeout_s: Option<i64>,
+    /// `80/tcp`, as the image and the client declare them.
+    pub exposed_ports: Vec<String>,
+    /// Declared volume paths.
+    pub volumes: Vec<String>,
+    /// Shell of the image, for health checks in shell form.
+    pub shell: Vec<String>,
+    /// ONBUILD triggers of the image.
+    pub on_build: Vec<String>,
+    /// No network at all, whatever the mode says.
+    pub network_disabled: bool,
+}
+
+/// How the host runs a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostSpec {
+    /// Which network namespace.
+    pub network_mode: NetworkMode,
+    /// Remove the container when it has ended.
+    pub auto_remove: bool,
+    /// What happens when it ends by itself.
+    pub restart: RestartPolicy,
+    /// Resource limits.
+    pub limits: ResourceLimits,
+    /// Every capability, every device, no masks, no filter.
+    pub privileged: bool,
+    /// The root file system is read-only.
+    pub readonly_rootfs: bool,
+    /// Capabilities added to the default set (`NET_ADMIN`, `CAP_NET_ADMIN`, `ALL`).
+    pub cap_add: Vec<String>,
+    /// Capabilities removed from the default set.
+    pub cap_drop: Vec<String>,
+    /// Parsed security options.
+    pub security: SecurityOptions,
+    /// Size of /dev/shm; `None` means 64 MiB.
+    pub shm_size_bytes: Option<u64>,
+    /// Paths that get a tmpfs, with mount options (`size=64m,mode=1777`).
+    pub tmpfs: BTreeMap<String, String>,
+    /// `name:address` lines for /etc/hosts (`host-gateway` is resolved by the network part).
+    pub extra_hosts: Vec<String>,
+    /// Name servers instead of the host's.
+    pub dns: Vec<String>,
+    /// Search domains instead of the host's.
+    pub dns_search: Vec<String>,
+    /// Resolver options instead of the host's.
+    pub dns_options: Vec<String>,
+    /// Additional groups, names or numbers.
+    pub group_add: Vec<String>,
+    /// Resource limits of processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters of the container's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Added to the OOM killer's score.
+    pub oom_score_adj: i32,
+    /// Paths made inaccessible; `None` means Docker's default list.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths made read-only; `None` means Docker's default list.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Parent control group; empty means `/docker`.
+    pub cgroup_parent: String,
+    /// Log driver and options; driver empty means the daemon's default.
+    pub log: LogConfig,
+    /// Terminal size at start (rows, columns).
+    pub console_size: Option<(u16, u16)>,
+    /// Annotations, echoed.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Which network namespace a container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// The predefined bridge (until networking is built: a namespace with loopback only).
+    #[default]
+    Default,
+    /// A namespace with loopback only.
+    None,
+    /// The host's namespace.
+    Host,
+    /// The namespace of another container, by id or name as the client gave it.
+    Container(String),
+}
+
+impl NetworkMode {
+    /// Docker's word for this mode.
+    pub fn as_docker(&self) -> String {
+        match self {
+            Self::Default => "bridge".to_owned(),
+            Self::None => "none".to_owned(),
+            Self::Host => "host".to_owned(),
+            Self::Container(id) => format!("container:{id}"),
+        }
+    }
+}
+
+/// What happens when a container ends by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// It stays ended.
+    #[default]
+    No,
+    /// Started again after every exit, and at boot.
+    Always,
+    /// As `Always`, except at boot after a manual stop.
+    UnlessStopped,
+    /// Started again after a failure.
+    OnFailure {
+        /// Give up after this many attempts; 0 means never.
+        max_retries: u32,
+    },
+}
+
+/// Resource limits of a container; `None` and 0 mean unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceLimits {
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Memory and swap in bytes; -1 means unlimited swap.
+    pub memory_swap_bytes: Option<i64>,
+    /// Soft memory limit in bytes.
+    pub memory_reservation_bytes: Option<u64>,
+    /// 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Relative CPU weight (1,024 is normal).
+    pub cpu_shares: Option<u64>,
+    /// CPU time per period in microseconds.
+    pub cpu_quota_us: Option<i64>,
+    /// Period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// CPUs in units of 1e-9.
+    pub nano_cpus: Option<u64>,
+    /// CPUs it may run on (`0-2,7`).
+    pub cpuset_cpus: String,
+    /// Memory nodes it may use.
+    pub cpuset_mems: String,
+    /// Processes and threads; `None` or -1 means unlimited.
+    pub pids_max: Option<i64>,
+    /// Relative block I/O weight (10 to 1,000).
+    pub blkio_weight: Option<u16>,
+    /// Do not kill on out of memory (v1 only).
+    pub oom_kill_disable: bool,
+}
+
+/// One resource limit of processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `core`, ...
+    pub name: String,
+    /// Soft limit; -1 means unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 means unlimited.
+    pub hard: i64,
+}
+
+/// Parsed `--security-opt`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecurityOptions {
+    /// `no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// `seccomp=...`.
+    pub seccomp: SeccompChoice,
+}
+
+/// Which system call filter a container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompChoice {
+    /// Docker's default profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+    /// A profile document (JSON).
+    Profile(String),
+}
+
+/// Where a container's output is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// `json-file` or `none`; empty means the daemon's default.
+    pub driver: String,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+}
