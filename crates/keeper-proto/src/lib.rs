@@ -1,1 +1,5 @@
-//! (filled in by the first commit of this crate)
+//! What daemon and keeper share: messages, launch plans and shared memory.
+
+pub mod msg;
+pub mod plan;
+pub mod shm;

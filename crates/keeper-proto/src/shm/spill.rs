@@ -1,0 +1,140 @@
+//! Spill files: what a container printed while no daemon was there.
+//!
+//! Records of `{stream: u8, 3 zero bytes, length: u32 LE, bytes}`, or for a declared gap `{0xff, .., length: 8, dropped
+//! bytes: u64 LE}`. Offsets only grow: what has been replayed is punched out, not cut off.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use super::{ShmError, Stream};
+
+/// Most bytes of unread spill per container; past it a blocking container blocks and a non-blocking one gets a gap.
+pub const SPILL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+const HEADER_BYTES: usize = 8;
+const GAP: u8 = 0xff;
+/// Longest record that is believed.
+const MAX_RECORD_BYTES: usize = 1024 * 1024;
+
+fn io(step: &'static str) -> impl Fn(std::io::Error) -> ShmError {
+    move |source| ShmError::Io { step, source }
+}
+
+/// Appends to a spill file (keeper).
+#[derive(Debug)]
+pub struct SpillWriter {
+    file: File,
+    end: u64,
+    scratch: Vec<u8>,
+}
+
+impl SpillWriter {
+    /// Goes on at the end of `file`.
+    pub fn new(file: File) -> Result<SpillWriter, ShmError> {
+        let end = file.metadata().map_err(io("fstat of a spill"))?.len();
+        Ok(SpillWriter { file, end, scratch: Vec::new() })
+    }
+
+    /// Length of the spill: what a hand-over tells the daemon.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The file, to be sent to the daemon.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether `more` bytes fit, when the daemon had replayed up to `replayed`.
+    pub fn has_room(&self, replayed: u64, more: usize) -> bool {
+        self.end.saturating_sub(replayed) + (more + HEADER_BYTES) as u64 <= SPILL_LIMIT_BYTES
+    }
+
+    /// Frees the disk space of what was replayed; offsets stay.
+    pub fn release(&self, replayed: u64) -> Result<(), ShmError> {
+        let len = replayed.min(self.end);
+        if len == 0 {
+            return Ok(());
+        }
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a plain system call on an open file.
+        if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, 0, len as libc::off_t) } < 0 {
+            return Err(ShmError::last("fallocate(PUNCH_HOLE) of a spill"));
+        }
+        Ok(())
+    }
+
+    /// Appends output. The record is complete or absent: `end` only moves after the write.
+    pub fn append(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), ShmError> {
+        for piece in bytes.chunks(MAX_RECORD_BYTES) {
+            self.record(stream as u8, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Declares dropped bytes (non-blocking mode, spill full).
+    pub fn append_gap(&mut self, dropped_bytes: u64) -> Result<(), ShmError> {
+        self.record(GAP, &dropped_bytes.to_le_bytes())
+    }
+
+    fn record(&mut self, kind: u8, bytes: &[u8]) -> Result<(), ShmError> {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&[kind, 0, 0, 0]);
+        self.scratch.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.scratch.extend_from_slice(bytes);
+        self.file.write_all_at(&self.scratch, self.end).map_err(io("write of a spill"))?;
+        self.end += self.scratch.len() as u64;
+        Ok(())
+    }
+}
+
+/// One record of a spill file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpillRecord {
+    /// Output.
+    Data(Stream, Vec<u8>),
+    /// So many bytes were dropped here.
+    Gap(u64),
+}
+
+/// Reads a spill file (daemon).
+#[derive(Debug)]
+pub struct SpillReader {
+    file: File,
+    offset: u64,
+    end: u64,
+}
+
+impl SpillReader {
+    /// Reads `[offset, end)`; `offset` is the committed one, `end` what the keeper said when it stopped.
+    pub fn new(file: File, offset: u64, end: u64) -> SpillReader {
+        SpillReader { file, offset, end }
+    }
+
+    /// Offset of the next record.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next record, `None` at the end.
+    pub fn next_record(&mut self) -> Result<Option<SpillRecord>, ShmError> {
+        if self.offset >= self.end {
+            return Ok(None);
+        }
+        let mut header = [0u8; HEADER_BYTES];
+        self.file.read_exact_at(&mut header, self.offset).map_err(io("read of a spill"))?;
+        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        if len > MAX_RECORD_BYTES || self.offset + (HEADER_BYTES + len) as u64 > self.end {
+            return Err(ShmError::Corrupt("spill record length"));
+        }
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, self.offset + HEADER_BYTES as u64).map_err(io("read of a spill"))?;
+        self.offset += (HEADER_BYTES + len) as u64;
+        if header[0] == GAP {
+            let dropped = bytes.as_slice().try_into().map_err(|_| ShmError::Corrupt("spill gap"))?;
+            return Ok(Some(SpillRecord::Gap(u64::from_le_bytes(dropped))));
+        }
+        let stream = Stream::from_number(header[0]).ok_or(ShmError::Corrupt("spill stream"))?;
+        Ok(Some(SpillRecord::Data(stream, bytes)))
+    }
+}
