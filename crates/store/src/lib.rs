@@ -1,1 +1,19 @@
-//! (filled in by the first commit of this crate)
+//! The metadata database: one file, one writer thread, group commit; and the append-only journal under exec-root.
+//!
+//! **Architecture invariants**
+//! - Only the writer thread writes the database. What arrives during a commit goes into the next one; nothing waits
+//!   when the thread is idle.
+//! - A commit that was answered is on disk.
+//! - No savepoints, no table renames, one shape of transaction: the parts of redb with a history of faults are unused.
+//! - Volatile state never comes here. What must survive only a kill goes to the [`journal`].
+
+mod batch;
+mod error;
+pub mod journal;
+mod store;
+mod writer;
+
+pub use batch::{Batch, Table};
+pub use error::StoreError;
+pub use store::{Counters, Store};
+pub use writer::{MAX_GROUP_BATCHES, QUEUE_CAPACITY};

@@ -1,0 +1,165 @@
+//! The handle every crate holds.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
+
+use crate::writer::{self, Job, QUEUE_CAPACITY, WriterCounters};
+use crate::{Batch, StoreError, Table};
+
+/// Pause of a shard task that found the queue full.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
+
+struct Inner {
+    db: Arc<Database>,
+    queue: Option<Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    writer_counters: Arc<WriterCounters>,
+    later_failed: Arc<AtomicU64>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+}
+
+/// The metadata database. Clones share it; the last one dropped waits for the queue to be written and closes the file.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What the store counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Transactions (each one sync).
+    pub commits: u64,
+    /// Batches in them.
+    pub batches: u64,
+    /// Batches of [`Store::commit_later`] that were lost.
+    pub later_failed: u64,
+}
+
+impl Store {
+    /// Opens or makes the database at `path` and starts its writer thread. A second opener gets
+    /// [`StoreError::Locked`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let db = Database::create(path).map_err(|e| match e {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+            e => StoreError::database(e),
+        })?;
+        let txn = db.begin_write().map_err(StoreError::database)?;
+        for table in Table::ALL {
+            txn.open_table(table.definition()).map_err(StoreError::database)?;
+        }
+        txn.commit().map_err(StoreError::database)?;
+        let db = Arc::new(db);
+        let counters = Arc::new(WriterCounters::default());
+        let (queue, jobs) = crossbeam_channel::bounded(QUEUE_CAPACITY);
+        let (thread_db, thread_counters) = (db.clone(), counters.clone());
+        let writer = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer::run(&thread_db, &jobs, &thread_counters))
+            .map_err(|e| StoreError::Database(format!("cannot start the writer thread: {e}")))?;
+        let inner = Inner {
+            db,
+            queue: Some(queue),
+            writer: Some(writer),
+            writer_counters: counters,
+            later_failed: Arc::new(AtomicU64::new(0)),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn queue(&self) -> Result<&Sender<Job>, StoreError> {
+        self.inner.queue.as_ref().ok_or(StoreError::Closed)
+    }
+
+    /// Commits from a shard. Durable when it returns. Waits (without blocking the shard) while the queue is full.
+    pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let (tx, rx) = gantry_rt::reply::channel();
+        let mut job = Job { batch, answer: Box::new(move |result| tx.send(result)) };
+        loop {
+            match self.queue()?.try_send(job) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
+                Err(TrySendError::Full(back)) => job = back,
+            }
+            gantry_rt::sleep(FULL_QUEUE_PAUSE).await;
+        }
+        rx.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Commits from a worker or at boot; blocks the calling thread. Durable when it returns.
+    pub fn commit_blocking(&self, batch: Batch) -> Result<(), StoreError> {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        // A caller that is gone has dropped its receiver; nobody wants the answer then.
+        let job = Job { batch, answer: Box::new(move |result| drop(tx.send(result))) };
+        self.queue()?.send(job).map_err(|_| StoreError::Closed)?;
+        rx.recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Queues a batch whose fate the caller need not know. A failure (also a full queue) is logged and counted.
+    pub fn commit_later(&self, batch: Batch) {
+        let failed = self.inner.later_failed.clone();
+        let answer = move |result: Result<(), StoreError>| {
+            if let Err(e) = result {
+                failed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(error = %e, "a queued commit failed");
+            }
+        };
+        let refused = match self.queue() {
+            Err(e) => Some(e),
+            Ok(queue) => match queue.try_send(Job { batch, answer: Box::new(answer) }) {
+                Ok(()) => None,
+                Err(TrySendError::Full(_)) => Some(StoreError::Busy),
+                Err(TrySendError::Disconnected(_)) => Some(StoreError::Closed),
+            },
+        };
+        if let Some(e) = refused {
+            self.inner.later_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(error = %e, "a commit could not be queued");
+        }
+    }
+
+    /// Every key and value of a table, in key order. Blocks; for boot.
+    pub fn read_all(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
+        let open = txn.open_table(table.definition()).map_err(StoreError::database)?;
+        open.iter()
+            .map_err(StoreError::database)?
+            .map(|entry| {
+                let (key, value) = entry.map_err(StoreError::database)?;
+                Ok((key.value().to_owned(), value.value().to_vec()))
+            })
+            .collect()
+    }
+
+    /// One value. Blocks.
+    pub fn get(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
+        let open = txn.open_table(table.definition()).map_err(StoreError::database)?;
+        Ok(open.get(key).map_err(StoreError::database)?.map(|v| v.value().to_vec()))
+    }
+
+    /// What happened since the store was opened.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            commits: self.inner.writer_counters.commits.load(Ordering::Relaxed),
+            batches: self.inner.writer_counters.batches.load(Ordering::Relaxed),
+            later_failed: self.inner.later_failed.load(Ordering::Relaxed),
+        }
+    }
+}
