@@ -1,1 +1,31 @@
-//! (filled in by the first commit of this crate)
+//! Container streams: the pump (own io_uring beside the shard's runtime), fan-out to log and clients, attach.
+//!
+//! **Architecture invariants**
+//! - Only this crate owns a pump ring. Bytes the kernel took out of a pipe stay in shared memory until their log write
+//!   is committed (docs/decisions/0003-recoverable-pump.md).
+//! - One producer, many consumers: a consumer is bounded; a slow client stops that container's reads, nobody else's.
+//! - End of output is announced only after everything before it was written and handed on.
+
+pub mod attach;
+mod io;
+pub mod keys;
+pub mod mux;
+mod pump;
+mod ring;
+mod signal;
+mod sink;
+mod subscription;
+mod sys;
+
+pub use gantry_keeper_proto::shm::Stream;
+pub use io::{ContainerIo, IoConfig, StreamFds};
+pub use pump::{Pump, PumpStats};
+pub use signal::Signal;
+pub use sink::{LogPosition, LogSink};
+pub use subscription::{Frame, SubscribeOptions, Subscription};
+
+/// Unix time in nanoseconds.
+pub fn unix_time_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,198 @@
+//! A client's connection, once it is a stream.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use gantry_rt::fd::AsyncFd;
+use gantry_rt::{Either, race};
+use rustix::event::epoll;
+use rustix::net::Shutdown;
+
+use crate::io::ContainerIo;
+use crate::keys::Detector;
+use crate::mux;
+use crate::subscription::{SubscribeOptions, Subscription};
+
+/// Most bytes taken from a client at once.
+const INPUT_BYTES: usize = 32 * 1024;
+/// Output joined into one send.
+const OUTPUT_BYTES: usize = 128 * 1024;
+
+/// What the client asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AttachOptions {
+    /// Its input goes to the container.
+    pub stdin: bool,
+    /// It wants standard output.
+    pub stdout: bool,
+    /// It wants standard error.
+    pub stderr: bool,
+    /// Sent first, as it is (earlier log content, already framed as the client expects).
+    pub logs_prefix: Option<Bytes>,
+    /// The container has a terminal: detach keys are looked for.
+    pub tty: bool,
+    /// Output in frames; otherwise raw.
+    pub multiplexed: bool,
+    /// See [`crate::keys`]. Empty: none.
+    pub detach_keys: Vec<u8>,
+    /// The container's stdin ends with this client's.
+    pub stdin_once: bool,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachEnd {
+    /// The client typed the detach keys.
+    Detached,
+    /// The client hung up.
+    ClientGone,
+    /// All output was sent.
+    Eof,
+}
+
+/// Serves the connection until the output ends, the client detaches or hangs up. The client closing only its write side
+/// ends its input; output goes on. `input_closed` is called when the container's stdin should be closed (with the
+/// keeper's copy of it).
+pub async fn serve(
+    sock: OwnedFd,
+    over_read: Bytes,
+    io: Rc<ContainerIo>,
+    options: AttachOptions,
+    input_closed: impl FnOnce(),
+) -> AttachEnd {
+    let subscription = io.subscribe(SubscribeOptions { stdout: options.stdout, stderr: options.stderr });
+    serve_with(subscription, sock, over_read, io, options, input_closed).await
+}
+
+/// As [`serve`], with a subscription made earlier: nothing is missed between a container's start and the first wait.
+pub async fn serve_with(
+    subscription: Subscription,
+    sock: OwnedFd,
+    over_read: Bytes,
+    io: Rc<ContainerIo>,
+    options: AttachOptions,
+    input_closed: impl FnOnce(),
+) -> AttachEnd {
+    let sock = match AsyncFd::new_nonblocking(sock) {
+        Ok(sock) => sock,
+        Err(error) => {
+            tracing::error!(%error, "a client's socket cannot be used");
+            return AttachEnd::ClientGone;
+        }
+    };
+    let closer = RefCell::new(Some(input_closed));
+    let close_input = || {
+        if options.stdin && options.stdin_once && !options.tty {
+            io.close_stdin();
+            if let Some(f) = closer.borrow_mut().take() {
+                f();
+            }
+        }
+    };
+    let input = async {
+        let end = input(&sock, &over_read, &io, &options, &close_input).await;
+        // A hang-up ends the container's input as an orderly end does.
+        close_input();
+        end
+    };
+    let end = match race(output(&sock, &subscription, &options), input).await {
+        Either::Left(Ok(())) => AttachEnd::Eof,
+        Either::Left(Err(_)) => {
+            close_input();
+            AttachEnd::ClientGone
+        }
+        Either::Right(end) => end,
+    };
+    // The peer may be gone already; then there is nothing left to shut down.
+    let _already_gone = rustix::net::shutdown(&sock, Shutdown::Both);
+    end
+}
+
+/// Sends output until it ends.
+async fn output(sock: &AsyncFd, subscription: &Subscription, options: &AttachOptions) -> io::Result<()> {
+    if let Some(prefix) = &options.logs_prefix {
+        sock.send_all(prefix).await?;
+    }
+    let mut joined = BytesMut::new();
+    while let Some(first) = subscription.next().await {
+        joined.clear();
+        let mut frame = Some(first);
+        while let Some(f) = frame {
+            if options.multiplexed {
+                mux::put_frame(&mut joined, f.stream as u8, &f.bytes);
+            } else {
+                joined.extend_from_slice(&f.bytes);
+            }
+            frame = if joined.len() < OUTPUT_BYTES { subscription.try_next() } else { None };
+        }
+        sock.send_all(&joined).await?;
+    }
+    Ok(())
+}
+
+/// Takes the client's input until it detaches or is gone. An orderly end of its input alone does not end this.
+async fn input(
+    sock: &AsyncFd,
+    over_read: &[u8],
+    io: &ContainerIo,
+    options: &AttachOptions,
+    close_input: &impl Fn(),
+) -> AttachEnd {
+    let keys = if options.tty && options.stdin { options.detach_keys.clone() } else { Vec::new() };
+    let mut detector = Detector::new(keys);
+    let mut buffer = vec![0; INPUT_BYTES];
+    let mut out = Vec::new();
+    let mut first = Some(over_read).filter(|b| !b.is_empty());
+    let mut stdin_open = options.stdin;
+    loop {
+        out.clear();
+        let detached = if let Some(bytes) = first.take() {
+            detector.feed(bytes, &mut out)
+        } else {
+            match sock.recv(&mut buffer).await {
+                Ok(0) => break,
+                Ok(n) => detector.feed(&buffer[..n], &mut out),
+                Err(_) => return AttachEnd::ClientGone,
+            }
+        };
+        if stdin_open && !out.is_empty() {
+            let write = io.write_stdin(&out);
+            match race(write, hang_up(sock)).await {
+                // The container closed its stdin: input is thrown away from here on, output goes on.
+                Either::Left(result) => stdin_open = result.is_ok(),
+                Either::Right(()) => return AttachEnd::ClientGone,
+            }
+        }
+        if detached {
+            return AttachEnd::Detached;
+        }
+    }
+    out.clear();
+    detector.flush(&mut out);
+    if stdin_open && !out.is_empty() && io.write_stdin(&out).await.is_err() {
+        tracing::debug!("the container closed its stdin before the last keys");
+    }
+    // As Docker: the end of a client's input that does not end the container's stdin ends the attachment.
+    if !options.stdin || (options.stdin_once && !options.tty) {
+        close_input();
+        hang_up(sock).await;
+    }
+    AttachEnd::ClientGone
+}
+
+/// Waits until the peer has closed both directions (on TCP: until it resets), not when it only ended its input. The
+/// runtime waits for "readable", which a half-closed socket always is; an epoll that asks for nothing reports exactly
+/// hang-up and error, and is readable then.
+async fn hang_up(sock: &AsyncFd) {
+    let wait = async {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, sock, epoll::EventData::new_u64(0), epoll::EventFlags::empty())?;
+        AsyncFd::new(epoll)?.readable().await
+    };
+    if let Err(error) = wait.await {
+        tracing::error!(%error, "cannot wait for a client to hang up; taken as gone");
+    }
+}

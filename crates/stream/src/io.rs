@@ -1,0 +1,437 @@
+//! The streams of one container.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use gantry_keeper_proto::shm::{
+    JournalMap, SlotCommit, SlotState, SpillReader, SpillRecord, Stream, UserData,
+};
+use gantry_rt::fd::AsyncFd;
+
+use crate::pump::Pump;
+use crate::signal::Signal;
+use crate::sink::{LogPosition, LogSink};
+use crate::subscription::{Frame, Queue, SUBSCRIPTION_HIGH_BYTES, SubscribeOptions, Subscription};
+use crate::unix_time_ns;
+
+/// Most bytes written to a container's stdin in one call.
+const STDIN_WRITE_BYTES: usize = 64 * 1024;
+
+/// How a container's output is handled.
+pub struct IoConfig {
+    /// It has a terminal: one stream, `stdout`.
+    pub tty: bool,
+    /// The log driver; `None` keeps nothing.
+    pub sink: Option<Box<dyn LogSink>>,
+}
+
+/// The daemon's ends of a container's pipes, or its terminal.
+#[derive(Debug, Default)]
+pub struct StreamFds {
+    /// Write end.
+    pub stdin: Option<OwnedFd>,
+    /// Read end.
+    pub stdout: Option<OwnedFd>,
+    /// Read end.
+    pub stderr: Option<OwnedFd>,
+    /// Terminal master, instead of the others.
+    pub tty_master: Option<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    fd: Option<OwnedFd>,
+    armed: bool,
+    cancelling: bool,
+    ended: bool,
+}
+
+/// The streams of one container: reads by the pump, its log, its clients, its stdin.
+pub struct ContainerIo {
+    pump: Rc<Pump>,
+    journal: Rc<JournalMap>,
+    slot: u32,
+    generation: u16,
+    tty: bool,
+    started: Cell<bool>,
+    streams: RefCell<[Reading; 2]>,
+    sink: RefCell<Option<Box<dyn LogSink>>>,
+    dirty: Cell<bool>,
+    frames: RefCell<Vec<Frame>>,
+    clients: RefCell<Vec<Rc<Queue>>>,
+    stdin: RefCell<Option<Rc<AsyncFd>>>,
+    raw_bytes: Cell<[u64; 2]>,
+    spill_offset: Cell<u64>,
+    gap_bytes: Cell<u64>,
+    done: Cell<bool>,
+    done_signal: Signal,
+    stdin_signal: Signal,
+}
+
+impl std::fmt::Debug for ContainerIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContainerIo").field("slot", &self.slot).field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl ContainerIo {
+    /// For a new container: the journal slot is emptied.
+    pub fn new(pump: &Rc<Pump>, slot: u32, config: IoConfig) -> io::Result<Rc<ContainerIo>> {
+        let generation = pump.journal()?.reset(slot).map_err(io::Error::other)?;
+        Self::build(pump, slot, generation, config, &SlotState::default())
+    }
+
+    /// For a container that ran while the daemon was away: takes over what was committed. Next: [`Self::replay`], then
+    /// [`Self::start`].
+    pub fn adopt(pump: &Rc<Pump>, slot: u32, mut config: IoConfig) -> io::Result<Rc<ContainerIo>> {
+        let journal = pump.journal()?;
+        let state = journal.load(slot).map_err(io::Error::other)?;
+        if let Some(sink) = &mut config.sink {
+            sink.restore(&state)?;
+        }
+        let generation = journal.generation(slot).map_err(io::Error::other)?;
+        Self::build(pump, slot, generation, config, &state)
+    }
+
+    fn build(
+        pump: &Rc<Pump>,
+        slot: u32,
+        generation: u16,
+        config: IoConfig,
+        state: &SlotState,
+    ) -> io::Result<Rc<ContainerIo>> {
+        let io = Rc::new(ContainerIo {
+            pump: pump.clone(),
+            journal: pump.journal()?,
+            slot,
+            generation,
+            tty: config.tty,
+            started: Cell::new(false),
+            streams: RefCell::default(),
+            sink: RefCell::new(config.sink),
+            dirty: Cell::new(false),
+            frames: RefCell::default(),
+            clients: RefCell::default(),
+            stdin: RefCell::new(None),
+            raw_bytes: Cell::new(state.raw_bytes),
+            spill_offset: Cell::new(state.spill_offset),
+            gap_bytes: Cell::new(0),
+            done: Cell::new(false),
+            done_signal: Signal::default(),
+            stdin_signal: Signal::default(),
+        });
+        pump.add(slot, Rc::downgrade(&io));
+        Ok(io)
+    }
+
+    /// Takes the fds and starts reading. Streams without an fd count as ended.
+    pub fn start(self: &Rc<Self>, fds: StreamFds) -> io::Result<()> {
+        let StreamFds { stdin, stdout, stderr, tty_master } = fds;
+        let (stdout, stdin) = match tty_master {
+            Some(master) => {
+                // A blocking terminal never completes a multishot read on hang-up (measured on 6.18); a non-blocking
+                // one does. Its other reader, the keeper, polls first.
+                let flags = rustix::fs::fcntl_getfl(&master)?;
+                rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
+                let input = master.try_clone()?;
+                (Some(master), Some(input))
+            }
+            None => (stdout, stdin),
+        };
+        if let Some(stdin) = stdin {
+            *self.stdin.borrow_mut() = Some(Rc::new(AsyncFd::new_nonblocking(stdin)?));
+        }
+        self.stdin_signal.raise();
+        {
+            let mut streams = self.streams.borrow_mut();
+            for (reading, fd) in streams.iter_mut().zip([stdout, stderr]) {
+                reading.ended = fd.is_none();
+                reading.fd = fd;
+            }
+        }
+        self.started.set(true);
+        self.arm()?;
+        self.pump.with_ring(|ring| ring.submit())?;
+        self.finish_if_ended();
+        Ok(())
+    }
+
+    /// Logs what the keeper collected while the daemon was away, from the committed offset to `end`, committing as it
+    /// goes: dying in the middle repeats and loses nothing.
+    pub async fn replay(&self, spill: File, end: u64) -> io::Result<()> {
+        let mut reader = SpillReader::new(spill, self.spill_offset.get(), end);
+        loop {
+            let (back, record) = gantry_rt::workers::run(move || {
+                let record = reader.next_record();
+                (reader, record)
+            })
+            .await
+            .map_err(io::Error::other)?;
+            reader = back;
+            match record.map_err(io::Error::other)? {
+                None => return Ok(()),
+                Some(SpillRecord::Gap(bytes)) => {
+                    self.gap_bytes.set(self.gap_bytes.get() + bytes);
+                    tracing::warn!(slot = self.slot, bytes, "output was dropped while the daemon was away");
+                }
+                Some(SpillRecord::Data { stream, time_ns, bytes }) => self.append(stream, &bytes, time_ns),
+            }
+            self.spill_offset.set(reader.offset());
+            self.commit(0, 0)?;
+            self.publish();
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u16 {
+        self.generation
+    }
+
+    /// Whether it has a terminal.
+    pub fn tty(&self) -> bool {
+        self.tty
+    }
+
+    /// Bytes seen on a stream.
+    pub fn raw_bytes(&self, stream: Stream) -> u64 {
+        self.raw_bytes.get()[stream.index()]
+    }
+
+    /// Bytes that were declared dropped.
+    pub fn gap_bytes(&self) -> u64 {
+        self.gap_bytes.get()
+    }
+
+    fn append(&self, stream: Stream, data: &[u8], time_ns: u64) {
+        let mut raw = self.raw_bytes.get();
+        raw[stream.index()] += data.len() as u64;
+        self.raw_bytes.set(raw);
+        if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.append(stream, data, time_ns);
+            self.dirty.set(true);
+        }
+        if !self.clients.borrow().is_empty() {
+            self.frames.borrow_mut().push(Frame { stream, bytes: Bytes::copy_from_slice(data) });
+        }
+    }
+
+    /// Takes data of a completion; true if the batch should end here.
+    pub(crate) fn take(&self, stream: Stream, data: &[u8]) -> bool {
+        self.append(stream, data, unix_time_ns());
+        self.sink.borrow().as_ref().is_some_and(|s| s.rotation_due())
+    }
+
+    /// The final completion of a read.
+    pub(crate) fn read_ended(&self, stream: Stream, res: i32) {
+        let mut streams = self.streams.borrow_mut();
+        let reading = &mut streams[stream.index()];
+        reading.armed = false;
+        reading.cancelling = false;
+        let again = res > 0 || [-libc::ENOBUFS, -libc::ECANCELED, -libc::EAGAIN, -libc::EINTR].contains(&res);
+        if again {
+            return;
+        }
+        if res < 0 && !(self.tty && res == -libc::EIO) {
+            let error = io::Error::from_raw_os_error(-res);
+            tracing::warn!(slot = self.slot, ?stream, %error, "reading a container's output failed; taken as its end");
+        }
+        reading.ended = true;
+        reading.fd = None;
+        if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.finish(stream, unix_time_ns());
+            self.dirty.set(true);
+        }
+    }
+
+    /// Writes the log and commits to the journal: completions below `seq` need not be kept for this container.
+    pub(crate) fn commit(&self, ring_epoch: u64, cq_seq: u64) -> io::Result<()> {
+        let mut sink = self.sink.borrow_mut();
+        let mut position = LogPosition::default();
+        let mut carry: [(&[u8], u64); 2] = [(&[], 0); 2];
+        if let Some(sink) = sink.as_mut() {
+            position = sink.position();
+            if self.dirty.take() {
+                match sink.write() {
+                    Ok(written) => position = written,
+                    Err(error) => {
+                        self.pump.count(|s| s.failed_writes += 1);
+                        tracing::error!(slot = self.slot, %error, "writing a container's log failed; records are lost");
+                    }
+                }
+            }
+            carry = [sink.carry(Stream::Stdout), sink.carry(Stream::Stderr)];
+        }
+        let commit = SlotCommit {
+            ring_epoch,
+            cq_seq,
+            log_bytes: position.bytes,
+            log_id: position.file_id,
+            spill_offset: self.spill_offset.get(),
+            carry,
+            raw_bytes: self.raw_bytes.get(),
+        };
+        self.journal.commit(self.slot, &commit).map_err(io::Error::other)
+    }
+
+    /// After a commit: readers and clients see it, ended reads are armed again.
+    pub(crate) fn publish(&self) {
+        if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.committed();
+        }
+        let frames = std::mem::take(&mut *self.frames.borrow_mut());
+        for client in self.clients.borrow().iter() {
+            for frame in &frames {
+                client.push(frame);
+            }
+        }
+        self.consumers_changed();
+        self.finish_if_ended();
+    }
+
+    /// Starts or stops reads as the clients' backlog demands.
+    pub(crate) fn consumers_changed(&self) {
+        if let Err(error) = self.arm() {
+            tracing::error!(slot = self.slot, %error, "a read of a container's output could not be queued");
+        }
+    }
+
+    fn user(&self, stream: Stream) -> UserData {
+        UserData { slot: self.slot, generation: self.generation, stream }
+    }
+
+    fn arm(&self) -> io::Result<()> {
+        let blocked = self.clients.borrow().iter().any(|c| c.bytes() > SUBSCRIPTION_HIGH_BYTES);
+        let wanted = self.started.get() && !blocked;
+        let mut streams = self.streams.borrow_mut();
+        let mut queued = false;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let reading = &mut streams[stream.index()];
+            let user = self.user(stream);
+            if let (true, false, Some(fd)) = (wanted, reading.armed, &reading.fd) {
+                self.pump.with_ring(|ring| ring.read_multishot(fd.as_fd(), user))?;
+                reading.armed = true;
+                queued = true;
+            } else if !wanted && reading.armed && !reading.cancelling {
+                self.pump.with_ring(|ring| ring.cancel(user))?;
+                reading.cancelling = true;
+                queued = true;
+            }
+        }
+        if queued { self.pump.with_ring(|ring| ring.submit()) } else { Ok(()) }
+    }
+
+    fn finish_if_ended(&self) {
+        if self.done.get() || !self.started.get() || !self.streams.borrow().iter().all(|r| r.ended) {
+            return;
+        }
+        self.done.set(true);
+        if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.close();
+        }
+        for client in self.clients.borrow().iter() {
+            client.end();
+        }
+        self.done_signal.raise();
+    }
+
+    /// Stops waiting for output although somebody still holds the pipes open (a daemonised child that left the
+    /// container's init behind): what was read so far is the output.
+    pub fn abandon(&self) -> io::Result<()> {
+        {
+            let mut streams = self.streams.borrow_mut();
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let reading = &mut streams[stream.index()];
+                if reading.armed && !reading.cancelling {
+                    self.pump.with_ring(|ring| ring.cancel(self.user(stream)))?;
+                }
+                *reading = Reading { ended: true, ..Reading::default() };
+                if let Some(sink) = &mut *self.sink.borrow_mut() {
+                    sink.finish(stream, unix_time_ns());
+                    self.dirty.set(true);
+                }
+            }
+        }
+        self.started.set(true);
+        self.pump.with_ring(|ring| ring.submit())?;
+        let (epoch, (head, _)) = (self.pump.epoch(), self.pump.with_ring(|ring| ring.pending()));
+        self.commit(epoch, head)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Both streams have ended and everything is in the log and with the clients.
+    pub async fn drained(&self) {
+        while !self.done.get() {
+            let known = self.done_signal.count();
+            self.done_signal.changed(known).await;
+        }
+    }
+
+    /// Whether [`Self::drained`] would return at once.
+    pub fn is_drained(&self) -> bool {
+        self.done.get()
+    }
+
+    /// Live output from now on.
+    pub fn subscribe(self: &Rc<Self>, options: SubscribeOptions) -> Subscription {
+        let queue = Rc::new(Queue::new(options));
+        if self.done.get() {
+            queue.end();
+        } else {
+            self.clients.borrow_mut().push(queue.clone());
+        }
+        Subscription { queue, io: Rc::downgrade(self) }
+    }
+
+    pub(crate) fn unsubscribe(&self, queue: &Rc<Queue>) {
+        self.clients.borrow_mut().retain(|c| !Rc::ptr_eq(c, queue));
+        self.consumers_changed();
+    }
+
+    /// Writes to the container's stdin, waiting until it takes it (and for the container's start). `BrokenPipe` when it
+    /// is closed.
+    pub async fn write_stdin(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !self.started.get() {
+            let known = self.stdin_signal.count();
+            self.stdin_signal.changed(known).await;
+        }
+        while !bytes.is_empty() {
+            let stdin = self.stdin.borrow().clone().ok_or(io::ErrorKind::BrokenPipe)?;
+            let piece = &bytes[..bytes.len().min(STDIN_WRITE_BYTES)];
+            match rustix::io::write(&*stdin, piece) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => stdin.writable().await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the daemon's end of stdin. The keeper's copy must be closed too for the container to see the end. A
+    /// terminal stays open.
+    pub fn close_stdin(&self) {
+        if !self.tty {
+            *self.stdin.borrow_mut() = None;
+        }
+    }
+}
+
+impl Drop for ContainerIo {
+    fn drop(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let reading = &self.streams.get_mut()[stream.index()];
+            if reading.armed && !reading.cancelling {
+                let user = UserData { slot: self.slot, generation: self.generation, stream };
+                let cancelled = self.pump.with_ring(|ring| ring.cancel(user).and_then(|()| ring.submit()));
+                if let Err(error) = cancelled {
+                    tracing::error!(slot = self.slot, %error, "a read of a container's output could not be cancelled");
+                }
+            }
+        }
+        self.pump.remove(self.slot, self);
+    }
+}

@@ -1,0 +1,182 @@
+//! One pump per shard: takes completions, lets each container log them, and only then frees them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+
+use gantry_keeper_proto::shm::{JournalMap, UserData};
+use gantry_rt::fd::AsyncFd;
+
+use crate::io::ContainerIo;
+use crate::ring::PumpRing;
+
+/// Completions worked off before other tasks of the shard get their turn.
+const BATCHES_PER_TURN: usize = 4;
+
+/// Counters since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PumpStats {
+    /// Batches committed.
+    pub batches: u64,
+    /// Completions worked off.
+    pub completions: u64,
+    /// Bytes taken from containers.
+    pub bytes: u64,
+    /// Reads that ended because every buffer was in use (they are armed again).
+    pub out_of_buffers: u64,
+    /// Batches whose log write failed: their records are lost and the log says nothing about them.
+    pub failed_writes: u64,
+}
+
+/// The pump of a shard.
+pub struct Pump {
+    ring: RefCell<PumpRing>,
+    journal: RefCell<Option<Rc<JournalMap>>>,
+    targets: RefCell<HashMap<u32, Weak<ContainerIo>>>,
+    stats: Cell<PumpStats>,
+}
+
+impl std::fmt::Debug for Pump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pump").field("stats", &self.stats.get()).finish_non_exhaustive()
+    }
+}
+
+impl Pump {
+    /// Sets up the ring; `epoch` must differ from that of every earlier life of the daemon (start time in ns will do).
+    /// Must be called on the thread that will run it.
+    pub fn new(epoch: u64) -> io::Result<Rc<Pump>> {
+        Ok(Rc::new(Pump {
+            ring: RefCell::new(PumpRing::new(epoch)?),
+            journal: RefCell::new(None),
+            targets: RefCell::default(),
+            stats: Cell::default(),
+        }))
+    }
+
+    /// The ring memfd for the keeper. It must have it before a container is started.
+    pub fn ring_memfd(&self) -> io::Result<OwnedFd> {
+        self.ring.borrow().memfd().try_clone_to_owned()
+    }
+
+    /// Which daemon life this is.
+    pub fn epoch(&self) -> u64 {
+        self.ring.borrow().epoch()
+    }
+
+    /// Takes the keeper's journal.
+    pub fn set_journal(&self, memfd: OwnedFd) -> io::Result<()> {
+        let map = JournalMap::open(memfd).map_err(io::Error::other)?;
+        *self.journal.borrow_mut() = Some(Rc::new(map));
+        Ok(())
+    }
+
+    pub(crate) fn journal(&self) -> io::Result<Rc<JournalMap>> {
+        self.journal.borrow().clone().ok_or_else(|| io::Error::other("the pump has no journal yet"))
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> PumpStats {
+        self.stats.get()
+    }
+
+    pub(crate) fn count(&self, f: impl FnOnce(&mut PumpStats)) {
+        let mut stats = self.stats.get();
+        f(&mut stats);
+        self.stats.set(stats);
+    }
+
+    pub(crate) fn add(&self, slot: u32, io: Weak<ContainerIo>) {
+        self.targets.borrow_mut().insert(slot, io);
+    }
+
+    pub(crate) fn remove(&self, slot: u32, io: *const ContainerIo) {
+        let mut targets = self.targets.borrow_mut();
+        if targets.get(&slot).is_some_and(|w| std::ptr::eq(w.as_ptr(), io)) {
+            targets.remove(&slot);
+        }
+    }
+
+    pub(crate) fn with_ring<R>(&self, f: impl FnOnce(&mut PumpRing) -> R) -> R {
+        f(&mut self.ring.borrow_mut())
+    }
+
+    /// Works until the process ends. Spawn it once per shard.
+    pub async fn run(self: Rc<Self>) -> io::Result<()> {
+        let eventfd = self.ring.borrow().eventfd().try_clone_to_owned()?;
+        let eventfd = AsyncFd::new_nonblocking(eventfd)?;
+        loop {
+            eventfd.read_eventfd().await?;
+            loop {
+                let mut more = true;
+                for _ in 0..BATCHES_PER_TURN {
+                    more = self.work()?;
+                    if !more {
+                        break;
+                    }
+                }
+                if !more {
+                    break;
+                }
+                gantry_rt::yield_now().await;
+            }
+        }
+    }
+
+    /// Works off one batch; false if there was none.
+    pub(crate) fn work(&self) -> io::Result<bool> {
+        let (head, tail) = self.ring.borrow().pending();
+        if head == tail {
+            return Ok(false);
+        }
+        let mut touched: Vec<Rc<ContainerIo>> = Vec::new();
+        let mut buffers = Vec::new();
+        let (mut seq, mut bytes, mut dry) = (head, 0, 0);
+        while seq < tail {
+            let ring = self.ring.borrow();
+            let cqe = ring.cqe(seq);
+            seq += 1;
+            buffers.extend(cqe.buffer());
+            let Some(user) = UserData::decode(cqe.user_data) else { continue };
+            let Some(io) = self.target(user) else { continue };
+            let mut full = false;
+            if let Some(data) = ring.data(&cqe) {
+                bytes += data.len() as u64;
+                full = io.take(user.stream, data);
+            }
+            if !cqe.more() {
+                dry += u64::from(cqe.res == -libc::ENOBUFS);
+                io.read_ended(user.stream, cqe.res);
+            }
+            if !touched.iter().any(|t| Rc::ptr_eq(t, &io)) {
+                touched.push(io);
+            }
+            if full {
+                break;
+            }
+        }
+        let epoch = self.epoch();
+        for io in &touched {
+            io.commit(epoch, seq)?;
+        }
+        self.ring.borrow_mut().finish(seq, &buffers);
+        self.count(|s| {
+            s.batches += 1;
+            s.completions += seq - head;
+            s.bytes += bytes;
+            s.out_of_buffers += dry;
+        });
+        for io in &touched {
+            io.publish();
+        }
+        self.ring.borrow_mut().submit()?;
+        Ok(true)
+    }
+
+    fn target(&self, user: UserData) -> Option<Rc<ContainerIo>> {
+        let io = self.targets.borrow().get(&user.slot)?.upgrade()?;
+        (io.generation() == user.generation).then_some(io)
+    }
+}
