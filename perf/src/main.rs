@@ -1,1 +1,122 @@
-fn main() {}
+//! `gantry-perf`: drives several Docker sockets side by side in one run, interleaved, and prints
+//! medians, ratios and raw samples.
+//!
+//! ```text
+//! gantry-perf --engine gantry=/run/g.sock,cgroup=/sys/fs/cgroup/cpuacct/g \
+//!             --engine dockerd=/run/d.sock,cgroup=/sys/fs/cgroup/cpuacct/d [--rounds 5] [--cases ping,lifecycle]
+//! ```
+//! Every engine must have the image `busybox`. The first engine is compared with each other one.
+
+use std::process::ExitCode;
+
+mod cases;
+mod engine;
+mod http;
+mod report;
+
+use cases::{CASES, Case, Size};
+use engine::Engine;
+use report::Row;
+
+const USAGE: &str = "usage: gantry-perf --engine NAME=SOCKET[,cgroup=DIR][,pid=N]... [--rounds N] [--cases A,B] \
+                     [--lives N] [--lives-per-client N] [--idle N] [--attach-mib N] [--log-driver NAME]";
+
+struct Options {
+    engines: Vec<Engine>,
+    rounds: usize,
+    cases: Vec<String>,
+    size: Size,
+}
+
+fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
+    let size = Size { lives: 10, lives_per_client: 5, idle: 20, attach_mib: 64, log_driver: "json-file".to_owned() };
+    let mut options = Options { engines: Vec::new(), rounds: 5, cases: Vec::new(), size };
+    let mut args = args;
+    while let Some(flag) = args.next() {
+        let value = args.next().ok_or(format!("{flag} needs a value\n{USAGE}"))?;
+        let number = || value.parse::<usize>().map_err(|_| format!("{flag}: {value} is no number"));
+        match flag.as_str() {
+            "--engine" => options.engines.push(Engine::parse(&value)?),
+            "--rounds" => options.rounds = number()?,
+            "--cases" => options.cases = value.split(',').map(str::to_owned).collect(),
+            "--lives" => options.size.lives = number()?,
+            "--lives-per-client" => options.size.lives_per_client = number()?,
+            "--idle" => options.size.idle = number()?,
+            "--attach-mib" => options.size.attach_mib = number()?,
+            "--log-driver" => options.size.log_driver = value,
+            _ => return Err(format!("unknown flag {flag}\n{USAGE}")),
+        }
+    }
+    if options.engines.is_empty() {
+        return Err(USAGE.to_owned());
+    }
+    if let Some(name) = options.cases.iter().find(|n| !CASES.iter().any(|c| c.name == **n)) {
+        return Err(format!("unknown case {name}"));
+    }
+    Ok(options)
+}
+
+/// All rounds of one case: in each round every engine once, the first one rotating.
+fn measure(case: &Case, options: &Options) -> Result<Vec<Row>, String> {
+    let engines = &options.engines;
+    let mut rows: Vec<Row> = case
+        .metrics
+        .iter()
+        .map(|(metric, unit, better)| Row { metric, unit, better: *better, samples: vec![Vec::new(); engines.len()] })
+        .collect();
+    for round in 0..options.rounds {
+        for turn in 0..engines.len() {
+            let index = (round + turn) % engines.len();
+            let samples = (case.run)(&engines[index], &options.size)
+                .map_err(|e| format!("{} on {}: {e}", case.name, engines[index].name))?;
+            for (row, list) in rows.iter_mut().zip(samples) {
+                row.samples[index].extend(list);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn run() -> Result<(), String> {
+    let options = parse(std::env::args().skip(1))?;
+    let names: Vec<String> = options.engines.iter().map(|e| e.name.clone()).collect();
+    let mut rows = Vec::new();
+    for case in CASES {
+        if options.cases.is_empty() || options.cases.iter().any(|n| n == case.name) {
+            eprintln!("{}: {} rounds on {}", case.name, options.rounds, names.join(", "));
+            rows.extend(measure(case, &options)?);
+        }
+    }
+    println!("Log driver of the streams: {}.\n", options.size.log_driver);
+    println!("{}\nRaw samples:\n\n```\n{}```", report::table(&names, &rows), report::raw(&names, &rows));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("gantry-perf: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(list: &[&str]) -> Result<Options, String> {
+        parse(list.iter().map(|s| (*s).to_owned()))
+    }
+
+    #[test]
+    fn options() {
+        assert!(args(&[]).is_err());
+        assert!(args(&["--engine"]).is_err());
+        assert!(args(&["--engine", "a=/s", "--cases", "nosuch"]).is_err());
+        assert!(args(&["--engine", "a=/s", "--rounds", "x"]).is_err());
+        let o = args(&["--engine", "a=/s", "--engine", "b=/t", "--rounds", "2", "--cases", "ping"]).unwrap();
+        assert_eq!((o.engines.len(), o.rounds, o.cases.len()), (2, 2, 1));
+    }
+}

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Sets the engines up and measures them side by side in one run.
+#   perf/run.sh [options of gantry-perf]
+# The real dockerd takes part when SIDROOT names a chroot with it and PEER_DOCKERD the script
+# `dockerd.sh NAME` that starts it there and prints "up" (socket $SIDROOT/srv/bench/NAME.sock,
+# engine cgroup densebench-NAME). The peer gets a network namespace of its own.
+# Output: Markdown with medians, ratios and raw samples; add it to perf/RESULTS.md.
+set -eu
+cd "$(dirname "$0")/.."
+[ "$(id -u)" = 0 ] || { echo "run as root" >&2; exit 1; }
+cargo build --release -q -p gantryd -p gantry-keeper -p gantry-perf >&2
+base=/sys/fs/cgroup/cpuacct; [ -d $base ] || base=/sys/fs/cgroup
+dir=$(mktemp -d /var/tmp/gantry-perf-XXXXXX)
+cg=$base/gantry-perf-$$
+mkdir "$cg"
+peer= ; netns=
+finish() {
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    if [ -n "$peer" ]; then
+        bench=$SIDROOT/srv/bench
+        kill "$(cat "$bench/$peer.dockerd.pid")" 2>/dev/null || true
+        i=0
+        while [ -S "$bench/$peer.sock" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+        kill "$(cat "$bench/$peer.containerd.pid")" 2>/dev/null || true
+    fi
+    [ -z "$netns" ] || ip netns del "$netns" || true
+    i=0
+    until rmdir "$cg" 2>/dev/null || [ $i -ge 50 ]; do sleep 0.1; i=$((i + 1)); done
+    rm -rf "$dir"
+}
+# the engine's processes, and only they, are in its cgroup: containers are moved to their own
+sh -c "echo \$\$ >$cg/cgroup.procs; exec target/release/gantryd -H unix://$dir/g.sock --data-root $dir/data \
+    --exec-root $dir/exec --pidfile $dir/g.pid" >"$dir/gantryd.log" 2>&1 &
+pid=$!
+trap finish EXIT
+trap 'exit 1' INT TERM
+i=0
+until curl -sf --unix-socket "$dir/g.sock" http://g/_ping >/dev/null 2>&1; do
+    kill -0 $pid 2>/dev/null || { cat "$dir/gantryd.log" >&2; exit 1; }
+    i=$((i + 1)); [ $i -lt 300 ] || { cat "$dir/gantryd.log" >&2; exit 1; }
+    sleep 0.1
+done
+set -- --engine "gantry=$dir/g.sock,cgroup=$cg" "$@"
+if [ -n "${SIDROOT:-}" ]; then
+    : "${PEER_DOCKERD:?SIDROOT is set: set PEER_DOCKERD to the script that starts dockerd there}"
+    peer=perf$$; netns=gantry-perf-$$
+    ip netns add "$netns"
+    nsenter --net="/run/netns/$netns" ip link set lo up
+    nsenter --net="/run/netns/$netns" "$PEER_DOCKERD" "$peer" >&2
+    set -- "$@" --engine "dockerd=$SIDROOT/srv/bench/$peer.sock,cgroup=$base/densebench-$peer"
+fi
+python3 scripts/mkimage.py "$dir/busybox.tar"
+for sock in "$dir/g.sock" ${peer:+"$SIDROOT/srv/bench/$peer.sock"}; do
+    curl -sS --fail-with-body --unix-socket "$sock" -X POST -H 'Content-Type: application/x-tar' \
+        --data-binary "@$dir/busybox.tar" http://d/images/load >&2
+done
+echo "### $(date -u +%F), commit $(git rev-parse --short HEAD)"
+echo
+echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
+echo
+echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir")."
+target/release/gantry-perf "$@"

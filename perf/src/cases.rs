@@ -1,0 +1,227 @@
+//! What is measured. Every case gives samples of one number for one engine.
+
+use std::io::{self, Read};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::engine::Engine;
+use crate::http::Client;
+
+/// Clients of the parallel cases.
+pub const CLIENTS: usize = 8;
+/// How long one sample of the ping case lasts.
+const PING_SAMPLE: Duration = Duration::from_millis(700);
+/// How long idle containers settle before memory is read.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// How much work a sample is.
+#[derive(Clone, Debug)]
+pub struct Size {
+    /// Lives per sequential sample.
+    pub lives: usize,
+    /// Lives per client in a parallel sample.
+    pub lives_per_client: usize,
+    /// Idle containers for the memory case.
+    pub idle: usize,
+    /// MiB through attach.
+    pub attach_mib: usize,
+    /// Log driver of the containers.
+    pub log_driver: String,
+}
+
+/// Is a greater number better?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Better {
+    /// Times, memory.
+    Less,
+    /// Rates.
+    More,
+}
+
+/// One line of the table: what, in which unit, the promised ratio.
+pub struct Case {
+    /// Name for `--cases`.
+    pub name: &'static str,
+    /// Names and units of the numbers that `run` gives, in order.
+    pub metrics: &'static [(&'static str, &'static str, Better)],
+    /// Take samples: one list per metric.
+    pub run: fn(&Engine, &Size) -> io::Result<Vec<Vec<f64>>>,
+}
+
+/// All cases, in the order in which they run.
+pub const CASES: &[Case] = &[
+    Case { name: "ping", metrics: &[("_ping, 8 connections", "req/s", Better::More)], run: ping },
+    Case {
+        name: "lifecycle",
+        metrics: &[
+            ("create+start+wait+remove `true`", "ms", Better::Less),
+            ("of it: start call", "ms", Better::Less),
+            ("engine CPU per life", "ms", Better::Less),
+        ],
+        run: lifecycle,
+    },
+    Case { name: "clients", metrics: &[("lives, 8 clients", "1/s", Better::More)], run: parallel },
+    Case { name: "attach", metrics: &[("attach stdout", "MiB/s", Better::More)], run: attach },
+    Case {
+        name: "memory",
+        metrics: &[
+            ("engine PSS per idle container", "KiB", Better::Less),
+            ("engine processes per idle container", "", Better::Less),
+            ("engine threads per idle container", "", Better::Less),
+        ],
+        run: memory,
+    },
+];
+
+/// One whole life of `true`; the time of the start call.
+fn life(engine: &Engine, client: &mut Client, size: &Size) -> io::Result<Duration> {
+    let id = engine.create(client, &["true"], &size.log_driver)?;
+    let begin = Instant::now();
+    client.expect("POST", &format!("/v1.48/containers/{id}/start"), None)?;
+    let start = begin.elapsed();
+    client.expect("POST", &format!("/v1.48/containers/{id}/wait"), None)?;
+    client.expect("DELETE", &format!("/v1.48/containers/{id}"), None)?;
+    Ok(start)
+}
+
+fn lifecycle(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let mut client = engine.client()?;
+    let (mut lives, mut starts) = (Vec::new(), Vec::new());
+    let cpu = engine.cpu_us();
+    for _ in 0..size.lives {
+        let begin = Instant::now();
+        starts.push(ms(life(engine, &mut client, size)?));
+        lives.push(ms(begin.elapsed()));
+    }
+    let cpu_ms = (engine.cpu_us() - cpu) as f64 / 1000.0 / size.lives.max(1) as f64;
+    Ok(vec![lives, starts, vec![cpu_ms]])
+}
+
+/// Run `work` on [`CLIENTS`] threads that begin together; the whole time and the sum of what they did.
+fn together<F>(engine: &Engine, work: F) -> io::Result<(Duration, usize)>
+where
+    F: Fn(&mut Client) -> io::Result<usize> + Sync,
+{
+    let mut clients = (0..CLIENTS).map(|_| engine.client()).collect::<io::Result<Vec<_>>>()?;
+    let barrier = Barrier::new(CLIENTS + 1);
+    thread::scope(|scope| {
+        let (barrier, work) = (&barrier, &work);
+        let handles: Vec<_> = clients
+            .iter_mut()
+            .map(|client| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    work(client)
+                })
+            })
+            .collect();
+        barrier.wait();
+        let begin = Instant::now();
+        let mut done = 0;
+        for handle in handles {
+            done += handle.join().map_err(|_| io::Error::other("a client thread panicked"))??;
+        }
+        Ok((begin.elapsed(), done))
+    })
+}
+
+fn parallel(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let (took, done) = together(engine, |client| {
+        for _ in 0..size.lives_per_client {
+            life(engine, client, size)?;
+        }
+        Ok(size.lives_per_client)
+    })?;
+    Ok(vec![vec![done as f64 / took.as_secs_f64()]])
+}
+
+fn ping(engine: &Engine, _size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let (took, done) = together(engine, |client| {
+        let begin = Instant::now();
+        let mut count = 0;
+        while begin.elapsed() < PING_SAMPLE {
+            client.expect("GET", "/_ping", None)?;
+            count += 1;
+        }
+        Ok(count)
+    })?;
+    Ok(vec![vec![done as f64 / took.as_secs_f64()]])
+}
+
+fn attach(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let mut client = engine.client()?;
+    let script = format!("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c {}m", size.attach_mib);
+    let id = engine.create(&mut client, &["sh", "-c", &script], &size.log_driver)?;
+    let query = format!("/v1.48/containers/{id}/attach?stream=1&stdout=1");
+    let mut stream = engine.client()?.hijack(&query)?;
+    client.expect("POST", &format!("/v1.48/containers/{id}/start"), None)?;
+    let begin = Instant::now();
+    let payload = read_frames(&mut stream)?;
+    let took = begin.elapsed();
+    client.expect("POST", &format!("/v1.48/containers/{id}/wait"), None)?;
+    client.expect("DELETE", &format!("/v1.48/containers/{id}"), None)?;
+    let wanted = (size.attach_mib as u64) << 20;
+    if payload != wanted {
+        return Err(io::Error::other(format!("attach gave {payload} bytes of {wanted}")));
+    }
+    Ok(vec![vec![payload as f64 / f64::from(1 << 20) / took.as_secs_f64()]])
+}
+
+/// Read multiplexed frames to the end; the bytes of their payloads.
+fn read_frames(stream: &mut impl Read) -> io::Result<u64> {
+    let (mut total, mut head) = (0, [0u8; 8]);
+    loop {
+        match stream.read_exact(&mut head) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(total),
+            other => other?,
+        }
+        let length = u64::from(u32::from_be_bytes([head[4], head[5], head[6], head[7]]));
+        let copied = io::copy(&mut stream.take(length), &mut io::sink())?;
+        if copied != length {
+            return Err(io::Error::other("a frame is cut off"));
+        }
+        total += length;
+    }
+}
+
+fn memory(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let mut client = engine.client()?;
+    life(engine, &mut client, size)?;
+    thread::sleep(SETTLE);
+    let (pss, (processes, threads)) = (engine.pss_bytes(), engine.process_counts());
+    let mut ids = Vec::new();
+    for _ in 0..size.idle {
+        let id = engine.create(&mut client, &["sleep", "3600"], &size.log_driver)?;
+        client.expect("POST", &format!("/v1.48/containers/{id}/start"), None)?;
+        ids.push(id);
+    }
+    thread::sleep(SETTLE);
+    let count = size.idle.max(1) as f64;
+    let (more_pss, (more_processes, more_threads)) = (engine.pss_bytes(), engine.process_counts());
+    for id in ids {
+        client.expect("DELETE", &format!("/v1.48/containers/{id}?force=1"), None)?;
+    }
+    Ok(vec![
+        vec![(more_pss as f64 - pss as f64) / 1024.0 / count],
+        vec![(more_processes as f64 - processes as f64) / count],
+        vec![(more_threads as f64 - threads as f64) / count],
+    ])
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_and_a_cut_one_is_an_error() {
+        let mut whole: &[u8] = b"\x01\0\0\0\0\0\0\x02ab\x01\0\0\0\0\0\0\x01c";
+        assert_eq!(read_frames(&mut whole).unwrap(), 3);
+        let mut cut: &[u8] = b"\x01\0\0\0\0\0\0\x09ab";
+        assert!(read_frames(&mut cut).is_err());
+    }
+}
