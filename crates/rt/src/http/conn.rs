@@ -1,0 +1,319 @@
+//! One connection: parked without buffers while idle, hyper's codec while requests come.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{StatusCode, Version};
+use rustix::event::{PollFd, PollFlags};
+
+use super::io::{Io, Phase, Shared};
+use super::{
+    Body, HEAD_TIMEOUT, Hijack, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADERS, OnUpgrade, Outcome,
+    Request, Response, ResponseBody, Service, WRITE_STALL_TIMEOUT,
+};
+use crate::fd::AsyncFd;
+use crate::{Either, race, shard, sleep, timeout};
+
+/// How often deadlines of an active connection are looked at; an idle one is parked after the same time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// After refused input: how long the client may take to read the answer before the socket closes under it.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Most of an unread request body that a hijack reads away.
+const HIJACK_DRAIN_BYTES: usize = 1 << 20;
+
+/// How the codec part of a connection ended.
+enum End {
+    Idle(Bytes),
+    Hijacked(OnUpgrade, Bytes),
+    Refused,
+    Closed,
+}
+
+/// Serves one connected socket (O_NONBLOCK not needed) until it is closed or hijacked.
+pub async fn serve_connection<S: Service>(fd: OwnedFd, service: Rc<S>) -> io::Result<()> {
+    let fd = Rc::new(AsyncFd::new(fd)?);
+    let mut prefix = Bytes::new();
+    loop {
+        if prefix.is_empty() {
+            match timeout(IDLE_TIMEOUT, fd.readable()).await {
+                Ok(ready) => ready?,
+                Err(_idle_too_long) => return Ok(()),
+            }
+        }
+        match serve_active(&fd, &service, prefix).await? {
+            End::Idle(rest) => prefix = rest,
+            End::Closed => return Ok(()),
+            End::Refused => return linger(&fd).await,
+            End::Hijacked(on_upgrade, over_read) => {
+                // Every wait on the socket has ended with the codec, so this handle is the last.
+                let fd = Rc::try_unwrap(fd)
+                    .map_err(|_| io::Error::other("hijacked socket is still in use"))?;
+                on_upgrade(fd.into_inner()?, over_read);
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn linger(fd: &AsyncFd) -> io::Result<()> {
+    let drain = async {
+        let mut sink = [0u8; 4096];
+        while fd.recv(&mut sink).await? > 0 {}
+        Ok(())
+    };
+    timeout(LINGER, drain).await.unwrap_or(Ok(()))
+}
+
+fn builder() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .title_case_headers(true)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // Deadlines are ours (no Send timer, one timer per connection).
+        .header_read_timeout(None);
+    builder
+}
+
+async fn serve_active<S: Service>(
+    fd: &Rc<AsyncFd>,
+    service: &Rc<S>,
+    prefix: Bytes,
+) -> io::Result<End> {
+    let shared = Shared::new();
+    let hijack: Rc<RefCell<Option<OnUpgrade>>> = Rc::default();
+    if !prefix.is_empty() {
+        shared.enter(Phase::Head);
+    }
+    let wrapper = Wrapper {
+        service: service.clone(),
+        shared: shared.clone(),
+        hijack: hijack.clone(),
+    };
+    let mut conn = builder().serve_connection(Io::new(fd.clone(), shared.clone(), prefix), wrapper);
+    let failed = loop {
+        let drive = std::future::poll_fn(|cx| Pin::new(&mut conn).poll(cx));
+        match race(drive, sleep(TICK)).await {
+            Either::Left(ended) => break ended.err(),
+            Either::Right(())
+                if shared.phase() == Phase::Idle && shared.since().elapsed() >= TICK =>
+            {
+                return Ok(End::Idle(conn.into_parts().read_buf));
+            }
+            Either::Right(()) if is_overdue(fd, &shared) => return Ok(End::Closed),
+            Either::Right(()) => {}
+        }
+    };
+    let parts = conn.into_parts();
+    let on_upgrade = hijack.borrow_mut().take();
+    match (failed, on_upgrade) {
+        (None, Some(on_upgrade)) => {
+            drop(parts.io.finish().await?);
+            Ok(End::Hijacked(on_upgrade, parts.read_buf))
+        }
+        (_, None) if shared.errored() => {
+            drop(parts.io.finish().await?);
+            Ok(End::Refused)
+        }
+        (Some(e), _) => Err(io::Error::other(e)),
+        (None, None) => Ok(End::Closed),
+    }
+}
+
+/// A deadline has passed, or the client is gone while nobody reads from it.
+fn is_overdue(fd: &AsyncFd, shared: &Shared) -> bool {
+    if shared.phase() == Phase::Head {
+        return shared.since().elapsed() >= HEAD_TIMEOUT;
+    }
+    let stalled = shared
+        .write_blocked_since()
+        .is_some_and(|since| since.elapsed() >= WRITE_STALL_TIMEOUT);
+    if stalled && !shared.streaming.get() {
+        return true;
+    }
+    !shared.read_armed() && is_hung_up(fd)
+}
+
+fn is_hung_up(fd: &AsyncFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    match rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())) {
+        Ok(_) => fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
+        Err(e) => {
+            tracing::debug!(error = %e, "poll of a connection failed");
+            false
+        }
+    }
+}
+
+/// hyper's view of our service.
+struct Wrapper<S> {
+    service: Rc<S>,
+    shared: Rc<Shared>,
+    hijack: Rc<RefCell<Option<OnUpgrade>>>,
+}
+
+impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S> {
+    type Response = hyper::Response<Tracked>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>>>>;
+
+    fn call(&self, req: hyper::Request<Incoming>) -> Self::Future {
+        self.shared.enter(Phase::InFlight);
+        self.shared.streaming.set(false);
+        shard::counters().requests.fetch_add(1, Ordering::Relaxed);
+        let (shared, hijack) = (self.shared.clone(), self.hijack.clone());
+        let req = req.map(Body::new);
+        if let Some(refusal) = refuse(&req) {
+            return Box::pin(async move { Ok(track(refusal, &shared)) });
+        }
+        let body = req.body().share();
+        let answer = self.service.clone().call(req);
+        Box::pin(async move {
+            match answer.await {
+                Outcome::Response(response) => {
+                    shared.streaming.set(response.body().is_stream());
+                    Ok(track(response, &shared))
+                }
+                Outcome::Hijack(taken) => {
+                    drain(body).await?;
+                    // An earlier, pipelined response must be out before the head can be replaced.
+                    while shared.write_blocked_since().is_some() {
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                    shared.replace_head(hijack_head(&taken));
+                    *hijack.borrow_mut() = Some(taken.on_upgrade);
+                    let mut response = Response::new(ResponseBody::empty());
+                    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                    Ok(track(response, &shared))
+                }
+            }
+        })
+    }
+}
+
+/// What Go's server refuses before any handler sees it.
+fn refuse(req: &Request) -> Option<Response> {
+    if req.version() != Version::HTTP_11 {
+        return None;
+    }
+    let text = match req.headers().get_all(header::HOST).iter().count() {
+        0 => "400 Bad Request: missing required Host header",
+        1 => return None,
+        _ => "400 Bad Request: too many Host headers",
+    };
+    let mut response = Response::new(ResponseBody::full(text));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Some(response)
+}
+
+/// Reads what a hijacking handler left of its request's body, so that it is not taken for stream data.
+async fn drain(mut body: Body) -> io::Result<()> {
+    let mut total_bytes = 0;
+    while let Some(piece) = body.next().await {
+        total_bytes += piece?.len();
+        if total_bytes > HIJACK_DRAIN_BYTES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "request body of a hijack is too large",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn hijack_head(hijack: &Hijack) -> Vec<u8> {
+    let mut head = Vec::with_capacity(256);
+    if hijack.upgrade {
+        head.extend_from_slice(b"HTTP/1.1 101 UPGRADED\r\n");
+        put_header(&mut head, b"Connection", b"Upgrade");
+        put_header(&mut head, b"Upgrade", hijack.protocol.as_bytes());
+    } else {
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    for (name, value) in &hijack.headers {
+        put_header(
+            &mut head,
+            title_case(name.as_str()).as_bytes(),
+            value.as_bytes(),
+        );
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn put_header(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
+    }
+}
+
+/// `content-type` to `Content-Type`, as Go writes names and hyper does for us elsewhere.
+fn title_case(name: &str) -> String {
+    let mut start = true;
+    name.chars()
+        .map(|c| {
+            let cased = if start { c.to_ascii_uppercase() } else { c };
+            start = c == '-';
+            cased
+        })
+        .collect()
+}
+
+fn track(response: Response, shared: &Rc<Shared>) -> hyper::Response<Tracked> {
+    response.map(|body| Tracked {
+        body,
+        shared: shared.clone(),
+    })
+}
+
+/// A response body that notes its end.
+struct Tracked {
+    body: ResponseBody,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.shared.enter(Phase::Flushing);
+    }
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
