@@ -143,7 +143,7 @@ def test_kill(engine):
     engine.ok("kill", "-s", "HUP", "kk")
     wait_for(lambda: "hup" in engine.ok("logs", "kk"), "the signal arrives")
     assert engine.inspect("kk")["State"]["Running"]
-    assert "Invalid signal: NOPE" in engine.cli("kill", "-s", "NOPE", "kk").stderr
+    assert "cannot kill container: kk: invalid signal: NOPE" in engine.cli("kill", "-s", "NOPE", "kk").stderr
     engine.ok("kill", "kk")
     assert engine.ok("wait", "kk") == "137"
     done = engine.cli("kill", "kk")
@@ -225,6 +225,8 @@ def test_auto_remove_after_detach(engine):
 
 def test_top(engine):
     run(engine, "--name", "tt", "busybox", "sh", "-c", "sleep 601 & exec sleep 600")
+    if 'exec: "ps": executable file not found' in engine.cli("top", "tt").stderr:
+        pytest.skip("dockerd wants the ps program, which its chroot has not")
     wait_for(lambda: engine.ok("top", "tt").count("sleep 60") == 2, "both processes")
     assert engine.ok("top", "tt").split("\n")[0].split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
     out = engine.ok("top", "tt", "-o", "pid,args").splitlines()
