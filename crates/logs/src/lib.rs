@@ -1,1 +1,17 @@
-//! (filled in by the first commit of this crate)
+//! Log drivers and their readers.
+//!
+//! **Architecture invariants**
+//! - One write(2) per batch; a reader sees committed bytes only.
+//! - Files are Docker's, byte for byte, so log shippers go on working.
+//! - A torn record is skipped and counted, never an error for the rest.
+
+mod file;
+pub mod json;
+mod read;
+pub mod time;
+
+pub use file::{BadOption, JsonFile, JsonFileOptions, LogState};
+pub use read::{LogQuery, LogStream, read, read_path};
+
+#[cfg(test)]
+mod tests;
