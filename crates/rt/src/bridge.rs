@@ -70,7 +70,7 @@ impl Shared {
     }
 
     /// The blocking side changed something.
-    fn from_blocking(&self, change: impl FnOnce(&mut State)) {
+    fn change_by_blocking(&self, change: impl FnOnce(&mut State)) {
         let waker = {
             let mut state = self.lock();
             change(&mut state);
@@ -80,7 +80,7 @@ impl Shared {
     }
 
     /// The shard side changed something.
-    fn from_shard(&self, change: impl FnOnce(&mut State)) {
+    fn change_by_shard(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
         self.changed.notify_all();
     }
@@ -134,18 +134,18 @@ impl BodySender {
 
     /// The body is complete.
     pub fn finish(self) {
-        self.0.from_shard(|state| state.end = Some(Ok(())));
+        self.0.change_by_shard(|state| state.end = Some(Ok(())));
     }
 
     /// The body failed; the reader gets this error.
     pub fn fail(self, error: io::Error) {
-        self.0.from_shard(|state| state.end = Some(Err(error)));
+        self.0.change_by_shard(|state| state.end = Some(Err(error)));
     }
 }
 
 impl Drop for BodySender {
     fn drop(&mut self) {
-        self.0.from_shard(|state| {
+        self.0.change_by_shard(|state| {
             state.end.get_or_insert_with(|| {
                 Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -198,7 +198,7 @@ impl io::Read for BodyReader {
 
 impl Drop for BodyReader {
     fn drop(&mut self) {
-        self.shared.from_blocking(|state| {
+        self.shared.change_by_blocking(|state| {
             state.receiver_gone = true;
             state.chunks.clear();
         });
@@ -255,14 +255,15 @@ impl BodyWriter {
     /// The body is complete.
     pub fn finish(mut self) -> io::Result<()> {
         io::Write::flush(&mut self)?;
-        self.shared.from_blocking(|state| state.end = Some(Ok(())));
+        self.shared
+            .change_by_blocking(|state| state.end = Some(Ok(())));
         Ok(())
     }
 
     /// The body failed: the client sees a cut response.
     pub fn fail(self, error: io::Error) {
         self.shared
-            .from_blocking(|state| state.end = Some(Err(error)));
+            .change_by_blocking(|state| state.end = Some(Err(error)));
     }
 }
 
@@ -284,7 +285,7 @@ impl io::Write for BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        self.shared.from_blocking(|state| {
+        self.shared.change_by_blocking(|state| {
             state.end.get_or_insert_with(|| {
                 Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -326,7 +327,7 @@ impl BodyReceiver {
 
 impl Drop for BodyReceiver {
     fn drop(&mut self) {
-        self.0.from_shard(|state| {
+        self.0.change_by_shard(|state| {
             state.receiver_gone = true;
             state.chunks.clear();
         });
