@@ -7,7 +7,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need cc "gcc libc6-dev"
 need busybox busybox-static
 need curl curl
-need python3 python3-minimal
+need python3 python3
 if [ "${1:-}" = test ]; then
     need zstd zstd
     need pip3 python3-pip

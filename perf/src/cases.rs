@@ -51,7 +51,11 @@ pub struct Case {
 
 /// All cases, in the order in which they run.
 pub const CASES: &[Case] = &[
-    Case { name: "ping", metrics: &[("_ping, 8 connections", "req/s", Better::More)], run: ping },
+    Case {
+        name: "ping",
+        metrics: &[("_ping, 8 connections", "req/s", Better::More)],
+        run: ping,
+    },
     Case {
         name: "lifecycle",
         metrics: &[
@@ -61,8 +65,16 @@ pub const CASES: &[Case] = &[
         ],
         run: lifecycle,
     },
-    Case { name: "clients", metrics: &[("lives, 8 clients", "1/s", Better::More)], run: parallel },
-    Case { name: "attach", metrics: &[("attach stdout", "MiB/s", Better::More)], run: attach },
+    Case {
+        name: "clients",
+        metrics: &[("lives, 8 clients", "1/s", Better::More)],
+        run: parallel,
+    },
+    Case {
+        name: "attach",
+        metrics: &[("attach stdout", "MiB/s", Better::More)],
+        run: attach,
+    },
     Case {
         name: "memory",
         metrics: &[
@@ -103,7 +115,9 @@ fn together<F>(engine: &Engine, work: F) -> io::Result<(Duration, usize)>
 where
     F: Fn(&mut Client) -> io::Result<usize> + Sync,
 {
-    let mut clients = (0..CLIENTS).map(|_| engine.client()).collect::<io::Result<Vec<_>>>()?;
+    let mut clients = (0..CLIENTS)
+        .map(|_| engine.client())
+        .collect::<io::Result<Vec<_>>>()?;
     let barrier = Barrier::new(CLIENTS + 1);
     thread::scope(|scope| {
         let (barrier, work) = (&barrier, &work);
@@ -120,7 +134,9 @@ where
         let begin = Instant::now();
         let mut done = 0;
         for handle in handles {
-            done += handle.join().map_err(|_| io::Error::other("a client thread panicked"))??;
+            done += handle
+                .join()
+                .map_err(|_| io::Error::other("a client thread panicked"))??;
         }
         Ok((begin.elapsed(), done))
     })
@@ -151,7 +167,10 @@ fn ping(engine: &Engine, _size: &Size) -> io::Result<Vec<Vec<f64>>> {
 
 fn attach(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     let mut client = engine.client()?;
-    let script = format!("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c {}m", size.attach_mib);
+    let script = format!(
+        "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c {}m",
+        size.attach_mib
+    );
     let id = engine.create(&mut client, &["sh", "-c", &script], &size.log_driver)?;
     let query = format!("/v1.48/containers/{id}/attach?stream=1&stdout=1");
     let mut stream = engine.client()?.hijack(&query)?;
@@ -163,9 +182,13 @@ fn attach(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     client.expect("DELETE", &format!("/v1.48/containers/{id}"), None)?;
     let wanted = (size.attach_mib as u64) << 20;
     if payload != wanted {
-        return Err(io::Error::other(format!("attach gave {payload} bytes of {wanted}")));
+        return Err(io::Error::other(format!(
+            "attach gave {payload} bytes of {wanted}"
+        )));
     }
-    Ok(vec![vec![payload as f64 / f64::from(1 << 20) / took.as_secs_f64()]])
+    Ok(vec![vec![
+        payload as f64 / f64::from(1 << 20) / took.as_secs_f64(),
+    ]])
 }
 
 /// Read multiplexed frames to the end; the bytes of their payloads.

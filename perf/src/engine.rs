@@ -22,14 +22,23 @@ pub struct Engine {
 impl Engine {
     /// Parse `NAME=SOCKET[,cgroup=DIR][,pid=N]...`.
     pub fn parse(text: &str) -> Result<Engine, String> {
-        let (name, rest) = text.split_once('=').ok_or("an engine is NAME=SOCKET[,cgroup=DIR][,pid=N]")?;
+        let (name, rest) = text
+            .split_once('=')
+            .ok_or("an engine is NAME=SOCKET[,cgroup=DIR][,pid=N]")?;
         let mut parts = rest.split(',');
         let socket = PathBuf::from(parts.next().unwrap_or_default());
-        let mut engine = Engine { name: name.to_owned(), socket, cgroup: None, pids: Vec::new() };
+        let mut engine = Engine {
+            name: name.to_owned(),
+            socket,
+            cgroup: None,
+            pids: Vec::new(),
+        };
         for part in parts {
             match part.split_once('=') {
                 Some(("cgroup", dir)) => engine.cgroup = Some(PathBuf::from(dir)),
-                Some(("pid", n)) => engine.pids.push(n.parse().map_err(|_| format!("bad pid {n}"))?),
+                Some(("pid", n)) => engine
+                    .pids
+                    .push(n.parse().map_err(|_| format!("bad pid {n}"))?),
                 _ => return Err(format!("unknown part of an engine: {part}")),
             }
         }
@@ -42,7 +51,12 @@ impl Engine {
     }
 
     /// Create a container that runs `cmd` without a network; returns its id.
-    pub fn create(&self, client: &mut Client, cmd: &[&str], log_driver: &str) -> io::Result<String> {
+    pub fn create(
+        &self,
+        client: &mut Client,
+        cmd: &[&str],
+        log_driver: &str,
+    ) -> io::Result<String> {
         let quoted: Vec<String> = cmd.iter().map(|c| format!("\"{c}\"")).collect();
         let body = format!(
             r#"{{"Image":"busybox","Cmd":[{}],"HostConfig":{{"NetworkMode":"none","LogConfig":{{"Type":"{log_driver}","Config":{{}}}}}}}}"#,
@@ -54,7 +68,9 @@ impl Engine {
 
     /// The engine's own processes now.
     pub fn processes(&self) -> Vec<u32> {
-        let Some(dir) = &self.cgroup else { return self.pids.clone() };
+        let Some(dir) = &self.cgroup else {
+            return self.pids.clone();
+        };
         let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|l| l.parse().ok()).collect()
     }
@@ -75,14 +91,20 @@ impl Engine {
     /// Processes and threads of the engine.
     pub fn process_counts(&self) -> (usize, usize) {
         let pids = self.processes();
-        let threads = pids.iter().map(|p| fs::read_dir(format!("/proc/{p}/task")).map_or(0, Iterator::count)).sum();
+        let threads = pids
+            .iter()
+            .map(|p| fs::read_dir(format!("/proc/{p}/task")).map_or(0, Iterator::count))
+            .sum();
         (pids.len(), threads)
     }
 }
 
 fn process_pss_bytes(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kib = text.lines().find_map(|l| l.strip_prefix("Pss:")).and_then(|l| l.split_whitespace().next()?.parse().ok());
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Pss:"))
+        .and_then(|l| l.split_whitespace().next()?.parse().ok());
     kib.unwrap_or(0u64) * 1024
 }
 
@@ -91,14 +113,24 @@ fn cgroup_cpu_us(dir: &Path) -> u64 {
         return text.trim().parse::<u64>().unwrap_or(0) / 1000;
     }
     let text = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
-    text.lines().find_map(|l| l.strip_prefix("usage_usec ")).and_then(|n| n.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|l| l.strip_prefix("usage_usec "))
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 /// utime, stime, cutime and cstime of a process: its ended children are part of what it costs.
 fn process_cpu_us(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: u64 = fields.skip(11).take(4).filter_map(|n| n.parse::<u64>().ok()).sum();
+    let fields = text
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(4)
+        .filter_map(|n| n.parse::<u64>().ok())
+        .sum();
     // SAFETY: sysconf reads no memory of ours.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     ticks * 1_000_000 / u64::try_from(per_second).unwrap_or(100).max(1)
@@ -111,7 +143,10 @@ mod tests {
     #[test]
     fn parses_an_engine() {
         let e = Engine::parse("g=/run/x.sock,cgroup=/c,pid=7").unwrap();
-        assert_eq!((e.name.as_str(), e.socket.to_str(), e.pids.as_slice()), ("g", Some("/run/x.sock"), &[7][..]));
+        assert_eq!(
+            (e.name.as_str(), e.socket.to_str(), e.pids.as_slice()),
+            ("g", Some("/run/x.sock"), &[7][..])
+        );
         assert!(Engine::parse("nonsense").is_err());
         assert!(Engine::parse("a=b,what=1").is_err());
     }

@@ -37,7 +37,9 @@ impl Client {
     pub fn connect(path: &Path) -> io::Result<Client> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Send one request and read its whole answer.
@@ -45,7 +47,10 @@ impl Client {
         self.send(method, path, json, "")?;
         let head = self.read_head()?;
         let body = self.read_body(&head)?;
-        Ok(Answer { status: head.status, body })
+        Ok(Answer {
+            status: head.status,
+            body,
+        })
     }
 
     /// As [`Client::call`]; an answer that is not 2xx or 304 is an error with the engine's text.
@@ -55,22 +60,44 @@ impl Client {
             return Ok(answer.body);
         }
         let text = String::from_utf8_lossy(&answer.body);
-        Err(io::Error::other(format!("{method} {path}: {} {}", answer.status, text.trim())))
+        Err(io::Error::other(format!(
+            "{method} {path}: {} {}",
+            answer.status,
+            text.trim()
+        )))
     }
 
     /// Ask for a hijacked stream; what follows the head is read from the returned reader.
     pub fn hijack(mut self, path: &str) -> io::Result<BufReader<UnixStream>> {
-        self.send("POST", path, None, "Connection: Upgrade\r\nUpgrade: tcp\r\n")?;
+        self.send(
+            "POST",
+            path,
+            None,
+            "Connection: Upgrade\r\nUpgrade: tcp\r\n",
+        )?;
         let head = self.read_head()?;
         if head.status != 101 && head.status != 200 {
-            return Err(io::Error::other(format!("{path}: no stream but status {}", head.status)));
+            return Err(io::Error::other(format!(
+                "{path}: no stream but status {}",
+                head.status
+            )));
         }
         Ok(self.stream)
     }
 
-    fn send(&mut self, method: &str, path: &str, json: Option<&str>, extra: &str) -> io::Result<()> {
+    fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        json: Option<&str>,
+        extra: &str,
+    ) -> io::Result<()> {
         let body = json.unwrap_or("");
-        let kind = if json.is_some() { "Content-Type: application/json\r\n" } else { "" };
+        let kind = if json.is_some() {
+            "Content-Type: application/json\r\n"
+        } else {
+            ""
+        };
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: d\r\n{extra}{kind}Content-Length: {length}\r\n\r\n{body}"
@@ -80,7 +107,11 @@ impl Client {
 
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        if (&mut self.stream).take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
+        if (&mut self.stream)
+            .take(MAX_LINE_BYTES)
+            .read_line(&mut line)?
+            == 0
+        {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(line.trim_end().to_owned())
@@ -89,8 +120,13 @@ impl Client {
     fn read_head(&mut self) -> io::Result<Head> {
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|s| s.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("not an HTTP answer: {first}")))?;
-        let mut head = Head { status, length: None, chunked: false };
+        let status =
+            status.ok_or_else(|| io::Error::other(format!("not an HTTP answer: {first}")))?;
+        let mut head = Head {
+            status,
+            length: None,
+            chunked: false,
+        };
         loop {
             let line = self.line()?.to_ascii_lowercase();
             match line.split_once(':') {
@@ -114,7 +150,8 @@ impl Client {
         }
         loop {
             let line = self.line()?;
-            let size = u64::from_str_radix(&line, 16).map_err(|_| io::Error::other("bad chunk size"))?;
+            let size =
+                u64::from_str_radix(&line, 16).map_err(|_| io::Error::other("bad chunk size"))?;
             if size > MAX_BODY_BYTES {
                 return Err(io::Error::other("chunk too large"));
             }
@@ -130,8 +167,16 @@ impl Client {
 /// The text of the first string field `key` in a JSON document.
 pub fn json_string(doc: &[u8], key: &str) -> Option<String> {
     let text = std::str::from_utf8(doc).ok()?;
-    let rest = text.split_once(&format!("\"{key}\""))?.1.trim_start().strip_prefix(':')?;
-    rest.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned)
+    let rest = text
+        .split_once(&format!("\"{key}\""))?
+        .1
+        .trim_start()
+        .strip_prefix(':')?;
+    rest.trim_start()
+        .strip_prefix('"')?
+        .split('"')
+        .next()
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -141,23 +186,36 @@ mod tests {
     fn answer(raw: &'static [u8]) -> io::Result<Answer> {
         let (near, mut far) = UnixStream::pair()?;
         far.write_all(raw)?;
-        let mut client = Client { stream: BufReader::new(near) };
+        let mut client = Client {
+            stream: BufReader::new(near),
+        };
         client.call("GET", "/", None)
     }
 
     #[test]
     fn reads_both_kinds_of_body() -> io::Result<()> {
         let plain = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOKrest")?;
-        assert_eq!((plain.status, plain.body.as_slice()), (200, b"OK".as_slice()));
-        let chunked = answer(b"HTTP/1.1 404 NF\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n")?;
-        assert_eq!((chunked.status, chunked.body.as_slice()), (404, b"abcd".as_slice()));
+        assert_eq!(
+            (plain.status, plain.body.as_slice()),
+            (200, b"OK".as_slice())
+        );
+        let chunked = answer(
+            b"HTTP/1.1 404 NF\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+        )?;
+        assert_eq!(
+            (chunked.status, chunked.body.as_slice()),
+            (404, b"abcd".as_slice())
+        );
         assert!(answer(b"nonsense\r\n\r\n").is_err());
         Ok(())
     }
 
     #[test]
     fn finds_a_json_string() {
-        assert_eq!(json_string(b"{\"Id\": \"abc\",\"x\":1}", "Id").as_deref(), Some("abc"));
+        assert_eq!(
+            json_string(b"{\"Id\": \"abc\",\"x\":1}", "Id").as_deref(),
+            Some("abc")
+        );
         assert_eq!(json_string(b"{}", "Id"), None);
     }
 }

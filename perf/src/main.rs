@@ -29,12 +29,29 @@ struct Options {
 }
 
 fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
-    let size = Size { lives: 10, lives_per_client: 5, idle: 20, attach_mib: 64, log_driver: "json-file".to_owned() };
-    let mut options = Options { engines: Vec::new(), rounds: 5, cases: Vec::new(), size };
+    let size = Size {
+        lives: 10,
+        lives_per_client: 5,
+        idle: 20,
+        attach_mib: 64,
+        log_driver: "json-file".to_owned(),
+    };
+    let mut options = Options {
+        engines: Vec::new(),
+        rounds: 5,
+        cases: Vec::new(),
+        size,
+    };
     let mut args = args;
     while let Some(flag) = args.next() {
-        let value = args.next().ok_or(format!("{flag} needs a value\n{USAGE}"))?;
-        let number = || value.parse::<usize>().map_err(|_| format!("{flag}: {value} is no number"));
+        let value = args
+            .next()
+            .ok_or(format!("{flag} needs a value\n{USAGE}"))?;
+        let number = || {
+            value
+                .parse::<usize>()
+                .map_err(|_| format!("{flag}: {value} is no number"))
+        };
         match flag.as_str() {
             "--engine" => options.engines.push(Engine::parse(&value)?),
             "--rounds" => options.rounds = number()?,
@@ -50,7 +67,11 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
     if options.engines.is_empty() {
         return Err(USAGE.to_owned());
     }
-    if let Some(name) = options.cases.iter().find(|n| !CASES.iter().any(|c| c.name == **n)) {
+    if let Some(name) = options
+        .cases
+        .iter()
+        .find(|n| !CASES.iter().any(|c| c.name == **n))
+    {
         return Err(format!("unknown case {name}"));
     }
     Ok(options)
@@ -62,7 +83,12 @@ fn measure(case: &Case, options: &Options) -> Result<Vec<Row>, String> {
     let mut rows: Vec<Row> = case
         .metrics
         .iter()
-        .map(|(metric, unit, better)| Row { metric, unit, better: *better, samples: vec![Vec::new(); engines.len()] })
+        .map(|(metric, unit, better)| Row {
+            metric,
+            unit,
+            better: *better,
+            samples: vec![Vec::new(); engines.len()],
+        })
         .collect();
     for round in 0..options.rounds {
         for turn in 0..engines.len() {
@@ -83,12 +109,21 @@ fn run() -> Result<(), String> {
     let mut rows = Vec::new();
     for case in CASES {
         if options.cases.is_empty() || options.cases.iter().any(|n| n == case.name) {
-            eprintln!("{}: {} rounds on {}", case.name, options.rounds, names.join(", "));
+            eprintln!(
+                "{}: {} rounds on {}",
+                case.name,
+                options.rounds,
+                names.join(", ")
+            );
             rows.extend(measure(case, &options)?);
         }
     }
     println!("Log driver of the streams: {}.\n", options.size.log_driver);
-    println!("{}\nRaw samples:\n\n```\n{}```", report::table(&names, &rows), report::raw(&names, &rows));
+    println!(
+        "{}\nRaw samples:\n\n```\n{}```",
+        report::table(&names, &rows),
+        report::raw(&names, &rows)
+    );
     Ok(())
 }
 
@@ -116,7 +151,10 @@ mod tests {
         assert!(args(&["--engine"]).is_err());
         assert!(args(&["--engine", "a=/s", "--cases", "nosuch"]).is_err());
         assert!(args(&["--engine", "a=/s", "--rounds", "x"]).is_err());
-        let o = args(&["--engine", "a=/s", "--engine", "b=/t", "--rounds", "2", "--cases", "ping"]).unwrap();
+        let o = args(&[
+            "--engine", "a=/s", "--engine", "b=/t", "--rounds", "2", "--cases", "ping",
+        ])
+        .unwrap();
         assert_eq!((o.engines.len(), o.rounds, o.cases.len()), (2, 2, 1));
     }
 }

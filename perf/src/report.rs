@@ -31,14 +31,25 @@ pub fn wins(a: &[f64], b: &[f64], better: Better) -> f64 {
         (true, _) => 0.5,
         (false, won) => f64::from(u8::from(won)),
     };
-    let sum: f64 = a.iter().flat_map(|x| b.iter().map(move |y| score(*x, *y))).sum();
+    let sum: f64 = a
+        .iter()
+        .flat_map(|x| b.iter().map(move |y| score(*x, *y)))
+        .sum();
     sum / (a.len() * b.len()) as f64
 }
 
 /// How many times better the first engine is than the other.
 fn ratio(first: f64, other: f64, better: Better) -> String {
-    let times = if better == Better::Less { other / first } else { first / other };
-    if times.is_finite() && times > 0.0 { format!("{times:.1}x") } else { "-".to_owned() }
+    let times = if better == Better::Less {
+        other / first
+    } else {
+        first / other
+    };
+    if times.is_finite() && times > 0.0 {
+        format!("{times:.1}x")
+    } else {
+        "-".to_owned()
+    }
 }
 
 /// A Markdown table: medians of all engines, ratios of the first to each other one.
@@ -61,7 +72,10 @@ pub fn table(names: &[String], rows: &[Row]) -> String {
         }
         for other in row.samples.iter().skip(1) {
             let times = ratio(median(&row.samples[0]), median(other), row.better);
-            out += &format!(" {times} | {:.2} |", wins(&row.samples[0], other, row.better));
+            out += &format!(
+                " {times} | {:.2} |",
+                wins(&row.samples[0], other, row.better)
+            );
         }
         out.push('\n');
     }
@@ -74,7 +88,12 @@ pub fn raw(names: &[String], rows: &[Row]) -> String {
     for row in rows {
         for (name, samples) in names.iter().zip(&row.samples) {
             let list: Vec<String> = samples.iter().map(|s| format!("{s:.3}")).collect();
-            out += &format!("{name} | {} [{}]: {}\n", row.metric, row.unit, list.join(" "));
+            out += &format!(
+                "{name} | {} [{}]: {}\n",
+                row.metric,
+                row.unit,
+                list.join(" ")
+            );
         }
     }
     out
@@ -96,8 +115,16 @@ mod tests {
 
     #[test]
     fn a_table_has_a_ratio_per_other_engine() {
-        let row = Row { metric: "m", unit: "ms", better: Better::Less, samples: vec![vec![1.0], vec![10.0]] };
+        let row = Row {
+            metric: "m",
+            unit: "ms",
+            better: Better::Less,
+            samples: vec![vec![1.0], vec![10.0]],
+        };
         let text = table(&["a".into(), "b".into()], &[row]);
-        assert!(text.contains("| m | ms | 1.00 | 10.00 | 10.0x | 1.00 |"), "{text}");
+        assert!(
+            text.contains("| m | ms | 1.00 | 10.00 | 10.0x | 1.00 |"),
+            "{text}"
+        );
     }
 }

@@ -19,18 +19,39 @@ def read(path, mode="r"):
         return b"" if "b" in mode else ""
 
 
+def sockets_below(root):
+    """Inodes of the unix sockets bound to a path below `root`, as /proc/PID/fd shows them."""
+    rows = (line.split() for line in read("/proc/net/unix").splitlines()[1:])
+    return {f"socket:[{r[6]}]" for r in rows if len(r) > 7 and r[7].startswith(f"{root}/")}
+
+
+def links(pid):
+    for fd in glob.glob(f"/proc/{pid}/fd/*"):
+        try:
+            yield os.readlink(fd)
+        except OSError:
+            continue
+
+
 def engine_processes(eng):
-    """Pids of the daemon, its keepers and their containers, with what each is."""
+    """Pids of the daemon, its keepers and their containers, with what each is.
+
+    Known by the mark in the environment, by the exec root in the command line, by a socket bound
+    below the exec root, or by descent from one of those.
+    """
     mark, found, children = eng.mark.encode(), {}, collections.defaultdict(list)
+    sockets = sockets_below(eng.exec_root)
     for path in glob.glob("/proc/[0-9]*"):
         pid = int(path[6:])
         stat = read(f"{path}/stat").rpartition(")")[2].split()
         if len(stat) < 2:
             continue
         children[int(stat[1])].append(pid)
-        if mark in read(f"{path}/environ", "rb") or str(eng.exec_root) in read(f"{path}/cmdline"):
+        if pid == eng.pid or mark in read(f"{path}/environ", "rb") or \
+                str(eng.exec_root) in read(f"{path}/cmdline") or \
+                ("keeper" in read(f"{path}/comm") and not sockets.isdisjoint(links(pid))):
             found[pid] = read(f"{path}/comm").strip()
-    queue = [p for p in [*found, eng.pid] if p]
+    queue = list(found)
     while queue:
         for child in children[queue.pop()]:
             if child not in found and child != os.getpid():
@@ -42,11 +63,7 @@ def engine_processes(eng):
 def fd_kinds(pid):
     """Open files of a process by what they point to, numbers of anonymous inodes left out."""
     kinds = collections.Counter()
-    for fd in glob.glob(f"/proc/{pid}/fd/*"):
-        try:
-            target = os.readlink(fd)
-        except OSError:
-            continue
+    for target in links(pid):
         kinds[ID.sub("ID", re.sub(r"\[\d+\]", "[]", target))] += 1
     return kinds
 
@@ -62,6 +79,12 @@ def net_namespaces(pids):
             if target.startswith("net:["):
                 spaces.add(target)
     return spaces
+
+
+def of_others(cgroup, procs):
+    """Does the cgroup hold processes, but none of ours? Another engine's container."""
+    pids = {int(p) for p in read(f"{cgroup}/cgroup.procs").split()}
+    return bool(pids) and pids.isdisjoint(procs)
 
 
 def tree(root):
@@ -102,7 +125,7 @@ def snapshot(eng):
         "keeper mounts": {"count": sum(len(read(f"/proc/{p}/mountinfo").splitlines())
                                        for p in engine_pids if p != eng.pid)},
         "cgroups": collections.Counter(p for p in glob.glob("/sys/fs/cgroup/**/docker/*", recursive=True)
-                                       if ID.search(p)),
+                                       if ID.search(p) and not of_others(p, procs)),
         "files": collections.Counter(ID.sub("ID", p) for p in tree(eng.workdir)),
         "tasks": debug_numbers(eng) if eng.alive() else {},
     }
