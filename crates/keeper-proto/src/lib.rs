@@ -2,4 +2,6 @@
 
 pub mod msg;
 pub mod plan;
+pub mod scm;
 pub mod shm;
+pub mod wire;

@@ -1,1 +1,397 @@
-//! The launch plan.
+//! The launch plan: everything a container's first process does between clone and exec, decided beforehand.
+//!
+//! The daemon makes it (nothing in it is looked up in the keeper's namespaces: files come as descriptors, paths are
+//! the container's own), the keeper decodes it before the clone, and the child only walks through it.
+
+use std::ffi::CString;
+
+use crate::wire::{Reader, Writer, WireError};
+
+/// Position of a descriptor in the message that carries the plan.
+pub type FdIndex = u8;
+
+/// Capability sets, one bit per capability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilityMasks {
+    /// What can ever be gained.
+    pub bounding: u64,
+    /// In force.
+    pub effective: u64,
+    /// Can be put in force.
+    pub permitted: u64,
+    /// Kept over exec of files that ask for it.
+    pub inheritable: u64,
+    /// Kept over exec without asking.
+    pub ambient: u64,
+}
+
+/// A resource limit of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rlimit {
+    /// Number of the resource (`RLIMIT_*`).
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// Where a mount comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A detached tree.
+    Tree(FdIndex),
+    /// A new proc of the container's pid namespace.
+    Proc,
+    /// A new sysfs of the container's network namespace.
+    Sysfs,
+    /// A new mqueue of the container's ipc namespace.
+    Mqueue,
+    /// Something that is already there inside the container.
+    Inside(CString),
+}
+
+/// One mount, in the order of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOp {
+    /// What.
+    pub source: MountSource,
+    /// Path in the container; symbolic links are followed inside it.
+    pub target: CString,
+    /// `MOUNT_ATTR_*` of a new file system (trees carry their own).
+    pub attributes: u64,
+    /// Refuse a target that goes through a symbolic link (proc, sysfs).
+    pub no_symlinks: bool,
+}
+
+/// The network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A new one with only the loopback interface, up.
+    New,
+    /// The keeper's, which is the host's.
+    Host,
+    /// The one behind this descriptor (a namespace or a pidfd).
+    Join(FdIndex),
+}
+
+/// Standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StdioFds {
+    /// The container's end of standard input; /dev/null without.
+    pub stdin_read: Option<FdIndex>,
+    /// Kept by the keeper until close-stdin.
+    pub stdin_write: Option<FdIndex>,
+    /// Kept by the keeper.
+    pub stdout_read: Option<FdIndex>,
+    /// The container's end.
+    pub stdout_write: Option<FdIndex>,
+    /// Kept by the keeper.
+    pub stderr_read: Option<FdIndex>,
+    /// The container's end.
+    pub stderr_write: Option<FdIndex>,
+    /// Kept by the keeper.
+    pub tty_master: Option<FdIndex>,
+    /// The container's terminal.
+    pub tty_slave: Option<FdIndex>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Container id.
+    pub id: String,
+    /// Clone without sharing memory and without waiting: something on the way to exec may hang.
+    pub may_block: bool,
+    /// A full spill is declared as a gap instead of blocking the container.
+    pub log_nonblocking: bool,
+    /// The root file system, detached.
+    pub rootfs: FdIndex,
+    /// v2: the directory to be born in.
+    pub cgroup_dir: Option<FdIndex>,
+    /// v1: `cgroup.procs` of every hierarchy.
+    pub cgroup_procs: Vec<FdIndex>,
+    /// A cgroup namespace of its own.
+    pub cgroup_namespace: bool,
+    /// File whose `oom_kill` line counts OOM kills.
+    pub oom_counter: Option<FdIndex>,
+    /// Network namespace.
+    pub network: Network,
+    /// Standard streams.
+    pub stdio: StdioFds,
+    /// Host name.
+    pub hostname: CString,
+    /// Domain name.
+    pub domainname: CString,
+    /// Mounts, in order.
+    pub mounts: Vec<MountOp>,
+    /// Paths below /proc/sys and what to write there.
+    pub sysctls: Vec<(CString, Vec<u8>)>,
+    /// Made inaccessible.
+    pub masked_paths: Vec<CString>,
+    /// An empty read-only tmpfs for masked directories.
+    pub mask_dir: Option<FdIndex>,
+    /// Made read-only.
+    pub readonly_paths: Vec<CString>,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// Written to oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Capabilities.
+    pub capabilities: CapabilityMasks,
+    /// No privileges by exec.
+    pub no_new_privs: bool,
+    /// The filter, 8 bytes per instruction; empty for none.
+    pub seccomp: Vec<u8>,
+    /// Directories to make on the way to the working directory, outermost first.
+    pub cwd_parents: Vec<CString>,
+    /// Working directory.
+    pub cwd: CString,
+    /// The program was named without a slash: candidates come from PATH.
+    pub search_path: bool,
+    /// Paths to try, in order.
+    pub candidates: Vec<CString>,
+    /// Arguments.
+    pub argv: Vec<CString>,
+    /// Environment.
+    pub env: Vec<CString>,
+}
+
+impl Plan {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.bytes(self.id.as_bytes()).bool(self.may_block).bool(self.log_nonblocking);
+        w.u8(self.rootfs);
+        w.option(self.cgroup_dir, |w, fd| {
+            w.u8(fd);
+        });
+        w.bytes(&self.cgroup_procs).bool(self.cgroup_namespace);
+        w.option(self.oom_counter, |w, fd| {
+            w.u8(fd);
+        });
+        match self.network {
+            Network::New => w.u8(0),
+            Network::Host => w.u8(1),
+            Network::Join(fd) => w.u8(2).u8(fd),
+        };
+        for fd in self.stdio.list() {
+            w.option(fd, |w, fd| {
+                w.u8(fd);
+            });
+        }
+        w.bytes(self.hostname.as_bytes()).bytes(self.domainname.as_bytes());
+        w.list(&self.mounts, encode_mount);
+        w.list(&self.sysctls, |w, (path, value)| {
+            w.bytes(path.as_bytes()).bytes(value);
+        });
+        w.cstrs(&self.masked_paths);
+        w.option(self.mask_dir, |w, fd| {
+            w.u8(fd);
+        });
+        w.cstrs(&self.readonly_paths);
+        w.list(&self.rlimits, |w, r| {
+            w.u32(r.resource).u64(r.soft).u64(r.hard);
+        });
+        w.option(self.oom_score_adj, |w, v| {
+            w.i32(v);
+        });
+        self.encode_process(&mut w);
+        w.finish()
+    }
+
+    fn encode_process(&self, w: &mut Writer) {
+        w.u32(self.uid).u32(self.gid);
+        w.list(&self.groups, |w, g| {
+            w.u32(*g);
+        });
+        let c = &self.capabilities;
+        w.u64(c.bounding).u64(c.effective).u64(c.permitted).u64(c.inheritable).u64(c.ambient);
+        w.bool(self.no_new_privs).bytes(&self.seccomp);
+        w.cstrs(&self.cwd_parents).bytes(self.cwd.as_bytes());
+        w.bool(self.search_path).cstrs(&self.candidates).cstrs(&self.argv).cstrs(&self.env);
+    }
+
+    /// From bytes; `fds` descriptors came along.
+    pub fn decode(bytes: &[u8], fds: usize) -> Result<Plan, WireError> {
+        let mut r = Reader::new(bytes);
+        let index = |r: &mut Reader<'_>| {
+            let n = r.u8()?;
+            if usize::from(n) < fds { Ok(n) } else { Err(WireError::NoFd(n)) }
+        };
+        let plan = Plan {
+            id: r.string()?,
+            may_block: r.bool()?,
+            log_nonblocking: r.bool()?,
+            rootfs: index(&mut r)?,
+            cgroup_dir: r.option(index)?,
+            cgroup_procs: {
+                let list = r.bytes()?.to_vec();
+                match list.iter().find(|n| usize::from(**n) >= fds) {
+                    Some(n) => return Err(WireError::NoFd(*n)),
+                    None => list,
+                }
+            },
+            cgroup_namespace: r.bool()?,
+            oom_counter: r.option(index)?,
+            network: match r.u8()? {
+                0 => Network::New,
+                1 => Network::Host,
+                2 => Network::Join(index(&mut r)?),
+                n => return Err(WireError::Unknown { field: "network", value: n.into() }),
+            },
+            stdio: StdioFds {
+                stdin_read: r.option(index)?,
+                stdin_write: r.option(index)?,
+                stdout_read: r.option(index)?,
+                stdout_write: r.option(index)?,
+                stderr_read: r.option(index)?,
+                stderr_write: r.option(index)?,
+                tty_master: r.option(index)?,
+                tty_slave: r.option(index)?,
+            },
+            hostname: r.cstring()?,
+            domainname: r.cstring()?,
+            mounts: r.list(|r| decode_mount(r, fds))?,
+            sysctls: r.list(|r| Ok((r.cstring()?, r.bytes()?.to_vec())))?,
+            masked_paths: r.cstrs()?,
+            mask_dir: r.option(index)?,
+            readonly_paths: r.cstrs()?,
+            rlimits: r.list(|r| Ok(Rlimit { resource: r.u32()?, soft: r.u64()?, hard: r.u64()? }))?,
+            oom_score_adj: r.option(Reader::i32)?,
+            uid: r.u32()?,
+            gid: r.u32()?,
+            groups: r.list(Reader::u32)?,
+            capabilities: CapabilityMasks {
+                bounding: r.u64()?,
+                effective: r.u64()?,
+                permitted: r.u64()?,
+                inheritable: r.u64()?,
+                ambient: r.u64()?,
+            },
+            no_new_privs: r.bool()?,
+            seccomp: r.bytes()?.to_vec(),
+            cwd_parents: r.cstrs()?,
+            cwd: r.cstring()?,
+            search_path: r.bool()?,
+            candidates: r.cstrs()?,
+            argv: r.cstrs()?,
+            env: r.cstrs()?,
+        };
+        if !plan.seccomp.len().is_multiple_of(8) {
+            return Err(WireError::Unknown { field: "seccomp length", value: plan.seccomp.len() as u64 });
+        }
+        Ok(plan)
+    }
+}
+
+impl StdioFds {
+    fn list(&self) -> [Option<FdIndex>; 8] {
+        [
+            self.stdin_read,
+            self.stdin_write,
+            self.stdout_read,
+            self.stdout_write,
+            self.stderr_read,
+            self.stderr_write,
+            self.tty_master,
+            self.tty_slave,
+        ]
+    }
+}
+
+fn encode_mount(w: &mut Writer, op: &MountOp) {
+    match &op.source {
+        MountSource::Tree(fd) => w.u8(0).u8(*fd),
+        MountSource::Proc => w.u8(1),
+        MountSource::Sysfs => w.u8(2),
+        MountSource::Mqueue => w.u8(3),
+        MountSource::Inside(path) => w.u8(4).bytes(path.as_bytes()),
+    };
+    w.bytes(op.target.as_bytes()).u64(op.attributes).bool(op.no_symlinks);
+}
+
+fn decode_mount(r: &mut Reader<'_>, fds: usize) -> Result<MountOp, WireError> {
+    let source = match r.u8()? {
+        0 => {
+            let fd = r.u8()?;
+            if usize::from(fd) >= fds {
+                return Err(WireError::NoFd(fd));
+            }
+            MountSource::Tree(fd)
+        }
+        1 => MountSource::Proc,
+        2 => MountSource::Sysfs,
+        3 => MountSource::Mqueue,
+        4 => MountSource::Inside(r.cstring()?),
+        n => return Err(WireError::Unknown { field: "mount source", value: n.into() }),
+    };
+    Ok(MountOp { source, target: r.cstring()?, attributes: r.u64()?, no_symlinks: r.bool()? })
+}
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// What the launch was doing when it failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Step { $(#[doc = $text] $name = $number,)* }
+
+        impl Step {
+            /// From its number.
+            pub fn from_number(n: u32) -> Option<Step> {
+                match n { $($number => Some(Step::$name),)* _ => None }
+            }
+
+            /// In words.
+            pub fn text(self) -> &'static str {
+                match self { $(Step::$name => $text,)* }
+            }
+        }
+    };
+}
+
+steps! {
+    Clone = 1, "clone the process";
+    CgroupAttach = 2, "join the cgroup";
+    CgroupNamespace = 3, "make a cgroup namespace";
+    NetworkJoin = 4, "join the network namespace";
+    Loopback = 5, "bring up the loopback interface";
+    Session = 6, "make a session";
+    Terminal = 7, "take the controlling terminal";
+    Stdio = 8, "set up the standard streams";
+    Rootfs = 9, "attach the root file system";
+    Pivot = 10, "change the root";
+    OldRoot = 11, "detach the old root";
+    MountTarget = 12, "find the mount target";
+    Mount = 13, "mount";
+    Hostname = 14, "set the host name";
+    CloseFiles = 15, "close inherited files";
+    Sysctl = 16, "write a kernel parameter";
+    OomScore = 17, "write oom_score_adj";
+    Mask = 18, "mask a path";
+    ReadOnly = 19, "make a path read-only";
+    Rlimit = 20, "set a resource limit";
+    Keyring = 21, "make a session keyring";
+    Bounding = 22, "drop capabilities from the bounding set";
+    Identity = 23, "change user and groups";
+    Capabilities = 24, "set capabilities";
+    NoNewPrivs = 25, "set no_new_privs";
+    Seccomp = 26, "load the seccomp filter";
+    Cwd = 27, "change to the working directory";
+    CwdOutside = 28, "change to the working directory: it is outside of the container";
+    Signals = 29, "reset signals";
+    LookupNotFound = 30, "find the program in PATH";
+    LookupStat = 31, "stat the program";
+    LookupDirectory = 32, "run a directory";
+    LookupPermission = 33, "run the program";
+    Slots = 34, "find a free slot in the keeper";
+    Plan = 35, "read the launch plan";
+    Journal = 36, "reset the journal slot";
+    Status = 37, "map the status word";
+}
