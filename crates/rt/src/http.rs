@@ -26,7 +26,7 @@ use bytes::Bytes;
 /// Largest request head (Go's DefaultMaxHeaderBytes and its 4 KiB of slop); above it 431.
 pub const MAX_HEAD_BYTES: usize = (1 << 20) + 4096;
 
-/// Most header lines in a request; above it 431.
+/// Most header lines in a request; above it 431. hyper's default: a test keeps it true.
 pub const MAX_HEADERS: usize = 100;
 
 /// A request head that is not complete this long after its first byte closes the connection.

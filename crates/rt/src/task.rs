@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::fd::AsyncFd;
 use crate::shard;
@@ -65,7 +65,7 @@ impl<F: Future<Output = ()>> Future for Shell<F> {
         let this = self.get_mut();
         // Set on the first poll only; monoio's waker of a task stays the same for its life.
         let inner = this.shared.inner.get_or_init(|| cx.waker().clone()).clone();
-        let started = Instant::now();
+        let started = coarse_now();
         let mut result = Poll::Pending;
         for _ in 0..SELF_WAKE_BUDGET {
             this.shared.state.store(POLLING, Ordering::Release);
@@ -107,8 +107,14 @@ impl<F> Drop for Shell<F> {
     }
 }
 
-fn inner_done(name: &'static str, started: Instant) {
-    let took = started.elapsed();
+/// The kernel's tick (1 to 10 ms): a tenth of the price of the precise clock, and stalls are longer.
+fn coarse_now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
+fn inner_done(name: &'static str, started: Duration) {
+    let took = coarse_now().saturating_sub(started);
     if took > STALL_BUDGET {
         shard::counters().record_stall(name, took);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
-use gantry_rt::http::{Hijack, Outcome, Request, Response, ResponseBody, Service};
+use gantry_rt::http::{Hijack, MAX_HEADERS, Outcome, Request, Response, ResponseBody, Service};
 use gantry_rt::testing::on_shard;
 
 static DROPPED: AtomicUsize = AtomicUsize::new(0);
@@ -315,6 +315,14 @@ fn refusals_are_those_of_go() {
             "HTTP/1.1 431 Request Header Fields Too Large{text}431 Request Header Fields Too Large"
         )
     );
+    let lines = |count: usize| {
+        format!(
+            "GET /n HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n",
+            "A: b\r\n".repeat(count - 2)
+        )
+    };
+    assert!(refused(lines(MAX_HEADERS).as_bytes()).ends_with("/n "));
+    assert!(refused(lines(MAX_HEADERS + 1).as_bytes()).starts_with("HTTP/1.1 431 "));
     let no_host = refused(b"GET / HTTP/1.1\r\n\r\n");
     assert!(
         no_host.ends_with("\r\n\r\n400 Bad Request: missing required Host header"),

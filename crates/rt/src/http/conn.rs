@@ -19,8 +19,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::io::{Io, Phase, Shared};
 use super::{
-    Body, HEAD_TIMEOUT, Hijack, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADERS, OnUpgrade, Outcome,
-    Request, Response, ResponseBody, Service, WRITE_STALL_TIMEOUT,
+    Body, HEAD_TIMEOUT, Hijack, IDLE_TIMEOUT, MAX_HEAD_BYTES, OnUpgrade, Outcome, Request,
+    Response, ResponseBody, Service, WRITE_STALL_TIMEOUT,
 };
 use crate::fd::AsyncFd;
 use crate::{Either, race, shard, sleep, timeout};
@@ -81,7 +81,8 @@ fn builder() -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .title_case_headers(true)
-        .max_headers(MAX_HEADERS)
+        // The number of header lines is left at hyper's default, MAX_HEADERS: naming it, even the same, makes hyper put
+        // its header table on the heap for each request.
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)
         // Deadlines are ours (no Send timer, one timer per connection).
@@ -105,17 +106,18 @@ async fn serve_active<S: Service>(
         hijack: hijack.clone(),
     };
     let mut conn = builder().serve_connection(Io::new(fd.clone(), shared.clone(), prefix), wrapper);
+    let mut age = Age::default();
     let failed = loop {
         let drive = std::future::poll_fn(|cx| Pin::new(&mut conn).poll(cx));
         match race(drive, sleep(TICK)).await {
             Either::Left(ended) => break ended.err(),
-            Either::Right(())
-                if shared.phase() == Phase::Idle && shared.since().elapsed() >= TICK =>
-            {
-                return Ok(End::Idle(conn.into_parts().read_buf));
-            }
-            Either::Right(()) if is_overdue(fd, &shared) => return Ok(End::Closed),
-            Either::Right(()) => {}
+            Either::Right(()) => age.tick(&shared),
+        }
+        if shared.phase() == Phase::Idle && age.phase_ticks > 1 {
+            return Ok(End::Idle(conn.into_parts().read_buf));
+        }
+        if is_overdue(fd, &shared, &age) {
+            return Ok(End::Closed);
         }
     };
     let parts = conn.into_parts();
@@ -134,15 +136,35 @@ async fn serve_active<S: Service>(
     }
 }
 
-/// A deadline has passed, or the client is gone while nobody reads from it.
-fn is_overdue(fd: &AsyncFd, shared: &Shared) -> bool {
-    if shared.phase() == Phase::Head {
-        return shared.since().elapsed() >= HEAD_TIMEOUT;
+/// How many ticks nothing has changed.
+#[derive(Default)]
+struct Age {
+    changes: u64,
+    phase_ticks: u32,
+    writes: u64,
+    write_ticks: u32,
+}
+
+impl Age {
+    fn tick(&mut self, shared: &Shared) {
+        self.phase_ticks = if self.changes == shared.changes() {
+            self.phase_ticks + 1
+        } else {
+            1
+        };
+        self.changes = shared.changes();
+        let stands = shared.is_write_blocked() && self.writes == shared.writes();
+        self.write_ticks = if stands { self.write_ticks + 1 } else { 0 };
+        self.writes = shared.writes();
     }
-    let stalled = shared
-        .write_blocked_since()
-        .is_some_and(|since| since.elapsed() >= WRITE_STALL_TIMEOUT);
-    if stalled && !shared.streaming.get() {
+}
+
+/// A deadline has passed, or the client is gone while nobody reads from it.
+fn is_overdue(fd: &AsyncFd, shared: &Shared, age: &Age) -> bool {
+    if shared.phase() == Phase::Head {
+        return TICK * age.phase_ticks > HEAD_TIMEOUT;
+    }
+    if TICK * age.write_ticks > WRITE_STALL_TIMEOUT && !shared.streaming.get() {
         return true;
     }
     !shared.read_armed() && is_hung_up(fd)
@@ -191,7 +213,7 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
                 Outcome::Hijack(taken) => {
                     drain(body).await?;
                     // An earlier, pipelined response must be out before the head can be replaced.
-                    while shared.write_blocked_since().is_some() {
+                    while shared.is_write_blocked() {
                         sleep(Duration::from_millis(10)).await;
                     }
                     shared.replace_head(hijack_head(&taken));

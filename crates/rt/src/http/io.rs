@@ -8,7 +8,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use hyper::rt::ReadBufCursor;
@@ -16,7 +15,7 @@ use hyper::rt::ReadBufCursor;
 use crate::LocalBoxFuture;
 use crate::fd::AsyncFd;
 
-/// Where a connection stands; each change notes the time.
+/// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Nothing of a request has come.
@@ -32,9 +31,11 @@ pub(super) enum Phase {
 /// What adapter, service wrapper and connection task share.
 pub(super) struct Shared {
     phase: Cell<Phase>,
-    since: Cell<Instant>,
+    /// Number of phase changes. Ages are counted in ticks by the connection's task: no clock is read per request.
+    changes: Cell<u64>,
     pub(super) streaming: Cell<bool>,
-    write_blocked_since: Cell<Option<Instant>>,
+    write_blocked: Cell<bool>,
+    writes: Cell<u64>,
     read_armed: Cell<bool>,
     /// Replaces everything hyper writes from the moment it is set.
     replacement: RefCell<Option<Bytes>>,
@@ -45,9 +46,10 @@ impl Shared {
     pub(super) fn new() -> Rc<Self> {
         Rc::new(Shared {
             phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
+            changes: Cell::new(0),
             streaming: Cell::new(false),
-            write_blocked_since: Cell::new(None),
+            write_blocked: Cell::new(false),
+            writes: Cell::new(0),
             read_armed: Cell::new(false),
             replacement: RefCell::new(None),
             errored: Cell::new(false),
@@ -58,18 +60,24 @@ impl Shared {
         self.phase.get()
     }
 
-    pub(super) fn since(&self) -> Instant {
-        self.since.get()
-    }
-
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
-        self.since.set(Instant::now());
+        self.changes.set(self.changes.get() + 1);
     }
 
-    /// Since when the client has taken nothing of what we have for it.
-    pub(super) fn write_blocked_since(&self) -> Option<Instant> {
-        self.write_blocked_since.get()
+    /// Stays the same while the phase does.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// The client has taken nothing of the last thing we tried to send.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.get()
+    }
+
+    /// Stays the same while the client takes nothing.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.get()
     }
 
     /// The adapter waits for input, so it will see a hang-up by itself.
@@ -147,13 +155,12 @@ impl Io {
             }
             match send(&self.fd) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.shared.write_blocked_since.get().is_none() {
-                        self.shared.write_blocked_since.set(Some(Instant::now()));
-                    }
+                    self.shared.write_blocked.set(true);
                     ready!(self.wait_writable(cx))?;
                 }
                 result => {
-                    self.shared.write_blocked_since.set(None);
+                    self.shared.write_blocked.set(false);
+                    self.shared.writes.set(self.shared.writes.get() + 1);
                     return Poll::Ready(result);
                 }
             }
