@@ -1,10 +1,10 @@
 #!/bin/sh
 # Passes the tests: formatting, lints, unit tests, build, end-to-end with the leak check.
 # Root is needed for the end-to-end part. GANTRY_FULL=1 runs the full sizes.
-# With GANTRY_STAGES="unit e2e" only those stages run (fmt clippy tidy unit build e2e).
+# With GANTRY_STAGES="unit e2e" only those stages run (fmt clippy tidy unit build quickstart e2e).
 set -eu
 cd "$(dirname "$0")/.."
-STAGES=${GANTRY_STAGES:-fmt clippy tidy unit build e2e}
+STAGES=${GANTRY_STAGES:-fmt clippy tidy unit build quickstart e2e}
 PYTHON=${PYTHON:-python3}
 failed=
 
@@ -32,6 +32,11 @@ tidy() {
     if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences unchecked"; fi
 }
 
+quickstart() {
+    out=$(scripts/quickstart.sh --dev) || { echo "$out"; return 1; }
+    echo "$out" | grep 'hello from a container of Gantry'
+}
+
 e2e() {
     [ "$(id -u)" = 0 ] || { echo "the end-to-end tests start containers: run as root"; return 1; }
     "$PYTHON" -c 'import pytest, docker' || { echo "needs: pip install pytest docker"; return 1; }
@@ -43,6 +48,7 @@ stage clippy cargo clippy --workspace --all-targets -- -D warnings
 stage tidy tidy
 stage unit unit
 stage build cargo build -p gantryd -p gantry-keeper
+stage quickstart quickstart
 stage e2e e2e
 [ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }
 echo "all tests passed"

@@ -7,7 +7,12 @@ fuzz_target!(|data: &[u8]| {
     let mut reader = gantry_image::tar::Reader::new(data);
     while let Ok(Some(_entry)) = reader.next_entry() {
         let mut payload = Vec::new();
-        if reader.by_ref().take(1 << 20).read_to_end(&mut payload).is_err() {
+        if reader
+            .by_ref()
+            .take(1 << 20)
+            .read_to_end(&mut payload)
+            .is_err()
+        {
             break;
         }
         assert!(payload.len() <= data.len());

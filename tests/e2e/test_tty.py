@@ -98,8 +98,8 @@ def test_resize(engine):
     term = Terminal(engine, "run", "-it", "--rm", "busybox", rows=31, cols=101)
     prompt(term)
     for rows, cols in ((31, 101), (40, 133)):
-        term.size(rows, cols)
-        for _ in range(200):  # the CLI sends the size on its own time
+        for _ in range(200):
+            term.size(rows, cols)  # again each time: the CLI may not listen to SIGWINCH yet
             term.send("stty size\n")
             if term.expect(r"\n(\d+ \d+)\r\n")[1].decode() == f"{rows} {cols}":
                 break
