@@ -1,1 +1,36 @@
-//! (filled in by the first commit of this crate)
+//! Images: references, the archive formats they come in, layers on disk, and the records that name them.
+//!
+//! **Architecture invariants**
+//! - Every method of [`ImageStore`] except [`ImageStore::snapshot`] blocks and runs on a worker; readers only ever see
+//!   an immutable [`ImageSnapshot`].
+//! - Archives are hostile: only [`tar`] reads them, every limit has a name, and a layer reaches the disk only through
+//!   `openat2(RESOLVE_IN_ROOT)` below its own root.
+//! - A layer or blob is synced before the record that names it is committed. What was in flight at a crash lies under
+//!   `tmp/` and is removed at boot.
+//! - No layer is accepted whose content does not hash to the image's own diff id.
+
+mod archive;
+mod blobs;
+mod changes;
+mod digest;
+mod error;
+mod import;
+pub mod layer;
+mod load;
+mod manage;
+mod model;
+mod oci;
+pub mod reference;
+mod snapshot;
+mod store;
+pub mod tar;
+
+pub use digest::ImageId;
+pub use error::{ErrorClass, ImageError};
+pub use import::ImportOptions;
+pub use load::{LoadEvent, Loaded};
+pub use manage::{Deleted, UsedBy};
+pub use model::{Healthcheck, History, Image, ImageConfig};
+pub use reference::Reference;
+pub use snapshot::ImageSnapshot;
+pub use store::ImageStore;

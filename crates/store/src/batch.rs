@@ -19,7 +19,13 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] = [Self::Containers, Self::Images, Self::Tags, Self::Layers, Self::Meta];
+    pub const ALL: [Self; 5] = [
+        Self::Containers,
+        Self::Images,
+        Self::Tags,
+        Self::Layers,
+        Self::Meta,
+    ];
 
     pub(crate) const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(match self {
@@ -34,8 +40,15 @@ impl Table {
 
 #[derive(Debug)]
 pub(crate) enum Change {
-    Put { table: Table, key: String, value: Vec<u8> },
-    Delete { table: Table, key: String },
+    Put {
+        table: Table,
+        key: String,
+        value: Vec<u8>,
+    },
+    Delete {
+        table: Table,
+        key: String,
+    },
 }
 
 /// Changes that are applied together or not at all.
@@ -52,14 +65,26 @@ impl Batch {
     }
 
     /// Sets `key` to `value`.
-    pub fn put(&mut self, table: Table, key: impl Into<String>, value: impl Into<Vec<u8>>) -> &mut Self {
-        self.changes.push(Change::Put { table, key: key.into(), value: value.into() });
+    pub fn put(
+        &mut self,
+        table: Table,
+        key: impl Into<String>,
+        value: impl Into<Vec<u8>>,
+    ) -> &mut Self {
+        self.changes.push(Change::Put {
+            table,
+            key: key.into(),
+            value: value.into(),
+        });
         self
     }
 
     /// Removes `key`; no error if it is absent.
     pub fn delete(&mut self, table: Table, key: impl Into<String>) -> &mut Self {
-        self.changes.push(Change::Delete { table, key: key.into() });
+        self.changes.push(Change::Delete {
+            table,
+            key: key.into(),
+        });
         self
     }
 

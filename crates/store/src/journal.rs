@@ -40,7 +40,12 @@ impl Journal {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
         let path = path.as_ref().to_owned();
         let opened = (|| {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
             let bytes = read_whole(&file)?;
             let good = parse(&bytes).1;
             if good < bytes.len() {
@@ -50,7 +55,11 @@ impl Journal {
             Ok((file, good as u64))
         })();
         match opened {
-            Ok((file, len_bytes)) => Ok(Self { path, file, len_bytes }),
+            Ok((file, len_bytes)) => Ok(Self {
+                path,
+                file,
+                len_bytes,
+            }),
             Err(source) => Err(JournalError::Io { path, source }),
         }
     }
@@ -66,7 +75,9 @@ impl Journal {
             }
             short => {
                 self.file.set_len(self.len_bytes).map_err(|e| self.io(e))?;
-                Err(self.io(short.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())))
+                Err(self.io(short
+                    .err()
+                    .unwrap_or_else(|| io::ErrorKind::WriteZero.into())))
             }
         }
     }
@@ -77,7 +88,10 @@ impl Journal {
     }
 
     /// Replaces the whole content by `records`, atomically (a new file renamed over the old one).
-    pub fn compact<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<(), JournalError> {
+    pub fn compact<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), JournalError> {
         let mut bytes = Vec::new();
         for record in records {
             bytes.extend_from_slice(&frame(record)?);
@@ -86,7 +100,12 @@ impl Journal {
         name.push(".new");
         let new = PathBuf::from(name);
         let replaced = (|| {
-            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&new)?;
             file.write_all(&bytes)?;
             std::fs::rename(&new, &self.path)?;
             Ok(file)
@@ -97,7 +116,10 @@ impl Journal {
     }
 
     fn io(&self, source: io::Error) -> JournalError {
-        JournalError::Io { path: self.path.clone(), source }
+        JournalError::Io {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -113,7 +135,10 @@ pub fn replay(path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>, JournalError> {
             Ok(records.into_iter().map(<[u8]>::to_vec).collect())
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(JournalError::Io { path: path.to_owned(), source }),
+        Err(source) => Err(JournalError::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -158,7 +183,11 @@ const CRC_TABLE: [u32; 256] = {
         let mut c = i as u32;
         let mut bit = 0;
         while bit < 8 {
-            c = if c & 1 == 1 { 0xEDB8_8320 ^ (c >> 1) } else { c >> 1 };
+            c = if c & 1 == 1 {
+                0xEDB8_8320 ^ (c >> 1)
+            } else {
+                c >> 1
+            };
             bit += 1;
         }
         table[i] = c;
@@ -197,7 +226,10 @@ mod tests {
         }
         let mut journal = Journal::open(&path).unwrap();
         journal.append(b"four").unwrap();
-        assert_eq!(replay(&path).unwrap(), vec![b"one".to_vec(), b"".to_vec(), b"four".to_vec()]);
+        assert_eq!(
+            replay(&path).unwrap(),
+            vec![b"one".to_vec(), b"".to_vec(), b"four".to_vec()]
+        );
     }
 
     #[test]
@@ -225,8 +257,14 @@ mod tests {
         }
         journal.compact([b"kept".as_slice()]).unwrap();
         journal.append(b"after").unwrap();
-        assert_eq!(replay(&path).unwrap(), vec![b"kept".to_vec(), b"after".to_vec()]);
-        assert!(matches!(journal.append(&vec![0; MAX_RECORD_BYTES + 1]), Err(JournalError::TooLong(_))));
+        assert_eq!(
+            replay(&path).unwrap(),
+            vec![b"kept".to_vec(), b"after".to_vec()]
+        );
+        assert!(matches!(
+            journal.append(&vec![0; MAX_RECORD_BYTES + 1]),
+            Err(JournalError::TooLong(_))
+        ));
         assert!(replay(dir.path().join("absent")).unwrap().is_empty());
     }
 }

@@ -62,7 +62,8 @@ impl Store {
         })?;
         let txn = db.begin_write().map_err(StoreError::database)?;
         for table in Table::ALL {
-            txn.open_table(table.definition()).map_err(StoreError::database)?;
+            txn.open_table(table.definition())
+                .map_err(StoreError::database)?;
         }
         txn.commit().map_err(StoreError::database)?;
         let db = Arc::new(db);
@@ -80,7 +81,9 @@ impl Store {
             writer_counters: counters,
             later_failed: Arc::new(AtomicU64::new(0)),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     fn queue(&self) -> Result<&Sender<Job>, StoreError> {
@@ -90,7 +93,10 @@ impl Store {
     /// Commits from a shard. Durable when it returns. Waits (without blocking the shard) while the queue is full.
     pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let (tx, rx) = gantry_rt::reply::channel();
-        let mut job = Job { batch, answer: Box::new(move |result| tx.send(result)) };
+        let mut job = Job {
+            batch,
+            answer: Box::new(move |result| tx.send(result)),
+        };
         loop {
             match self.queue()?.try_send(job) {
                 Ok(()) => break,
@@ -106,7 +112,10 @@ impl Store {
     pub fn commit_blocking(&self, batch: Batch) -> Result<(), StoreError> {
         let (tx, rx) = crossbeam_channel::bounded(1);
         // A caller that is gone has dropped its receiver; nobody wants the answer then.
-        let job = Job { batch, answer: Box::new(move |result| drop(tx.send(result))) };
+        let job = Job {
+            batch,
+            answer: Box::new(move |result| drop(tx.send(result))),
+        };
         self.queue()?.send(job).map_err(|_| StoreError::Closed)?;
         rx.recv().unwrap_or(Err(StoreError::Closed))
     }
@@ -122,7 +131,10 @@ impl Store {
         };
         let refused = match self.queue() {
             Err(e) => Some(e),
-            Ok(queue) => match queue.try_send(Job { batch, answer: Box::new(answer) }) {
+            Ok(queue) => match queue.try_send(Job {
+                batch,
+                answer: Box::new(answer),
+            }) {
                 Ok(()) => None,
                 Err(TrySendError::Full(_)) => Some(StoreError::Busy),
                 Err(TrySendError::Disconnected(_)) => Some(StoreError::Closed),
@@ -137,7 +149,9 @@ impl Store {
     /// Every key and value of a table, in key order. Blocks; for boot.
     pub fn read_all(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
-        let open = txn.open_table(table.definition()).map_err(StoreError::database)?;
+        let open = txn
+            .open_table(table.definition())
+            .map_err(StoreError::database)?;
         open.iter()
             .map_err(StoreError::database)?
             .map(|entry| {
@@ -150,8 +164,13 @@ impl Store {
     /// One value. Blocks.
     pub fn get(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
-        let open = txn.open_table(table.definition()).map_err(StoreError::database)?;
-        Ok(open.get(key).map_err(StoreError::database)?.map(|v| v.value().to_vec()))
+        let open = txn
+            .open_table(table.definition())
+            .map_err(StoreError::database)?;
+        Ok(open
+            .get(key)
+            .map_err(StoreError::database)?
+            .map(|v| v.value().to_vec()))
     }
 
     /// What happened since the store was opened.

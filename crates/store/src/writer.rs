@@ -38,23 +38,35 @@ pub(crate) fn run(db: &Database, queue: &Receiver<Job>, counters: &Arc<WriterCou
                 Err(_) => break,
             }
         }
-        let (batches, answers): (Vec<Batch>, Vec<Answer>) = group.into_iter().map(|j| (j.batch, j.answer)).unzip();
+        let (batches, answers): (Vec<Batch>, Vec<Answer>) =
+            group.into_iter().map(|j| (j.batch, j.answer)).unzip();
         counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
+        counters
+            .batches
+            .fetch_add(batches.len() as u64, Ordering::Relaxed);
         match commit_group(db, &batches) {
-            Ok(results) => answers.into_iter().zip(results).for_each(|(answer, result)| answer(result)),
+            Ok(results) => answers
+                .into_iter()
+                .zip(results)
+                .for_each(|(answer, result)| answer(result)),
             Err(e) => {
                 tracing::error!(error = %e, batches = batches.len(), "commit failed");
-                answers.into_iter().for_each(|answer| answer(Err(e.clone())));
+                answers
+                    .into_iter()
+                    .for_each(|answer| answer(Err(e.clone())));
             }
         }
     }
 }
 
 /// One transaction for all; the inner results are the batches' own conflicts.
-fn commit_group(db: &Database, batches: &[Batch]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+fn commit_group(
+    db: &Database,
+    batches: &[Batch],
+) -> Result<Vec<Result<(), StoreError>>, StoreError> {
     let mut txn = db.begin_write().map_err(StoreError::database)?;
-    txn.set_durability(Durability::Immediate).map_err(StoreError::database)?;
+    txn.set_durability(Durability::Immediate)
+        .map_err(StoreError::database)?;
     let mut results = Vec::with_capacity(batches.len());
     for batch in batches {
         // Conflicts are looked for before the first change, so a refused batch leaves nothing behind.
@@ -73,11 +85,17 @@ fn commit_group(db: &Database, batches: &[Batch]) -> Result<Vec<Result<(), Store
 
 fn conflict(txn: &WriteTransaction, batch: &Batch) -> Result<Option<StoreError>, StoreError> {
     for (table, key) in &batch.absent {
-        let open = txn.open_table(table.definition()).map_err(StoreError::database)?;
+        let open = txn
+            .open_table(table.definition())
+            .map_err(StoreError::database)?;
         let found = open.get(key.as_str()).map_err(StoreError::database)?;
         if let Some(value) = found {
             let value = value.value().to_vec();
-            return Ok(Some(StoreError::Exists { table: *table, key: key.clone(), value }));
+            return Ok(Some(StoreError::Exists {
+                table: *table,
+                key: key.clone(),
+                value,
+            }));
         }
     }
     Ok(None)
@@ -87,11 +105,16 @@ fn apply(txn: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {
     for change in &batch.changes {
         match change {
             Change::Put { table, key, value } => {
-                let mut open = txn.open_table(table.definition()).map_err(StoreError::database)?;
-                open.insert(key.as_str(), value.as_slice()).map_err(StoreError::database)?;
+                let mut open = txn
+                    .open_table(table.definition())
+                    .map_err(StoreError::database)?;
+                open.insert(key.as_str(), value.as_slice())
+                    .map_err(StoreError::database)?;
             }
             Change::Delete { table, key } => {
-                let mut open = txn.open_table(table.definition()).map_err(StoreError::database)?;
+                let mut open = txn
+                    .open_table(table.definition())
+                    .map_err(StoreError::database)?;
                 open.remove(key.as_str()).map_err(StoreError::database)?;
             }
         }

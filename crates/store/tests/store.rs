@@ -20,10 +20,16 @@ fn survives_a_reopen_and_refuses_a_second_opener() {
     assert!(matches!(Store::open(&path), Err(StoreError::Locked(p)) if p == path));
     drop(store);
     let store = Store::open(&path).unwrap();
-    assert_eq!(store.get(Table::Meta, "a").unwrap().as_deref(), Some(b"1".as_slice()));
+    assert_eq!(
+        store.get(Table::Meta, "a").unwrap().as_deref(),
+        Some(b"1".as_slice())
+    );
     assert_eq!(
         store.read_all(Table::Meta).unwrap(),
-        vec![("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())]
+        vec![
+            ("a".to_owned(), b"1".to_vec()),
+            ("b".to_owned(), b"2".to_vec())
+        ]
     );
     assert!(store.read_all(Table::Containers).unwrap().is_empty());
 }
@@ -37,7 +43,9 @@ fn concurrent_commits_share_syncs() {
             let store = store.clone();
             std::thread::spawn(move || {
                 for i in 0..20 {
-                    store.commit_blocking(put(&format!("{t}-{i}"), b"x")).unwrap();
+                    store
+                        .commit_blocking(put(&format!("{t}-{i}"), b"x"))
+                        .unwrap();
                 }
             })
         })
@@ -69,7 +77,10 @@ fn a_conflict_hurts_only_its_own_batch() {
         .collect();
     for thread in threads {
         let (t, result) = thread.join().unwrap();
-        let applied = store.get(Table::Meta, &format!("side-{t}")).unwrap().is_some();
+        let applied = store
+            .get(Table::Meta, &format!("side-{t}"))
+            .unwrap()
+            .is_some();
         match result {
             Ok(()) => assert!(t % 2 == 1 && applied),
             Err(StoreError::Exists { key, value, .. }) => {

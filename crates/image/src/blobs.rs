@@ -1,0 +1,140 @@
+//! Blobs by digest: configs, manifests, layers as they came.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ImageError;
+use crate::digest;
+use crate::error::IoContext;
+use crate::layer::DirLayers;
+
+/// `<root>/content/blobs/sha256`, and the scratch directory beside it.
+pub(crate) struct Blobs {
+    dir: PathBuf,
+    tmp: PathBuf,
+    serial: AtomicU64,
+}
+
+/// A scratch file that goes when it is dropped, unless it became a blob.
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Err(e) = std::fs::remove_file(&self.path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), error = %e, "cannot remove a scratch file");
+        }
+    }
+}
+
+impl Blobs {
+    pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
+        let dir = root.join("content/blobs/sha256");
+        std::fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
+        Ok(Self {
+            dir,
+            tmp: root.join("tmp"),
+            serial: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn path(&self, digest: &str) -> Result<PathBuf, ImageError> {
+        Ok(self.dir.join(digest::hex_of(digest)?))
+    }
+
+    pub(crate) fn scratch(&self) -> Result<(Scratch, File), ImageError> {
+        let path = self.tmp.join(format!(
+            "blob-{}",
+            self.serial.fetch_add(1, Ordering::Relaxed)
+        ));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        Ok((
+            Scratch {
+                path: path.clone(),
+                kept: false,
+            },
+            file.context(|| format!("make {}", path.display()))?,
+        ))
+    }
+
+    /// Writes and syncs a small blob.
+    pub(crate) fn put(&self, bytes: &[u8]) -> Result<String, ImageError> {
+        let digest = digest::of_bytes(bytes);
+        let (scratch, mut file) = self.scratch()?;
+        file.write_all(bytes)
+            .context(|| format!("write {}", scratch.path.display()))?;
+        drop(file);
+        self.keep(scratch, &digest)?;
+        Ok(digest)
+    }
+
+    /// Makes a scratch file, whose digest was verified, the blob; synced.
+    pub(crate) fn keep(&self, mut scratch: Scratch, digest: &str) -> Result<(), ImageError> {
+        let to = self.path(digest)?;
+        let what = || format!("keep {}", to.display());
+        File::open(&scratch.path)
+            .and_then(|f| f.sync_all())
+            .context(what)?;
+        std::fs::rename(&scratch.path, &to).context(what)?;
+        scratch.kept = true;
+        File::open(&self.dir)
+            .and_then(|f| f.sync_all())
+            .context(what)
+    }
+
+    pub(crate) fn read(&self, digest: &str) -> Result<Vec<u8>, ImageError> {
+        let path = self.path(digest)?;
+        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        if digest::of_bytes(&bytes) != digest {
+            return Err(ImageError::archive(format_args!(
+                "{} does not have its digest",
+                path.display()
+            )));
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn remove(&self, digest: &str) -> Result<(), ImageError> {
+        let path = self.path(digest)?;
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn list(&self) -> Result<Vec<String>, ImageError> {
+        let what = || format!("list {}", self.dir.display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).context(what)? {
+            found.push(format!(
+                "sha256:{}",
+                entry.context(what)?.file_name().to_string_lossy()
+            ));
+        }
+        Ok(found)
+    }
+}
+
+/// Removes what was in flight when the daemon ended.
+pub(crate) fn clean_tmp(root: &Path) -> Result<(), ImageError> {
+    let tmp = root.join("tmp");
+    if tmp.is_dir() {
+        crate::layer::remove_path(&tmp)?;
+    }
+    DirLayers::open(root).map(drop)
+}

@@ -1,0 +1,76 @@
+//! What can go wrong with images; the text is Docker's where Docker has one.
+
+use std::io;
+
+use gantry_store::StoreError;
+
+/// Behaviour of an error, for the map to HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// There is no such thing.
+    NotFound,
+    /// The state forbids it.
+    Conflict,
+    /// The request or its archive is wrong.
+    InvalidParameter,
+    /// The machine failed.
+    System,
+}
+
+/// What can go wrong with images.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No such image: {0}
+    #[error("No such image: {0}")]
+    NotFound(String),
+    /// the state of the image forbids it (Docker's whole text)
+    #[error("{0}")]
+    Conflict(String),
+    /// the reference or parameter is wrong (Docker's whole text)
+    #[error("{0}")]
+    InvalidReference(String),
+    /// the archive is damaged, hostile or of an unknown kind
+    #[error("invalid archive: {0}")]
+    InvalidArchive(String),
+    /// a file could not be read or written
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// the metadata database refused
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ImageError {
+    /// Behaviour of this error.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotFound(_) => ErrorClass::NotFound,
+            Self::Conflict(_) => ErrorClass::Conflict,
+            Self::InvalidReference(_) | Self::InvalidArchive(_) => ErrorClass::InvalidParameter,
+            Self::Io { .. } | Self::Store(_) => ErrorClass::System,
+        }
+    }
+
+    pub(crate) fn archive(what: impl std::fmt::Display) -> Self {
+        Self::InvalidArchive(what.to_string())
+    }
+}
+
+/// Names what was tried.
+pub(crate) trait IoContext<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, ImageError>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, ImageError> {
+        self.map_err(|e| ImageError::Io {
+            what: what(),
+            source: e.into(),
+        })
+    }
+}

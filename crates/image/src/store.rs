@@ -1,0 +1,244 @@
+//! The image store: records, snapshot, and the lock under which they change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use gantry_store::{Batch, Store, Table};
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::{self, Blobs};
+use crate::layer::{DirLayers, LayerStore, Lower};
+use crate::model::ConfigFile;
+use crate::{Image, ImageError, ImageId, ImageSnapshot, Reference};
+
+/// Record of an image; its config is a blob.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ImageRecord {
+    pub(crate) last_tagged_unix_ns: i64,
+    /// Blobs it keeps besides its config.
+    pub(crate) blobs: Vec<String>,
+}
+
+/// Record of a layer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) size_bytes: u64,
+}
+
+/// What changes; guarded by the lock.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) images: BTreeMap<ImageId, ImageRecord>,
+    pub(crate) layers: BTreeMap<String, LayerRecord>,
+    /// Layers of loads under way, which no removal may take.
+    pub(crate) pinned: BTreeMap<String, usize>,
+}
+
+/// All images of a data root.
+pub struct ImageStore {
+    pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
+    pub(crate) layers: Box<dyn LayerStore>,
+    pub(crate) snapshot: ArcSwap<ImageSnapshot>,
+    state: Mutex<State>,
+}
+
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, ImageError> {
+    serde_json::to_vec(value).map_err(|e| ImageError::Io {
+        what: "encode record".into(),
+        source: e.into(),
+    })
+}
+
+fn read_records<T: for<'de> Deserialize<'de>>(
+    store: &Store,
+    table: Table,
+) -> Result<BTreeMap<String, T>, ImageError> {
+    store
+        .read_all(table)?
+        .into_iter()
+        .map(|(key, value)| match serde_json::from_slice(&value) {
+            Ok(record) => Ok((key, record)),
+            Err(e) => Err(ImageError::Io {
+                what: format!("record of {key}"),
+                source: e.into(),
+            }),
+        })
+        .collect()
+}
+
+impl ImageStore {
+    /// Opens the images of `data_root`; what no record names is removed.
+    pub fn open(data_root: impl AsRef<Path>, store: Store) -> Result<Arc<Self>, ImageError> {
+        let root = data_root.as_ref();
+        blobs::clean_tmp(root)?;
+        let this = Self {
+            blobs: Blobs::open(root)?,
+            layers: Box::new(DirLayers::open(root)?),
+            snapshot: ArcSwap::default(),
+            state: Mutex::new(State::default()),
+            store,
+        };
+        let images: BTreeMap<ImageId, ImageRecord> = read_records(&this.store, Table::Images)?;
+        let layers = read_records(&this.store, Table::Layers)?;
+        let mut snapshot = ImageSnapshot::default();
+        let state = State {
+            images,
+            layers,
+            pinned: BTreeMap::new(),
+        };
+        for (reference, id) in this.store.read_all(Table::Tags)? {
+            snapshot
+                .tags
+                .insert(reference, String::from_utf8_lossy(&id).into_owned());
+        }
+        let mut damaged = false;
+        for (id, record) in &state.images {
+            match this.build(&state, id, record) {
+                Ok(image) => drop(snapshot.images.insert(id.clone(), Arc::new(image))),
+                Err(e) => {
+                    damaged = true;
+                    tracing::error!(image = %id, error = %e, "image is damaged and not shown; load it again");
+                }
+            }
+        }
+        if damaged {
+            tracing::warn!("unreferenced layers and blobs are kept while an image is damaged");
+        } else {
+            this.sweep(&state, &snapshot)?;
+        }
+        refresh_names(&mut snapshot);
+        this.snapshot.store(Arc::new(snapshot));
+        *this.lock() = state;
+        Ok(Arc::new(this))
+    }
+
+    /// The images now. Does not block.
+    pub fn snapshot(&self) -> Arc<ImageSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Lower directories of an image for an overlay, top first.
+    pub fn rootfs(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
+        let lower = |diff_id: &String| self.layers.lower(diff_id).map(|Lower::Dir(path)| path);
+        image.diff_ids.iter().rev().map(lower).collect()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves state that is only updated after its commit.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// An image from its record, its config and its layers' records.
+    pub(crate) fn build(
+        &self,
+        state: &State,
+        id: &str,
+        record: &ImageRecord,
+    ) -> Result<Image, ImageError> {
+        let raw = self.blobs.read(id)?;
+        let file = ConfigFile::parse(&raw)?;
+        let mut sizes = Vec::with_capacity(file.rootfs.diff_ids.len());
+        for diff_id in &file.rootfs.diff_ids {
+            match state.layers.get(diff_id) {
+                Some(layer) if self.layers.contains(diff_id) => sizes.push(layer.size_bytes),
+                _ => {
+                    return Err(ImageError::archive(format_args!(
+                        "layer {diff_id} is missing"
+                    )));
+                }
+            }
+        }
+        let created: Option<jiff::Timestamp> = file.created.as_deref().and_then(|c| c.parse().ok());
+        Ok(Image {
+            id: id.to_owned(),
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            created_unix_s: created.map_or(0, |c| c.as_second()),
+            created: file.created,
+            size_bytes: sizes.iter().sum(),
+            config: file.config,
+            history: file.history,
+            diff_ids: file.rootfs.diff_ids,
+            layer_sizes_bytes: sizes,
+            architecture: file.architecture,
+            variant: file.variant,
+            os: file.os,
+            author: file.author,
+            comment: file.comment,
+            docker_version: file.docker_version,
+            last_tagged_unix_ns: record.last_tagged_unix_ns,
+            raw_config: raw.into(),
+        })
+    }
+
+    /// Removes layers and blobs that no image has: left by a crash between the disk and the record, or by a failed
+    /// load.
+    fn sweep(&self, state: &State, snapshot: &ImageSnapshot) -> Result<(), ImageError> {
+        let used: BTreeSet<&String> = snapshot.images.values().flat_map(|i| &i.diff_ids).collect();
+        for diff_id in self.layers.list()? {
+            if !used.contains(&diff_id) {
+                self.layers.remove(&diff_id)?;
+            }
+        }
+        let kept = |d: &String| {
+            state.images.contains_key(d) || state.images.values().any(|r| r.blobs.contains(d))
+        };
+        for digest in self.blobs.list()? {
+            if !kept(&digest) {
+                self.blobs.remove(&digest)?;
+            }
+        }
+        let mut batch = Batch::new();
+        for diff_id in state.layers.keys().filter(|d| !used.contains(d)) {
+            batch.delete(Table::Layers, diff_id);
+        }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            Ok(self.store.commit_blocking(batch)?)
+        }
+    }
+
+    /// Publishes a changed snapshot; called under the lock, after the commit.
+    pub(crate) fn publish(&self, mut snapshot: ImageSnapshot) {
+        refresh_names(&mut snapshot);
+        self.snapshot.store(Arc::new(snapshot));
+    }
+}
+
+pub(crate) fn now_unix_ns() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// Puts the names of the tag table into the images.
+fn refresh_names(snapshot: &mut ImageSnapshot) {
+    let mut names: BTreeMap<&str, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    for (full, id) in &snapshot.tags {
+        let Ok(reference) = Reference::parse(full) else {
+            continue;
+        };
+        let (tags, digests) = names.entry(id).or_default();
+        if reference.digest().is_some() {
+            digests
+        } else {
+            tags
+        }
+        .push(reference.familiar());
+    }
+    for (id, image) in &mut snapshot.images {
+        let (mut tags, mut digests) = names.remove(id.as_str()).unwrap_or_default();
+        tags.sort();
+        digests.sort();
+        if image.repo_tags != tags || image.repo_digests != digests {
+            let image = Arc::make_mut(image);
+            image.repo_tags = tags;
+            image.repo_digests = digests;
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! A tar reader for hostile input: ustar, PAX, GNU long names and base-256 numbers. Never panics, never guesses.
+
+mod header;
+mod pax;
+mod reader;
+
+pub use header::{Kind, TarError};
+pub use pax::MAX_XATTR_VALUE_BYTES;
+pub use reader::{
+    Entry, MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_EXTENSIONS_PER_ENTRY, MAX_PATH_BYTES, Reader,
+};
+
+pub(crate) const BLOCK_BYTES: usize = 512;
