@@ -133,10 +133,6 @@ impl ContainerIo {
         let StreamFds { stdin, stdout, stderr, tty_master } = fds;
         let (stdout, stdin) = match tty_master {
             Some(master) => {
-                // A blocking terminal never completes a multishot read on hang-up (measured on 6.18); a non-blocking
-                // one does. Its other reader, the keeper, polls first.
-                let flags = rustix::fs::fcntl_getfl(&master)?;
-                rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
                 let input = master.try_clone()?;
                 (Some(master), Some(input))
             }
@@ -149,6 +145,9 @@ impl ContainerIo {
         {
             let mut streams = self.streams.borrow_mut();
             for (reading, fd) in streams.iter_mut().zip([stdout, stderr]) {
+                if let Some(fd) = &fd {
+                    set_nonblocking(fd)?;
+                }
                 reading.ended = fd.is_none();
                 reading.fd = fd;
             }
@@ -418,6 +417,14 @@ impl ContainerIo {
             *self.stdin.borrow_mut() = None;
         }
     }
+}
+
+/// A multishot read of a blocking file without FMODE_NOWAIT (terminals, pipes opened by path) never completes on a bare
+/// hang-up, only on data (measured on 6.18); with O_NONBLOCK it does. The container's end is another file description;
+/// the keeper, which shares this one, polls before it reads.
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
 impl Drop for ContainerIo {

@@ -1,7 +1,7 @@
 //! Spill files: what a container printed while no daemon was there.
 //!
-//! Records of `{stream: u8, 3 zero bytes, length: u32 LE, bytes}`, or for a declared gap `{0xff, .., length: 8, dropped
-//! bytes: u64 LE}`. Offsets only grow: what has been replayed is punched out, not cut off.
+//! Records of `{stream: u8, 3 zero bytes, length: u32 LE, unix time in ns: u64 LE, bytes}`; a declared gap has stream 0xff
+//! and as its bytes the number of dropped bytes (u64 LE). Offsets only grow: what has been replayed is punched out, not cut off.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use super::{ShmError, Stream};
 
 /// Most bytes of unread spill per container; past it a blocking container blocks and a non-blocking one gets a gap.
 pub const SPILL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
-const HEADER_BYTES: usize = 8;
+const HEADER_BYTES: usize = 16;
 const GAP: u8 = 0xff;
 /// Longest record that is believed.
 const MAX_RECORD_BYTES: usize = 1024 * 1024;
@@ -65,22 +65,23 @@ impl SpillWriter {
     }
 
     /// Appends output. The record is complete or absent: `end` only moves after the write.
-    pub fn append(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), ShmError> {
+    pub fn append(&mut self, stream: Stream, bytes: &[u8], time_ns: u64) -> Result<(), ShmError> {
         for piece in bytes.chunks(MAX_RECORD_BYTES) {
-            self.record(stream as u8, piece)?;
+            self.record(stream as u8, piece, time_ns)?;
         }
         Ok(())
     }
 
     /// Declares dropped bytes (non-blocking mode, spill full).
-    pub fn append_gap(&mut self, dropped_bytes: u64) -> Result<(), ShmError> {
-        self.record(GAP, &dropped_bytes.to_le_bytes())
+    pub fn append_gap(&mut self, dropped_bytes: u64, time_ns: u64) -> Result<(), ShmError> {
+        self.record(GAP, &dropped_bytes.to_le_bytes(), time_ns)
     }
 
-    fn record(&mut self, kind: u8, bytes: &[u8]) -> Result<(), ShmError> {
+    fn record(&mut self, kind: u8, bytes: &[u8], time_ns: u64) -> Result<(), ShmError> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&[kind, 0, 0, 0]);
         self.scratch.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.scratch.extend_from_slice(&time_ns.to_le_bytes());
         self.scratch.extend_from_slice(bytes);
         self.file.write_all_at(&self.scratch, self.end).map_err(io("write of a spill"))?;
         self.end += self.scratch.len() as u64;
@@ -91,8 +92,15 @@ impl SpillWriter {
 /// One record of a spill file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpillRecord {
-    /// Output.
-    Data(Stream, Vec<u8>),
+    /// Output, and when it was read.
+    Data {
+        /// Which stream.
+        stream: Stream,
+        /// Unix time in nanoseconds.
+        time_ns: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
     /// So many bytes were dropped here.
     Gap(u64),
 }
@@ -135,6 +143,7 @@ impl SpillReader {
             return Ok(Some(SpillRecord::Gap(u64::from_le_bytes(dropped))));
         }
         let stream = Stream::from_number(header[0]).ok_or(ShmError::Corrupt("spill stream"))?;
-        Ok(Some(SpillRecord::Data(stream, bytes)))
+        let time_ns = header[8..].try_into().map(u64::from_le_bytes).map_err(|_| ShmError::Corrupt("spill time"))?;
+        Ok(Some(SpillRecord::Data { stream, time_ns, bytes }))
     }
 }

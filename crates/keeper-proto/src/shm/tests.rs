@@ -89,10 +89,10 @@ fn spill_round_trip_and_release() {
     let path = std::env::temp_dir().join(format!("gantry-spill-{}", std::process::id()));
     let open = || std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut writer = SpillWriter::new(open().expect("open")).expect("writer");
-    writer.append(Stream::Stderr, b"hello").expect("append");
+    writer.append(Stream::Stderr, b"hello", 1).expect("append");
     let middle = writer.end();
     writer.release(middle).expect("release");
-    writer.append_gap(42).expect("gap");
+    writer.append_gap(42, 2).expect("gap");
     let mut reader = SpillReader::new(open().expect("open"), 0, middle);
     assert!(reader.next_record().is_err(), "a hole is not a record");
     let mut reader = SpillReader::new(open().expect("open"), middle, writer.end());

@@ -1,0 +1,268 @@
+//! The daemon is killed again and again while containers print at full rate; every line must be in the log exactly once.
+//!
+//! The test plays the keeper; each life of the daemon is this test program once more, running [`daemon_life`].
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
+use gantry_logs::{JsonFile, JsonFileOptions, json};
+use gantry_stream::{ContainerIo, IoConfig, Pump, StreamFds, unix_time_ns};
+
+const CONTAINERS: u32 = 6;
+const LIVES: u32 = 12;
+const LINES: u32 = 150_000;
+
+fn file_of(dir: &Path, kind: &str, slot: u32) -> PathBuf {
+    dir.join(format!("{slot}.{kind}"))
+}
+
+fn open_rw(path: &Path) -> File {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .expect("open")
+}
+
+async fn serve(dir: PathBuf, keeper: String) {
+    let epoch = unix_time_ns();
+    let pump = Pump::new(epoch).expect("pump");
+    let ring = pump.ring_memfd().expect("ring memfd");
+    let journal = File::options()
+        .read(true)
+        .write(true)
+        .open(&keeper)
+        .expect("journal");
+    pump.set_journal(journal.into()).expect("journal");
+    println!("\nring={}", ring.as_raw_fd());
+    let runner = pump.clone();
+    gantry_rt::spawn("pump", async move {
+        panic!("pump ended: {:?}", runner.run().await)
+    });
+    let first = std::env::var_os("GANTRY_FIRST").is_some();
+    let pipes = std::env::var("GANTRY_PIPES").expect("pipes");
+    let mut all: Vec<Rc<ContainerIo>> = Vec::new();
+    for (slot, pipe) in (0..).zip(pipes.split(',')) {
+        let options =
+            JsonFileOptions::parse([("max-size", "4m"), ("max-file", "100")]).expect("options");
+        let log = JsonFile::open(&file_of(&dir, "log", slot), options).expect("log");
+        let config = IoConfig {
+            tty: false,
+            sink: Some(Box::new(log)),
+        };
+        let io = if first {
+            ContainerIo::new(&pump, slot, config)
+        } else {
+            ContainerIo::adopt(&pump, slot, config)
+        };
+        let io = io.expect("io");
+        let spill = open_rw(&file_of(&dir, "spill", slot));
+        let end = spill.metadata().expect("stat").len();
+        if !first {
+            io.replay(spill, end).await.expect("replay");
+        }
+        let pipe = File::open(pipe).expect("pipe");
+        io.start(StreamFds {
+            stdout: Some(pipe.into()),
+            ..StreamFds::default()
+        })
+        .expect("start");
+        all.push(io);
+    }
+    println!("\nserving");
+    for io in &all {
+        io.drained().await;
+    }
+    std::process::exit(0);
+}
+
+#[test]
+#[ignore = "the daemon's part of daemon_killed_at_full_rate"]
+fn daemon_life() {
+    let Some(dir) = std::env::var_os("GANTRY_DIR") else {
+        return;
+    };
+    let keeper = std::env::var("GANTRY_JOURNAL").expect("journal");
+    let init = move |_| -> gantry_rt::LocalBoxFuture<'static, ()> {
+        Box::pin(serve(dir.clone().into(), keeper.clone()))
+    };
+    gantry_rt::run(1, init).expect("runtime").park_forever();
+}
+
+/// Starts a daemon; returns it and its ring.
+fn live(dir: &Path, journal: &JournalMap, pipes: &[OwnedFd], first: bool) -> (Child, RingMap) {
+    let me = std::process::id();
+    let path = |fd: i32| format!("/proc/{me}/fd/{fd}");
+    let names: Vec<String> = pipes.iter().map(|p| path(p.as_raw_fd())).collect();
+    let mut command = Command::new(std::env::current_exe().expect("exe"));
+    command
+        .args(["daemon_life", "--exact", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped());
+    command
+        .env("GANTRY_DIR", dir)
+        .env("GANTRY_PIPES", names.join(","));
+    command.env("GANTRY_JOURNAL", path(journal.fd().as_raw_fd()));
+    if first {
+        command.env("GANTRY_FIRST", "1");
+    }
+    let mut child = command.spawn().expect("spawn");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let fd = lines
+        .by_ref()
+        .find_map(|l| l.expect("line").strip_prefix("ring=").map(str::to_owned))
+        .expect("ring fd");
+    let memfd = format!("/proc/{}/fd/{fd}", child.id());
+    let memfd = File::options()
+        .read(true)
+        .write(true)
+        .open(memfd)
+        .expect("ring memfd");
+    // The replay may be cut short by the kill as well: do not wait for "serving".
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, RingMap::open(memfd.into()).expect("ring"))
+}
+
+/// Kills the daemon, waits for its pidfd only, and drains what it left. Returns spilled and already committed counts.
+fn kill_and_drain(
+    dir: &Path,
+    child: &mut Child,
+    ring: RingMap,
+    journal: &JournalMap,
+) -> (u64, u64, Duration) {
+    // SAFETY: plain system call with our own child's pid.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as i32, 0) } as i32;
+    assert!(pidfd >= 0, "pidfd");
+    // SAFETY: the fd was just returned to us alone.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    child.kill().expect("kill");
+    let mut poll = libc::pollfd {
+        fd: pidfd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    assert_eq!(unsafe { libc::poll(&mut poll, 1, 10_000) }, 1);
+    let started = Instant::now();
+    let mut spills: Vec<SpillWriter> = (0..CONTAINERS)
+        .map(|s| SpillWriter::new(open_rw(&file_of(dir, "spill", s))).expect("spill"))
+        .collect();
+    let stats = drain_ring(ring, journal, &mut |slot, stream, bytes| {
+        spills[slot as usize].append(stream, bytes, unix_time_ns())
+    })
+    .expect("drain");
+    let took = started.elapsed();
+    child.wait().expect("reap");
+    (stats.bytes, stats.committed, took)
+}
+
+/// The keeper reads the pipes for a while.
+fn keep_reading(dir: &Path, pipes: &mut [File]) {
+    for (slot, pipe) in (0..).zip(pipes) {
+        let mut spill = SpillWriter::new(open_rw(&file_of(dir, "spill", slot))).expect("spill");
+        let mut poll = libc::pollfd {
+            fd: pipe.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd.
+        if unsafe { libc::poll(&mut poll, 1, 0) } == 1 {
+            let mut data = vec![0; 40_000];
+            let n = pipe.read(&mut data).expect("read");
+            if n > 0 {
+                spill
+                    .append(Stream::Stdout, &data[..n], unix_time_ns())
+                    .expect("spill");
+            }
+        }
+    }
+}
+
+fn verify(dir: &Path, slot: u32) {
+    let path = file_of(dir, "log", slot);
+    let mut files: Vec<PathBuf> = (1..100)
+        .rev()
+        .map(|n| PathBuf::from(format!("{}.{n}", path.display())))
+        .collect();
+    files.retain(|f| f.exists());
+    files.push(path);
+    let mut next = 0;
+    for file in files {
+        for line in BufReader::new(File::open(file).expect("log")).split(b'\n') {
+            let line = line.expect("line");
+            let (record, _) = json::decode(&line).expect("a whole record");
+            let number: u32 = record
+                .log
+                .split(' ')
+                .next()
+                .and_then(|n| n.parse().ok())
+                .expect("a number");
+            assert_eq!(number, next, "container {slot}");
+            assert!(record.log.ends_with("end\n"));
+            next += 1;
+        }
+    }
+    assert_eq!(next, LINES, "container {slot}");
+}
+
+#[test]
+fn daemon_killed_at_full_rate() {
+    let dir = tempfile::tempdir().expect("dir");
+    let dir = dir.path();
+    let journal = JournalMap::create().expect("journal");
+    let (mut reads, mut writers) = (Vec::new(), Vec::new());
+    for slot in 0..CONTAINERS {
+        let (read, mut write) = std::io::pipe().expect("pipe");
+        reads.push(OwnedFd::from(read));
+        writers.push(std::thread::spawn(move || {
+            let mut text = Vec::new();
+            for i in 0..LINES {
+                writeln!(
+                    text,
+                    "{i} {} end",
+                    "x".repeat((i * (slot + 1) % 120) as usize)
+                )
+                .expect("memory");
+                if text.len() > 3000 || i + 1 == LINES {
+                    write.write_all(&text).expect("write");
+                    text.clear();
+                }
+            }
+        }));
+    }
+    let mut pipes: Vec<File> = reads
+        .iter()
+        .map(|p| p.try_clone().expect("dup").into())
+        .collect();
+    let (mut spilled, mut committed, mut killed) = (0, 0, 0);
+    for life in 0..LIVES {
+        let (mut child, ring) = live(dir, &journal, &reads, life == 0);
+        std::thread::sleep(Duration::from_millis(u64::from(7 + life * 37 % 90)));
+        if child.try_wait().expect("wait").is_some() {
+            break;
+        }
+        let (s, c, took) = kill_and_drain(dir, &mut child, ring, &journal);
+        eprintln!(
+            "life {life}: {s} bytes drained, {c} completions committed but not freed, {took:?}"
+        );
+        (spilled, committed, killed) = (spilled + s, committed + c, killed + 1);
+        keep_reading(dir, &mut pipes);
+    }
+    let (mut child, _ring) = live(dir, &journal, &reads, false);
+    writers.into_iter().for_each(|w| w.join().expect("writer"));
+    assert!(child.wait().expect("wait").success());
+    eprintln!(
+        "killed {killed} times: {spilled} bytes drained from rings, {committed} completions deduplicated"
+    );
+    assert!(killed > 0);
+    for slot in 0..CONTAINERS {
+        verify(dir, slot);
+    }
+}
