@@ -1,0 +1,86 @@
+//! What handlers need: the engine, the images, and facts about this daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_engine::Engine;
+use gantry_image::ImageStore;
+
+/// Everything a handler may use; one for the process.
+pub struct Context {
+    /// Containers and events.
+    pub engine: Engine,
+    /// Images.
+    pub images: Arc<ImageStore>,
+    /// Facts that do not change while the daemon runs.
+    pub daemon: DaemonInfo,
+}
+
+/// Facts about this daemon, found at boot.
+#[derive(Debug, Clone, Default)]
+pub struct DaemonInfo {
+    /// Version of the program.
+    pub version: String,
+    /// Commit it was built from, empty when unknown.
+    pub git_commit: String,
+    /// When it was built, empty when unknown.
+    pub build_time: String,
+    /// Id of this daemon, kept in its data root.
+    pub id: String,
+    /// Data root.
+    pub data_root: PathBuf,
+    /// Labels of the daemon.
+    pub labels: Vec<String>,
+    /// Whether debugging is on.
+    pub debug: bool,
+    /// Release of the kernel.
+    pub kernel_version: String,
+    /// `PRETTY_NAME` of os-release.
+    pub operating_system: String,
+    /// `VERSION_ID` of os-release.
+    pub os_version: String,
+    /// Host name.
+    pub hostname: String,
+    /// CPUs that containers may use.
+    pub cpus: u32,
+    /// Memory of the machine.
+    pub memory_bytes: u64,
+    /// `1` or `2`.
+    pub cgroup_version: &'static str,
+    /// Names of the controllers that are there.
+    pub cgroup_controllers: Vec<String>,
+    /// The file system the data root is on.
+    pub backing_filesystem: String,
+    /// The predefined networks.
+    pub networks: Vec<PredefinedNetwork>,
+    /// What is missing or unusual, for `Warnings`.
+    pub warnings: Vec<String>,
+}
+
+/// A network that is always there.
+#[derive(Debug, Clone)]
+pub struct PredefinedNetwork {
+    /// `bridge`, `host` or `none`.
+    pub name: &'static str,
+    /// `bridge`, `host` or `null`.
+    pub driver: &'static str,
+    /// 64 hexadecimal digits, kept in the data root.
+    pub id: String,
+    /// When it was made.
+    pub created_unix_ns: i64,
+}
+
+impl DaemonInfo {
+    /// The id of a predefined network, empty if it is not there.
+    pub fn network_id(&self, name: &str) -> String {
+        self.networks
+            .iter()
+            .find(|n| n.name == name)
+            .map_or_else(String::new, |n| n.id.clone())
+    }
+
+    /// Whether a cgroup controller is there.
+    pub fn has_controller(&self, name: &str) -> bool {
+        self.cgroup_controllers.iter().any(|c| c == name)
+    }
+}

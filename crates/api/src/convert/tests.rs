@@ -1,0 +1,153 @@
+use super::*;
+
+fn spec(json: &str) -> Result<CreateSpec, ApiError> {
+    create_spec(None, crate::json::parse(json.as_bytes()).unwrap(), 2)
+}
+
+fn error(host: &str) -> (u16, String) {
+    let e = spec(&format!("{{\"Image\":\"busybox\",\"HostConfig\":{host}}}")).unwrap_err();
+    (e.status.as_u16(), e.message)
+}
+
+#[test]
+fn texts_of_dockerd() {
+    for (host, want) in [
+        (r#"{"Memory":1}"#, "Minimum memory limit allowed is 6MB"),
+        (
+            r#"{"RestartPolicy":{"Name":"foo"}}"#,
+            "invalid restart policy: unknown policy 'foo'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+        ),
+        (
+            r#"{"RestartPolicy":{"Name":"always"},"AutoRemove":true}"#,
+            "can't create 'AutoRemove' container with restart policy",
+        ),
+        (
+            r#"{"Runtime":"foo"}"#,
+            "unknown or invalid runtime name: foo",
+        ),
+        (r#"{"ShmSize":-1}"#, "SHM size can not be less than 0"),
+        (
+            r#"{"LogConfig":{"Type":"foo"}}"#,
+            "error looking up logging plugin foo: plugin \"foo\" not found",
+        ),
+        (
+            r#"{"NanoCpus":1000000000000}"#,
+            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
+        ),
+        (r#"{"PidMode":"foo"}"#, "invalid PID mode: foo"),
+        (r#"{"IpcMode":"foo"}"#, "invalid IPC mode: foo"),
+        (
+            r#"{"Memory":10000000,"MemorySwap":1}"#,
+            "Minimum memoryswap limit should be larger than memory limit, see usage",
+        ),
+        (
+            r#"{"CpuShares":-1}"#,
+            "invalid CPU shares (-1): value must be a positive integer",
+        ),
+        (
+            r#"{"ExtraHosts":["foo"]}"#,
+            "bad format for add-host: \"foo\"",
+        ),
+        (
+            r#"{"OomScoreAdj":2000}"#,
+            "Invalid value 2000, range for oom score adj is [-1000, 1000]",
+        ),
+        (
+            r#"{"Tmpfs":{"foo":""}}"#,
+            "invalid mount path: 'foo' mount path must be absolute",
+        ),
+        (
+            r#"{"CpusetCpus":"8000"}"#,
+            "Requested CPUs are not available - requested 8000, available: ",
+        ),
+    ] {
+        let (status, text) = error(host);
+        assert_eq!(status, 400, "{host}");
+        assert!(text.starts_with(want), "{host}: {text}");
+    }
+    assert_eq!(
+        spec("{\"Image\":\"\"}").unwrap_err().message,
+        "no command specified"
+    );
+    assert_eq!(
+        spec(r#"{"Image":"b","WorkingDir":"rel"}"#)
+            .unwrap_err()
+            .message,
+        "the working directory 'rel' is invalid, it needs to be an absolute path"
+    );
+    assert_eq!(
+        spec(r#"{"Image":"b","Env":["=x"]}"#).unwrap_err().message,
+        "invalid environment variable: =x"
+    );
+}
+
+#[test]
+fn what_is_not_built_is_refused_loudly() {
+    for host in [
+        r#"{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}"#,
+        r#"{"PublishAllPorts":true}"#,
+        r#"{"Binds":["/a:/b"]}"#,
+        r#"{"Mounts":[{"Type":"tmpfs","Target":"/x"}]}"#,
+        r#"{"Init":true}"#,
+        r#"{"PidMode":"host"}"#,
+        r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#,
+        r#"{"LogConfig":{"Type":"syslog"}}"#,
+    ] {
+        assert_eq!(error(host).0, 501, "{host}");
+    }
+    assert_eq!(
+        error(r#"{"NetworkMode":"mine"}"#),
+        (404, "network mine not found".to_owned())
+    );
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let spec = spec(r#"{"Image":"b","Cmd":"ls","HostConfig":{"Memory":10000000,"Dns":[],"MemorySwappiness":-1,"PidsLimit":0}}"#).unwrap();
+    let kept: Kept = serde_json::from_str(&spec.wire).unwrap();
+    let host = kept.host_config;
+    assert_eq!(host.network_mode, "bridge");
+    assert_eq!(host.memory_swap, 20_000_000);
+    assert_eq!(host.memory_swappiness, None);
+    assert_eq!(host.pids_limit, None);
+    assert_eq!(host.dns, Some(vec![]));
+    assert_eq!(host.dns_search, None);
+    assert_eq!(host.shm_size, DEFAULT_SHM_BYTES);
+    assert_eq!(host.log_config.driver, "json-file");
+    assert_eq!(host.masked_paths.unwrap().len(), DEFAULT_MASKED_PATHS.len());
+    assert_eq!(spec.config.cmd, Some(vec!["ls".to_owned()]));
+    assert_eq!(spec.config.entrypoint, None);
+}
+
+#[test]
+fn security_options() {
+    let with = |o: &str| {
+        spec(&format!(
+            "{{\"Image\":\"b\",\"HostConfig\":{{\"SecurityOpt\":[{o}]}}}}"
+        ))
+    };
+    assert!(
+        with("\"no-new-privileges\"")
+            .unwrap()
+            .host
+            .security
+            .no_new_privileges
+    );
+    assert!(with("\"seccomp=unconfined\"").is_ok());
+    assert_eq!(
+        with("\"foo=bar\"").unwrap_err().message,
+        "invalid --security-opt 2: \"foo=bar\""
+    );
+    assert_eq!(with("\"apparmor=mine\"").unwrap_err().status.as_u16(), 501);
+}
+
+#[test]
+fn the_real_cli() {
+    let body = include_str!("../../data/cli-create.json");
+    let spec = spec(body).unwrap();
+    assert!(spec.config.attach_stdin && spec.config.open_stdin && spec.host.auto_remove);
+    assert_eq!(
+        spec.config.cmd,
+        Some(vec!["echo".to_owned(), "hi".to_owned()])
+    );
+}

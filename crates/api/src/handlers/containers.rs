@@ -1,0 +1,311 @@
+//! Containers: everything that is not a stream.
+
+use gantry_engine::model::{ContainerView, ListOptions, RemoveOptions, StopOptions};
+use http::StatusCode;
+
+use crate::error::ApiError;
+use crate::render::{self, Sizes};
+use crate::reply::{self, Reply};
+use crate::service::Call;
+use crate::wire::container::CreateResponse;
+use crate::wire::create::CreateRequest;
+use crate::{convert, filters, json, text};
+
+/// Top-level fields of a create request that are not the container's configuration.
+const NOT_CONFIG: &[&str] = &["HostConfig", "NetworkingConfig"];
+
+pub(super) async fn create(mut call: Call) -> Reply {
+    let body = call.json_bytes().await?;
+    let name = call
+        .query
+        .find("name")
+        .filter(|n| !n.is_empty())
+        .map(str::to_owned);
+    check_platform(call.query.get("platform"))?;
+    let request: Option<CreateRequest> = json::parse(&body)?;
+    let fields: Option<std::collections::BTreeMap<String, serde::de::IgnoredAny>> =
+        json::parse(&body)?;
+    let configured = fields
+        .unwrap_or_default()
+        .keys()
+        .any(|k| !NOT_CONFIG.contains(&k.as_str()));
+    let Some(request) = request.filter(|_| configured) else {
+        return Err(ApiError::invalid(
+            "config cannot be empty in order to create a container",
+        ));
+    };
+    let spec = convert::create_spec(name, request, call.ctx.daemon.cpus)?;
+    let made = call.ctx.engine.create(spec).await?;
+    reply::json(
+        StatusCode::CREATED,
+        &CreateResponse {
+            id: made.id,
+            warnings: made.warnings,
+        },
+    )
+}
+
+fn check_platform(platform: &str) -> Result<(), ApiError> {
+    let mut parts = platform.split('/');
+    let (os, architecture) = (parts.next().unwrap_or(""), parts.next());
+    let own = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let fits = match (os, architecture) {
+        ("", _) | ("linux", None) => true,
+        (one, None) => one == own,
+        (os, Some(architecture)) => os == "linux" && architecture == own,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "{}: unknown operating system or architecture: invalid argument",
+        crate::query::quoted(platform)
+    )))
+}
+
+pub(super) async fn list(call: Call) -> Reply {
+    let limit = call
+        .query
+        .integer("limit")?
+        .and_then(|n| usize::try_from(n).ok())
+        .filter(|&n| n > 0);
+    let options = ListOptions {
+        all: call.query.flag("all"),
+        limit,
+        filters: filters::parse(call.query.get("filters"))?,
+    };
+    let views = call.ctx.engine.list(&options)?;
+    let sized = call.query.flag("size");
+    let now = text::now_unix_ns();
+    let mut rows = Vec::with_capacity(views.len());
+    for view in &views {
+        let sizes = if sized {
+            Some(sizes_of(&call, view).await?)
+        } else {
+            None
+        };
+        rows.push(render::summary(view, &call.ctx.daemon, now, sizes));
+    }
+    reply::ok(&rows)
+}
+
+/// Walks the writable layer on a worker.
+async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes, ApiError> {
+    let upper = view.fixed.upper_path();
+    let rw = gantry_rt::workers::run(move || tree_size(&upper)).await?;
+    let image = call
+        .ctx
+        .images
+        .snapshot()
+        .get(&view.fixed.image_id)
+        .map_or(0, |i| i.size_bytes);
+    Ok(Sizes {
+        rw,
+        root: image + rw,
+    })
+}
+
+/// Bytes of regular files below a directory. What vanishes while it is read counts nothing.
+fn tree_size(root: &std::path::Path) -> u64 {
+    let mut total = 0;
+    let mut pending = vec![root.to_path_buf()];
+    while let Some(directory) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => pending.push(entry.path()),
+                Ok(meta) if meta.is_file() => total += meta.len(),
+                _ => {}
+            }
+        }
+    }
+    total
+}
+
+pub(super) async fn inspect(call: Call) -> Reply {
+    let view = call.ctx.engine.inspect(&call.key)?;
+    let sizes = if call.query.flag("size") {
+        Some(sizes_of(&call, &view).await?)
+    } else {
+        None
+    };
+    let image = call
+        .ctx
+        .images
+        .snapshot()
+        .get(&view.fixed.image_id)
+        .cloned();
+    let lowers = image
+        .map(|i| super::images::lowers(&call.ctx.images, &i))
+        .unwrap_or_default();
+    reply::ok(&render::inspect(&view, &call.ctx.daemon, &lowers, sizes)?)
+}
+
+pub(super) async fn start(call: Call) -> Reply {
+    let keys = call.query.get("detachKeys");
+    if !keys.is_empty() && gantry_stream::keys::parse(keys).is_err() {
+        return Err(ApiError::invalid(format!(
+            "Invalid detach keys ({keys}) provided"
+        )));
+    }
+    call.ctx.engine.start(&call.key).await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+fn stop_options(call: &Call) -> Result<StopOptions, ApiError> {
+    let signal = call
+        .query
+        .find("signal")
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned);
+    Ok(StopOptions {
+        signal,
+        timeout_s: call.query.integer("t")?,
+    })
+}
+
+pub(super) async fn stop(call: Call) -> Reply {
+    call.ctx
+        .engine
+        .stop(&call.key, stop_options(&call)?)
+        .await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn restart(call: Call) -> Reply {
+    call.ctx
+        .engine
+        .restart(&call.key, stop_options(&call)?)
+        .await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn kill(call: Call) -> Reply {
+    call.ctx
+        .engine
+        .kill(&call.key, call.query.get("signal"))
+        .await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn pause(call: Call) -> Reply {
+    call.ctx.engine.pause(&call.key).await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn unpause(call: Call) -> Reply {
+    call.ctx.engine.unpause(&call.key).await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn rename(call: Call) -> Reply {
+    let name = call.query.get("name");
+    if name.is_empty() || call.key.is_empty() {
+        return Err(ApiError::invalid("Neither old nor new names may be empty"));
+    }
+    call.ctx.engine.rename(&call.key, name).await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn resize(call: Call) -> Reply {
+    let side = |key: &str, what: &str| {
+        let raw = call.query.get(key);
+        raw.parse::<u32>().map_err(|_| {
+            ApiError::invalid(format!(
+                "invalid resize {what} {}: invalid syntax",
+                crate::query::quoted(raw)
+            ))
+        })
+    };
+    let (rows, columns) = (side("h", "height")?, side("w", "width")?);
+    // The kernel's window size has 16 bits; more is cut off, as dockerd does.
+    call.ctx
+        .engine
+        .resize(&call.key, rows as u16, columns as u16)
+        .await?;
+    reply::empty(StatusCode::OK)
+}
+
+pub(super) async fn top(call: Call) -> Reply {
+    let top = call
+        .ctx
+        .engine
+        .top(&call.key, call.query.get("ps_args"))
+        .await?;
+    reply::ok(&serde_json::json!({ "Titles": top.titles, "Processes": top.processes }))
+}
+
+pub(super) async fn delete(call: Call) -> Reply {
+    let options = RemoveOptions {
+        force: call.query.flag("force"),
+        volumes: call.query.flag("v"),
+        link: call.query.flag("link"),
+    };
+    call.ctx.engine.remove(&call.key, options).await?;
+    reply::empty(StatusCode::NO_CONTENT)
+}
+
+const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
+
+pub(super) async fn prune(call: Call) -> Reply {
+    let wanted = filters::parse(call.query.get("filters"))?;
+    filters::check_keys(&wanted, PRUNE_FILTERS)?;
+    let until = match wanted.get("until").and_then(|v| v.first()) {
+        Some(text) => Some(until_ns(text)?),
+        None => None,
+    };
+    let (with, without) = (wanted.get("label"), wanted.get("label!"));
+    let options = ListOptions {
+        all: true,
+        ..ListOptions::default()
+    };
+    let (mut deleted, mut reclaimed) = (Vec::new(), 0);
+    for view in call.ctx.engine.list(&options)? {
+        use gantry_engine::model::Status;
+        let labels = &view.fixed.config.labels;
+        let matches = matches!(
+            view.state.status,
+            Status::Created | Status::Exited | Status::Dead
+        ) && with.is_none_or(|w| filters::labels_match(w, labels))
+            && without.is_none_or(|w| w.is_empty() || !filters::labels_match(w, labels))
+            && until.is_none_or(|until| view.fixed.created_unix_ns <= until);
+        if !matches {
+            continue;
+        }
+        let size = sizes_of(&call, &view).await?.rw;
+        match call
+            .ctx
+            .engine
+            .remove(&view.id, RemoveOptions::default())
+            .await
+        {
+            Ok(()) => {
+                reclaimed += size;
+                deleted.push(view.id.to_string());
+            }
+            // Started or removed by somebody else in the meantime.
+            Err(e) => tracing::debug!(container = %view.id, error = %e, "not pruned"),
+        }
+    }
+    let deleted = (!deleted.is_empty()).then_some(deleted);
+    reply::ok(&serde_json::json!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
+}
+
+/// A moment in a filter: RFC 3339, unix seconds, or a span like `24h` before now.
+pub(super) fn until_ns(filter: &str) -> Result<i64, ApiError> {
+    let now = u64::try_from(text::now_unix_ns()).unwrap_or(0);
+    gantry_logs::time::parse(filter, now)
+        .map(|ns| i64::try_from(ns).unwrap_or(i64::MAX))
+        .map_err(|e| {
+            ApiError::invalid(format!(
+                "invalid until filter {}: {e}",
+                crate::query::quoted(filter)
+            ))
+        })
+}

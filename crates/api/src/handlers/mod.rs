@@ -1,0 +1,57 @@
+//! One function per operation.
+
+mod containers;
+mod images;
+mod networks;
+mod streams;
+mod system;
+
+use crate::error::ApiError;
+use crate::operations::Operation::*;
+use crate::reply::Reply;
+use crate::service::Call;
+
+/// Gives a request to its handler; operations without one answer 501 with their name.
+pub(crate) async fn dispatch(call: Call) -> Reply {
+    match call.operation {
+        SystemPing => crate::reply::ping(true),
+        SystemPingHead => crate::reply::ping(false),
+        SystemVersion => system::version(call),
+        SystemInfo => system::info(call),
+        SystemEvents => system::events(call),
+        GantryDebug => system::debug(),
+        VolumeList => networks::volumes(call),
+        VolumeInspect => networks::volume(call),
+        NetworkList => networks::list(call),
+        NetworkInspect => networks::inspect(call),
+        PluginList => crate::reply::ok(&[(); 0]),
+        ContainerCreate => containers::create(call).await,
+        ContainerList => containers::list(call).await,
+        ContainerInspect => containers::inspect(call).await,
+        ContainerStart => containers::start(call).await,
+        ContainerStop => containers::stop(call).await,
+        ContainerRestart => containers::restart(call).await,
+        ContainerKill => containers::kill(call).await,
+        ContainerPause => containers::pause(call).await,
+        ContainerUnpause => containers::unpause(call).await,
+        ContainerRename => containers::rename(call).await,
+        ContainerResize => containers::resize(call).await,
+        ContainerTop => containers::top(call).await,
+        ContainerDelete => containers::delete(call).await,
+        ContainerPrune => containers::prune(call).await,
+        ContainerWait => streams::wait(call).await,
+        ContainerLogs => streams::logs(call).await,
+        ContainerAttach => streams::attach(call).await,
+        ImageList => images::list(call).await,
+        ImageInspect => images::inspect(call).await,
+        ImageHistory => images::history(call).await,
+        ImageTag => images::tag(call).await,
+        ImageDelete => images::delete(call).await,
+        ImageLoad => images::load(call).await,
+        ImageCreate => images::create(call).await,
+        other => Err(ApiError::not_implemented(format!(
+            "{} is not implemented by this version of Gantry",
+            other.name()
+        ))),
+    }
+}

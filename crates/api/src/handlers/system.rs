@@ -1,0 +1,111 @@
+//! Version, info, events and our own counters.
+
+use bytes::Bytes;
+use gantry_engine::{Event, EventsQuery};
+use gantry_rt::http::ResponseBody;
+
+use crate::reply::{self, Reply};
+use crate::service::Call;
+use crate::wire::system::{self, EventMessage};
+use crate::{filters, text};
+
+const EVENT_FILTERS: &[&str] = &[
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+
+pub(super) fn version(call: Call) -> Reply {
+    reply::ok(&system::version(&call.ctx.daemon))
+}
+
+pub(super) fn info(call: Call) -> Reply {
+    let ctx = &call.ctx;
+    reply::ok(&system::info(
+        &ctx.daemon,
+        ctx.engine.counts(),
+        ctx.images.snapshot().len(),
+    ))
+}
+
+pub(super) fn events(call: Call) -> Reply {
+    let wanted = filters::parse(call.query.get("filters"))?;
+    filters::check_keys(&wanted, EVENT_FILTERS)?;
+    let query = EventsQuery {
+        since_unix_ns: text::parse_unix(call.query.get("since"))?,
+        until_unix_ns: text::parse_unix(call.query.get("until"))?,
+        filters: wanted,
+    };
+    let mut stream = call.ctx.engine.events(&query)?;
+    let body = ResponseBody::generate(move |tx| async move {
+        while let Some(event) = stream.next().await {
+            let mut line = serde_json::to_vec(&message(&event))?;
+            line.push(b'\n');
+            tx.send(Bytes::from(line)).await?;
+        }
+        Ok(())
+    });
+    reply::stream("application/json", body)
+}
+
+fn message(event: &Event) -> EventMessage<'_> {
+    let of_object = matches!(event.kind, "container" | "image");
+    let image = event
+        .attributes
+        .iter()
+        .find(|(k, _)| k == "image")
+        .map(|(_, v)| v.as_str());
+    EventMessage {
+        // Old clients read these three.
+        status: of_object.then_some(event.action.as_str()),
+        id: of_object.then_some(event.actor_id.as_str()),
+        from: image.filter(|_| event.kind == "container"),
+        kind: event.kind,
+        action: &event.action,
+        actor: system::Actor {
+            id: &event.actor_id,
+            attributes: event
+                .attributes
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect(),
+        },
+        scope: "local",
+        time: event.time_unix_ns.div_euclid(1_000_000_000),
+        time_nano: event.time_unix_ns,
+    }
+}
+
+pub(super) fn debug() -> Reply {
+    let shards: Vec<_> = gantry_rt::stats::snapshot()
+        .into_iter()
+        .map(|s| {
+            serde_json::json!({
+                "shard": s.shard,
+                "tasks_alive": s.tasks_alive,
+                "mailbox_len": s.mailbox_len,
+                "jobs_run": s.jobs_run,
+                "connections": s.connections,
+                "requests": s.requests,
+                "panics": s.panics,
+                "stalls": s.stalls,
+                "last_stall": s.last_stall.map(|stall| serde_json::json!({
+                    "task": stall.task,
+                    "took_us": u64::try_from(stall.took.as_micros()).unwrap_or(u64::MAX),
+                })),
+            })
+        })
+        .collect();
+    reply::ok(&serde_json::json!({ "shards": shards, "open_fds": system::open_fds() }))
+}

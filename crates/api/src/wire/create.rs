@@ -1,0 +1,224 @@
+//! What a client sends to create a container, and its echo in inspect.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::document;
+
+/// Keys that mean something, with values that do not.
+pub type KeySet = BTreeMap<String, Value>;
+/// A list that may be `null`.
+pub type List<T> = Option<Vec<T>>;
+
+document! {
+    /// Body of `POST /containers/create`.
+    pub struct CreateRequest {
+        "Hostname" => hostname: String,
+        "Domainname" => domainname: String,
+        "User" => user: String,
+        "AttachStdin" => attach_stdin: bool,
+        "AttachStdout" => attach_stdout: bool,
+        "AttachStderr" => attach_stderr: bool,
+        "ExposedPorts" => exposed_ports: Option<KeySet>,
+        "Tty" => tty: bool,
+        "OpenStdin" => open_stdin: bool,
+        "StdinOnce" => stdin_once: bool,
+        "Env" => env: List<String>,
+        "Cmd" => cmd: StringList,
+        "Healthcheck" => healthcheck: Option<Value>,
+        "ArgsEscaped" => args_escaped: bool,
+        "Image" => image: String,
+        "Volumes" => volumes: Option<KeySet>,
+        "WorkingDir" => working_dir: String,
+        "Entrypoint" => entrypoint: StringList,
+        "NetworkDisabled" => network_disabled: bool,
+        "MacAddress" => mac_address: String,
+        "OnBuild" => on_build: List<String>,
+        "Labels" => labels: Option<BTreeMap<String, String>>,
+        "StopSignal" => stop_signal: String,
+        "StopTimeout" => stop_timeout: Option<i64>,
+        "Shell" => shell: StringList,
+        "HostConfig" => host_config: Option<HostConfig>,
+        "NetworkingConfig" => networking_config: Option<NetworkingConfig>,
+    }
+}
+
+document! {
+    /// `NetworkingConfig`
+    pub struct NetworkingConfig {
+        "EndpointsConfig" => endpoints: Option<BTreeMap<String, Option<Endpoint>>>,
+    }
+}
+
+document! {
+    /// What a client may wish of an endpoint, as far as it would change behaviour.
+    pub struct Endpoint {
+        "IPAMConfig" => ipam: Option<Value>,
+        "Links" => links: List<String>,
+        "Aliases" => aliases: List<String>,
+        "MacAddress" => mac_address: String,
+        "DriverOpts" => driver_opts: Option<BTreeMap<String, String>>,
+    }
+}
+
+/// A list of strings, or one string that stands for a list of one.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+pub struct StringList(pub Option<Vec<String>>);
+
+impl<'de> serde::Deserialize<'de> for StringList {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        super::string_or_list(d).map(StringList)
+    }
+}
+
+document! {
+    /// `LogConfig`
+    pub struct LogConfig {
+        "Type" => driver: String,
+        "Config" => options: BTreeMap<String, String>,
+    }
+}
+
+document! {
+    /// `RestartPolicy`
+    pub struct RestartPolicy {
+        "Name" => name: String,
+        "MaximumRetryCount" => maximum_retry_count: i64,
+    }
+}
+
+document! {
+    /// `Ulimits`
+    pub struct Ulimit {
+        "Name" => name: String,
+        "Hard" => hard: i64,
+        "Soft" => soft: i64,
+    }
+}
+
+document! {
+    /// `HostConfig`, complete, in dockerd's order.
+    pub struct HostConfig {
+        "Binds" => binds: List<String>,
+        "ContainerIDFile" => container_id_file: String,
+        "LogConfig" => log_config: LogConfig,
+        "NetworkMode" => network_mode: String,
+        "PortBindings" => port_bindings: Option<BTreeMap<String, Value>>,
+        "RestartPolicy" => restart_policy: RestartPolicy,
+        "AutoRemove" => auto_remove: bool,
+        "VolumeDriver" => volume_driver: String,
+        "VolumesFrom" => volumes_from: List<String>,
+        "ConsoleSize" => console_size: [u32; 2],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Annotations" => annotations: Option<BTreeMap<String, String>>,
+        "CapAdd" => cap_add: StringList,
+        "CapDrop" => cap_drop: StringList,
+        "CgroupnsMode" => cgroupns_mode: String,
+        "Dns" => dns: List<String>,
+        "DnsOptions" => dns_options: List<String>,
+        "DnsSearch" => dns_search: List<String>,
+        "ExtraHosts" => extra_hosts: List<String>,
+        "GroupAdd" => group_add: List<String>,
+        "IpcMode" => ipc_mode: String,
+        "Cgroup" => cgroup: String,
+        "Links" => links: List<String>,
+        "OomScoreAdj" => oom_score_adj: i64,
+        "PidMode" => pid_mode: String,
+        "Privileged" => privileged: bool,
+        "PublishAllPorts" => publish_all_ports: bool,
+        "ReadonlyRootfs" => readonly_rootfs: bool,
+        "SecurityOpt" => security_opt: List<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "StorageOpt" => storage_opt: Option<BTreeMap<String, String>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Tmpfs" => tmpfs: Option<BTreeMap<String, String>>,
+        "UTSMode" => uts_mode: String,
+        "UsernsMode" => userns_mode: String,
+        "ShmSize" => shm_size: i64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Sysctls" => sysctls: Option<BTreeMap<String, String>>,
+        "Runtime" => runtime: String,
+        "Isolation" => isolation: String,
+        "CpuShares" => cpu_shares: i64,
+        "Memory" => memory: i64,
+        "NanoCpus" => nano_cpus: i64,
+        "CgroupParent" => cgroup_parent: String,
+        "BlkioWeight" => blkio_weight: u16,
+        "BlkioWeightDevice" => blkio_weight_device: List<Value>,
+        "BlkioDeviceReadBps" => blkio_device_read_bps: List<Value>,
+        "BlkioDeviceWriteBps" => blkio_device_write_bps: List<Value>,
+        "BlkioDeviceReadIOps" => blkio_device_read_iops: List<Value>,
+        "BlkioDeviceWriteIOps" => blkio_device_write_iops: List<Value>,
+        "CpuPeriod" => cpu_period: i64,
+        "CpuQuota" => cpu_quota: i64,
+        "CpuRealtimePeriod" => cpu_realtime_period: i64,
+        "CpuRealtimeRuntime" => cpu_realtime_runtime: i64,
+        "CpusetCpus" => cpuset_cpus: String,
+        "CpusetMems" => cpuset_mems: String,
+        "Devices" => devices: List<Value>,
+        "DeviceCgroupRules" => device_cgroup_rules: List<String>,
+        "DeviceRequests" => device_requests: List<Value>,
+        #[serde(skip_serializing_if = "is_zero")]
+        "KernelMemoryTCP" => kernel_memory_tcp: i64,
+        "MemoryReservation" => memory_reservation: i64,
+        "MemorySwap" => memory_swap: i64,
+        "MemorySwappiness" => memory_swappiness: Option<i64>,
+        "OomKillDisable" => oom_kill_disable: Option<bool>,
+        "PidsLimit" => pids_limit: Option<i64>,
+        "Ulimits" => ulimits: List<Ulimit>,
+        "CpuCount" => cpu_count: i64,
+        "CpuPercent" => cpu_percent: i64,
+        "IOMaximumIOps" => io_maximum_iops: u64,
+        "IOMaximumBandwidth" => io_maximum_bandwidth: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Mounts" => mounts: List<Value>,
+        "MaskedPaths" => masked_paths: List<String>,
+        "ReadonlyPaths" => readonly_paths: List<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Init" => init: Option<bool>,
+    }
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+document! {
+    /// What is kept of the request for inspect: the parts that the engine does not model.
+    pub struct Kept {
+        "HostConfig" => host_config: HostConfig,
+        "Volumes" => volumes: Option<KeySet>,
+        "ExposedPorts" => exposed_ports: Option<KeySet>,
+        "OnBuild" => on_build: List<String>,
+        "Healthcheck" => healthcheck: Option<Value>,
+        "MacAddress" => mac_address: String,
+        "Shell" => shell: List<String>,
+    }
+}
+
+/// Paths hidden from a container that does not say otherwise.
+pub const DEFAULT_MASKED_PATHS: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Paths that a container that does not say otherwise can't write to.
+pub const DEFAULT_READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];

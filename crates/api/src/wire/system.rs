@@ -1,0 +1,195 @@
+//! Version, info, events.
+
+use std::collections::BTreeMap;
+
+use gantry_engine::model::Counts;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::context::DaemonInfo;
+use crate::convert::RUNTIME_NAME;
+use crate::text;
+use crate::version::{MAX_VERSION, MIN_VERSION};
+
+/// One event, as a line of the stream.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct EventMessage<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<&'a str>,
+    #[serde(rename = "Type")]
+    pub kind: &'a str,
+    #[serde(rename = "Action")]
+    pub action: &'a str,
+    #[serde(rename = "Actor")]
+    pub actor: Actor<'a>,
+    pub scope: &'a str,
+    pub time: i64,
+    #[serde(rename = "timeNano")]
+    pub time_nano: i64,
+}
+
+/// `Actor`
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Actor<'a> {
+    #[serde(rename = "ID")]
+    pub id: &'a str,
+    #[serde(rename = "Attributes")]
+    pub attributes: BTreeMap<&'a str, &'a str>,
+}
+
+/// Docker's word for this machine's architecture.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Answer of `/version`.
+pub fn version(daemon: &DaemonInfo) -> Value {
+    let details = json!({
+        "ApiVersion": MAX_VERSION,
+        "Arch": arch(),
+        "BuildTime": daemon.build_time,
+        "Experimental": "false",
+        "GitCommit": daemon.git_commit,
+        "GoVersion": "",
+        "KernelVersion": daemon.kernel_version,
+        "MinAPIVersion": MIN_VERSION,
+        "Os": "linux",
+    });
+    json!({
+        "Platform": { "Name": "Gantry" },
+        "Components": [{ "Name": "Engine", "Version": daemon.version, "Details": details }],
+        "Version": daemon.version,
+        "ApiVersion": MAX_VERSION,
+        "MinAPIVersion": MIN_VERSION,
+        "GitCommit": daemon.git_commit,
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": arch(),
+        "KernelVersion": daemon.kernel_version,
+        "BuildTime": daemon.build_time,
+    })
+}
+
+/// Answer of `/info`.
+pub fn info(daemon: &DaemonInfo, counts: Counts, images: usize) -> Value {
+    let mut document = machine(daemon);
+    for part in [objects(daemon, counts, images), features(daemon)] {
+        if let (Value::Object(all), Value::Object(part)) = (&mut document, part) {
+            all.extend(part);
+        }
+    }
+    document
+}
+
+fn machine(daemon: &DaemonInfo) -> Value {
+    json!({
+        "Architecture": std::env::consts::ARCH,
+        "KernelVersion": daemon.kernel_version,
+        "OperatingSystem": daemon.operating_system,
+        "OSVersion": daemon.os_version,
+        "OSType": "linux",
+        "Name": daemon.hostname,
+        "NCPU": daemon.cpus,
+        "MemTotal": daemon.memory_bytes,
+        "SystemTime": text::rfc3339(text::now_unix_ns()),
+        "NFd": open_fds(),
+        // There are no goroutines; the number of tasks on the shards is what this field is used for.
+        "NGoroutines": gantry_rt::stats::snapshot().iter().map(|s| s.tasks_alive).sum::<usize>(),
+        "NEventsListener": 0,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "IPv4Forwarding": std::fs::read("/proc/sys/net/ipv4/ip_forward").is_ok_and(|v| v.starts_with(b"1")),
+        "BridgeNfIptables": false,
+        "BridgeNfIp6tables": false,
+    })
+}
+
+fn objects(daemon: &DaemonInfo, counts: Counts, images: usize) -> Value {
+    json!({
+        "ID": daemon.id,
+        "Containers": counts.containers,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
+        "Images": images,
+        "Driver": crate::render::STORAGE_DRIVER,
+        "DriverStatus": [
+            ["Backing Filesystem", daemon.backing_filesystem],
+            ["Supports d_type", "true"],
+            ["Layer Path", "plain directories"],
+        ],
+        "DockerRootDir": daemon.data_root.to_string_lossy(),
+        "Labels": daemon.labels,
+        "Debug": daemon.debug,
+        "ServerVersion": daemon.version,
+        "Warnings": (!daemon.warnings.is_empty()).then_some(&daemon.warnings),
+        "GenericResources": null,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "IndexConfigs": {
+                "docker.io": { "Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true },
+            },
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+            "Mirrors": null,
+        },
+    })
+}
+
+fn features(daemon: &DaemonInfo) -> Value {
+    let has = |name: &str| daemon.has_controller(name);
+    json!({
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": daemon.cgroup_version,
+        "MemoryLimit": has("memory"),
+        "SwapLimit": has("memory"),
+        "OomKillDisable": has("memory") && daemon.cgroup_version == "1",
+        "KernelMemoryTCP": false,
+        "CPUShares": has("cpu"),
+        "CpuCfsPeriod": has("cpu"),
+        "CpuCfsQuota": has("cpu"),
+        "CPUSet": has("cpuset"),
+        "PidsLimit": has("pids"),
+        "LoggingDriver": "json-file",
+        "Plugins": {
+            "Authorization": null,
+            "Log": ["json-file"],
+            "Network": ["bridge", "host", "null"],
+            "Volume": [],
+        },
+        "DefaultRuntime": RUNTIME_NAME,
+        "Runtimes": { RUNTIME_NAME: { "path": RUNTIME_NAME } },
+        "InitBinary": "",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "LiveRestoreEnabled": true,
+        "ExperimentalBuild": false,
+        "Isolation": "",
+        "CDISpecDirs": [],
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+    })
+}
+
+/// Open file descriptors of this process (the one that counts them is not counted).
+pub fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
