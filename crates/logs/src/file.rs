@@ -53,19 +53,31 @@ pub struct JsonFileOptions {
 impl JsonFileOptions {
     /// From a container's or the daemon's log options. `attrs` (from `labels`, `env`, `tag`) is up to the caller, and
     /// rotated files are never compressed.
-    pub fn parse<'a>(opts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<JsonFileOptions, BadOption> {
-        let mut options = JsonFileOptions { max_files: 1, ..JsonFileOptions::default() };
+    pub fn parse<'a>(
+        opts: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<JsonFileOptions, BadOption> {
+        let mut options = JsonFileOptions {
+            max_files: 1,
+            ..JsonFileOptions::default()
+        };
         let mut files_given = false;
         for (name, value) in opts {
-            let bad = |name| BadOption::Value { name, value: value.to_owned() };
+            let bad = |name| BadOption::Value {
+                name,
+                value: value.to_owned(),
+            };
             match name {
                 "max-size" => options.max_size_bytes = parse_size(value).ok_or(bad("max-size"))?,
                 "max-file" => {
-                    let files = value.parse().ok().filter(|n| (1..=MAX_LOG_FILES).contains(n));
+                    let files = value
+                        .parse()
+                        .ok()
+                        .filter(|n| (1..=MAX_LOG_FILES).contains(n));
                     options.max_files = files.ok_or(bad("max-file"))?;
                     files_given = options.max_files > 1;
                 }
-                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode" | "max-buffer-size" => {}
+                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
+                | "max-buffer-size" => {}
                 other => return Err(BadOption::Unknown(other.to_owned())),
             }
         }
@@ -82,7 +94,9 @@ fn parse_size(text: &str) -> Option<Option<u64>> {
         return Some(None);
     }
     let lower = text.trim().to_ascii_lowercase();
-    let number_end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let number_end = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
     let unit: u64 = match lower[number_end..].trim() {
         "" | "b" => 1,
         "k" | "kb" | "kib" => 1 << 10,
@@ -93,7 +107,7 @@ fn parse_size(text: &str) -> Option<Option<u64>> {
     };
     let number: f64 = lower[..number_end].parse().ok()?;
     let bytes = number * unit as f64;
-    (bytes >= 1.0 && bytes < 1e18).then_some(Some(bytes as u64))
+    (1.0..1e18).contains(&bytes).then_some(Some(bytes as u64))
 }
 
 /// A log file and how much of it may be read.
@@ -163,7 +177,12 @@ pub(crate) fn rotated(path: &Path, n: u32) -> PathBuf {
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    File::options().read(true).append(true).create(true).mode(0o640).open(path)
+    File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
 }
 
 impl JsonFile {
@@ -173,8 +192,16 @@ impl JsonFile {
         let len = end_of_last_record(&file)?;
         file.set_len(len)?;
         let file_id = file.metadata()?.ino();
-        let segment = Segment { file: Arc::new(file), committed: Cell::new(len), next: RefCell::new(None) };
-        let attrs = if options.attrs.is_empty() { Vec::new() } else { serde_json::to_vec(&options.attrs)? };
+        let segment = Segment {
+            file: Arc::new(file),
+            committed: Cell::new(len),
+            next: RefCell::new(None),
+        };
+        let attrs = if options.attrs.is_empty() {
+            Vec::new()
+        } else {
+            serde_json::to_vec(&options.attrs)?
+        };
         let state = LogState {
             path: path.to_owned(),
             current: RefCell::new(Rc::new(segment)),
@@ -183,7 +210,15 @@ impl JsonFile {
             failed_batches: Cell::new(0),
         };
         let state = Rc::new(state);
-        Ok(JsonFile { state, options, attrs, file_id, buffer: Vec::new(), written: len, partial: Default::default() })
+        Ok(JsonFile {
+            state,
+            options,
+            attrs,
+            file_id,
+            buffer: Vec::new(),
+            written: len,
+            partial: Default::default(),
+        })
     }
 
     /// For readers.
@@ -226,7 +261,11 @@ impl JsonFile {
         let path = self.state.path.clone();
         let keep = self.options.max_files;
         for n in (1..keep).rev() {
-            let from = if n == 1 { path.clone() } else { rotated(&path, n - 1) };
+            let from = if n == 1 {
+                path.clone()
+            } else {
+                rotated(&path, n - 1)
+            };
             match std::fs::rename(from, rotated(&path, n)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -239,7 +278,11 @@ impl JsonFile {
         let file = open_file(&path)?;
         self.file_id = file.metadata()?.ino();
         self.written = 0;
-        let next = Segment { file: Arc::new(file), committed: Cell::new(0), next: RefCell::new(None) };
+        let next = Segment {
+            file: Arc::new(file),
+            committed: Cell::new(0),
+            next: RefCell::new(None),
+        };
         let next = Rc::new(next);
         let old = self.state.current.replace(next.clone());
         *old.next.borrow_mut() = Some(next);
@@ -272,13 +315,24 @@ impl LogSink for JsonFile {
         while let Some(n) = rest.iter().position(|b| *b == b'\n') {
             let line = &rest[..n];
             rest = &rest[n + 1..];
-            if self.partial[i].carry.is_empty() && self.partial[i].time_ns == 0 && line.len() < CARRY_BYTES {
+            if self.partial[i].carry.is_empty()
+                && self.partial[i].time_ns == 0
+                && line.len() < CARRY_BYTES
+            {
                 json::encode_into(&mut self.buffer, line, true, stream, &self.attrs, &stamp);
                 continue;
             }
             self.keep(stream, line, time_ns);
-            let Partial { carry, time_ns: first } = std::mem::take(&mut self.partial[i]);
-            self.record(stream, &carry, true, if first == 0 { time_ns } else { first });
+            let Partial {
+                carry,
+                time_ns: first,
+            } = std::mem::take(&mut self.partial[i]);
+            self.record(
+                stream,
+                &carry,
+                true,
+                if first == 0 { time_ns } else { first },
+            );
         }
         self.keep(stream, rest, time_ns);
     }
@@ -299,7 +353,9 @@ impl LogSink for JsonFile {
             self.buffer.clear();
             self.buffer.shrink_to(KEEP_BUFFER_BYTES);
             if let Err(e) = result {
-                self.state.failed_batches.set(self.state.failed_batches.get() + 1);
+                self.state
+                    .failed_batches
+                    .set(self.state.failed_batches.get() + 1);
                 file.set_len(self.written)?;
                 return Err(e);
             }
@@ -309,7 +365,10 @@ impl LogSink for JsonFile {
     }
 
     fn position(&self) -> LogPosition {
-        LogPosition { bytes: self.written, file_id: self.file_id }
+        LogPosition {
+            bytes: self.written,
+            file_id: self.file_id,
+        }
     }
 
     fn carry(&self, stream: Stream) -> (&[u8], u64) {
@@ -322,7 +381,10 @@ impl LogSink for JsonFile {
         if current.committed.get() != self.written {
             current.committed.set(self.written);
         }
-        if self.options.max_size_bytes.is_some_and(|max| self.written >= max)
+        if self
+            .options
+            .max_size_bytes
+            .is_some_and(|max| self.written >= max)
             && let Err(error) = self.rotate()
         {
             tracing::error!(path = %self.state.path.display(), %error, "rotating a log failed; it goes on growing");
@@ -331,7 +393,9 @@ impl LogSink for JsonFile {
     }
 
     fn rotation_due(&self) -> bool {
-        self.options.max_size_bytes.is_some_and(|max| self.written + self.buffer.len() as u64 >= max)
+        self.options
+            .max_size_bytes
+            .is_some_and(|max| self.written + self.buffer.len() as u64 >= max)
     }
 
     fn restore(&mut self, state: &SlotState) -> io::Result<()> {
@@ -350,7 +414,10 @@ impl LogSink for JsonFile {
         }
         current.committed.set(self.written);
         for (partial, carry) in self.partial.iter_mut().zip(&state.carry) {
-            *partial = Partial { carry: carry.bytes.clone(), time_ns: carry.partial_time_ns };
+            *partial = Partial {
+                carry: carry.bytes.clone(),
+                time_ns: carry.partial_time_ns,
+            };
         }
         Ok(())
     }

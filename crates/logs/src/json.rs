@@ -55,7 +55,14 @@ fn escape_valid(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a record. `attrs` is empty or the JSON object of the container's log attributes; `stamp` an RFC 3339 time.
-pub fn encode_into(out: &mut Vec<u8>, line: &[u8], newline: bool, stream: Stream, attrs: &[u8], stamp: &[u8]) {
+pub fn encode_into(
+    out: &mut Vec<u8>,
+    line: &[u8],
+    newline: bool,
+    stream: Stream,
+    attrs: &[u8],
+    stamp: &[u8],
+) {
     out.extend_from_slice(b"{\"log\":\"");
     escape_into(out, line);
     if newline {
@@ -92,7 +99,11 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// Which stream.
     pub fn stream(&self) -> Stream {
-        if self.stream == "stderr" { Stream::Stderr } else { Stream::Stdout }
+        if self.stream == "stderr" {
+            Stream::Stderr
+        } else {
+            Stream::Stdout
+        }
     }
 }
 

@@ -53,8 +53,16 @@ pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
     let mut sources = rotated_sources(&state.path)?;
     let segment = state.current.borrow().clone();
     let queued = segment.committed.get();
-    sources.push(Source { file: segment.file.clone(), offset: 0, end: queued });
-    let follow = query.follow.then(|| Follow { state: state.clone(), segment, queued });
+    sources.push(Source {
+        file: segment.file.clone(),
+        offset: 0,
+        end: queued,
+    });
+    let follow = query.follow.then(|| Follow {
+        state: state.clone(),
+        segment,
+        queued,
+    });
     Ok(LogStream::new(sources, query, follow))
 }
 
@@ -71,7 +79,11 @@ pub fn read_path(path: &Path, query: LogQuery) -> io::Result<LogStream> {
 
 fn whole(file: File) -> io::Result<Source> {
     let end = file.metadata()?.len();
-    Ok(Source { file: Arc::new(file), offset: 0, end })
+    Ok(Source {
+        file: Arc::new(file),
+        offset: 0,
+        end,
+    })
 }
 
 /// Rotated files, oldest first. Opened at once, without a wait in between, so that no rotation comes between.
@@ -102,7 +114,11 @@ impl Follow {
         loop {
             let committed = self.segment.committed.get();
             if committed > self.queued {
-                let source = Source { file: self.segment.file.clone(), offset: self.queued, end: committed };
+                let source = Source {
+                    file: self.segment.file.clone(),
+                    offset: self.queued,
+                    end: committed,
+                };
                 self.queued = committed;
                 return Some(source);
             }
@@ -126,7 +142,14 @@ pub struct LogStream {
 
 impl LogStream {
     fn new(sources: Vec<Source>, query: LogQuery, follow: Option<Follow>) -> LogStream {
-        LogStream { sources, query: Arc::new(query), follow, tailed: false, ended: false, torn: 0 }
+        LogStream {
+            sources,
+            query: Arc::new(query),
+            follow,
+            tailed: false,
+            ended: false,
+            torn: 0,
+        }
     }
 
     /// Records that could not be read and were skipped.
@@ -177,7 +200,9 @@ impl LogStream {
     }
 
     async fn seek_tail(&mut self) -> io::Result<()> {
-        let Some(tail) = self.query.tail else { return Ok(()) };
+        let Some(tail) = self.query.tail else {
+            return Ok(());
+        };
         let sources = std::mem::take(&mut self.sources);
         let seek = gantry_rt::workers::run(move || skip_to_tail(sources, tail));
         self.sources = seek.await.map_err(io::Error::other)??;
@@ -215,19 +240,28 @@ struct Chunk {
 
 /// Reads and renders one chunk. Runs on a worker.
 fn read_chunk(source: Source, query: &LogQuery) -> io::Result<Chunk> {
-    let len = usize::try_from(source.end.saturating_sub(source.offset)).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+    let len = usize::try_from(source.end.saturating_sub(source.offset))
+        .unwrap_or(CHUNK_BYTES)
+        .min(CHUNK_BYTES);
     let mut data = vec![0; len];
     let got = read_at(&source.file, &mut data, source.offset)?;
     let data = &data[..got];
     let at_end = got < len || source.offset + got as u64 >= source.end;
-    let mut chunk = Chunk { offset: source.offset, ..Chunk::default() };
+    let mut chunk = Chunk {
+        offset: source.offset,
+        ..Chunk::default()
+    };
     let whole = match data.iter().rposition(|b| *b == b'\n') {
         Some(last) => &data[..=last],
         // Longer than any record: torn. At the end of the file it may be one without its newline.
         None => data,
     };
     let used = if at_end { got } else { whole.len() };
-    chunk.offset = if got == 0 { source.end } else { source.offset + used as u64 };
+    chunk.offset = if got == 0 {
+        source.end
+    } else {
+        source.offset + used as u64
+    };
     if got < len {
         chunk.offset = source.end;
     }
@@ -277,13 +311,18 @@ fn render(out: &mut BytesMut, record: &json::Record<'_>, time_ns: u64, query: &L
     }
     if query.details {
         let attrs = record.attrs.iter().flatten();
-        let attrs: Vec<String> = attrs.map(|(k, v)| format!("{}={}", query_escape(k), query_escape(v))).collect();
+        let attrs: Vec<String> = attrs
+            .map(|(k, v)| format!("{}={}", query_escape(k), query_escape(v)))
+            .collect();
         head.extend_from_slice(attrs.join(",").as_bytes());
         head.push(b' ');
     }
     let text = record.log.as_bytes();
     if !query.tty {
-        out.extend_from_slice(&mux::encode_header(stream as u8, (head.len() + text.len()) as u32));
+        out.extend_from_slice(&mux::encode_header(
+            stream as u8,
+            (head.len() + text.len()) as u32,
+        ));
     }
     out.extend_from_slice(&head);
     out.extend_from_slice(text);
@@ -294,7 +333,9 @@ fn query_escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(b as char),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(b as char)
+            }
             b' ' => out.push('+'),
             _ => out.push_str(&format!("%{b:02X}")),
         }
@@ -326,7 +367,12 @@ fn tail_offset(source: &Source, left: &mut u64) -> io::Result<Option<u64>> {
         let start = end.saturating_sub(BACK_BYTES);
         let piece = &mut data[..(end - start) as usize];
         let got = read_at(&source.file, piece, start)?;
-        for (i, _) in piece[..got].iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
+        for (i, _) in piece[..got]
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, b)| **b == b'\n')
+        {
             let after = start + i as u64 + 1;
             // The newline at the very end closes the last record; every other one closes the one before.
             if after == source.end {

@@ -6,19 +6,39 @@ use proptest::prelude::*;
 use super::*;
 
 fn sink(path: &Path) -> JsonFile {
-    JsonFile::open(path, JsonFileOptions { max_files: 1, ..JsonFileOptions::default() }).expect("open")
+    JsonFile::open(
+        path,
+        JsonFileOptions {
+            max_files: 1,
+            ..JsonFileOptions::default()
+        },
+    )
+    .expect("open")
 }
 
 fn logged(path: &Path) -> Vec<(String, u64)> {
     let text = std::fs::read(path).expect("read");
     let lines = text.split_inclusive(|b| *b == b'\n');
-    lines.map(|l| json::decode(l).map(|(r, t)| (r.log.into_owned(), t)).expect("a whole record")).collect()
+    lines
+        .map(|l| {
+            json::decode(l)
+                .map(|(r, t)| (r.log.into_owned(), t))
+                .expect("a whole record")
+        })
+        .collect()
 }
 
 #[test]
 fn a_record_is_dockers() {
     let mut out = Vec::new();
-    json::encode_into(&mut out, b"a<b>&\"\\\t\x01\x7f\xff\xe2\x80\xa8\xe2\x82\xac", true, Stream::Stderr, b"", b"T");
+    json::encode_into(
+        &mut out,
+        b"a<b>&\"\\\t\x01\x7f\xff\xe2\x80\xa8\xe2\x82\xac",
+        true,
+        Stream::Stderr,
+        b"",
+        b"T",
+    );
     let expected = "{\"log\":\"a\\u003cb\\u003e\\u0026\\\"\\\\\\u0009\\u0001\x7f\\ufffd\\u2028€\\n\",\"stream\":\"stderr\",\"time\":\"T\"}\n";
     assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
 }
@@ -37,8 +57,18 @@ fn lines_are_cut_where_docker_cuts() {
     log.finish(Stream::Stderr, 6);
     log.write().expect("write");
     let long = "x".repeat(16384);
-    let expected = [("one\n", 1), ("other\n", 2), ("two\n", 3), (&long, 4), ("\n", 4), ("y", 6)];
-    let expected: Vec<_> = expected.iter().map(|(l, t)| ((*l).to_owned(), *t)).collect();
+    let expected = [
+        ("one\n", 1),
+        ("other\n", 2),
+        ("two\n", 3),
+        (&long, 4),
+        ("\n", 4),
+        ("y", 6),
+    ];
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(l, t)| ((*l).to_owned(), *t))
+        .collect();
     assert_eq!(logged(&path), expected);
 }
 
@@ -46,7 +76,11 @@ fn lines_are_cut_where_docker_cuts() {
 fn a_torn_record_is_cut_off_at_open() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("x-json.log");
-    std::fs::write(&path, b"{\"log\":\"a\\n\",\"stream\":\"stdout\",\"time\":\"2024-01-01T00:00:00Z\"}\n{\"lo").expect("write");
+    std::fs::write(
+        &path,
+        b"{\"log\":\"a\\n\",\"stream\":\"stdout\",\"time\":\"2024-01-01T00:00:00Z\"}\n{\"lo",
+    )
+    .expect("write");
     let mut log = sink(&path);
     log.append(Stream::Stdout, b"b\n", 1);
     log.write().expect("write");
@@ -60,7 +94,11 @@ fn rotation_keeps_max_files() {
     let options = JsonFileOptions::parse([("max-size", "1k"), ("max-file", "3")]).expect("options");
     let mut log = JsonFile::open(&path, options).expect("open");
     for i in 0..100 {
-        log.append(Stream::Stdout, format!("{i} {}\n", "z".repeat(200)).as_bytes(), 1);
+        log.append(
+            Stream::Stdout,
+            format!("{i} {}\n", "z".repeat(200)).as_bytes(),
+            1,
+        );
         log.write().expect("write");
         log.committed();
     }
@@ -78,10 +116,19 @@ fn times() {
     let now = 1_000_000_000_000;
     assert_eq!(time::parse("12.5", now), Ok(12_500_000_000));
     assert_eq!(time::parse("1m30s", now), Ok(910_000_000_000));
-    assert_eq!(time::parse("2006-01-02T15:04:05Z", now), Ok(1_136_214_245_000_000_000));
-    assert_eq!(time::parse("2006-01-02T15:04:05+01:00", now), Ok(1_136_210_645_000_000_000));
+    assert_eq!(
+        time::parse("2006-01-02T15:04:05Z", now),
+        Ok(1_136_214_245_000_000_000)
+    );
+    assert_eq!(
+        time::parse("2006-01-02T15:04:05+01:00", now),
+        Ok(1_136_210_645_000_000_000)
+    );
     assert_eq!(time::parse("1970-01-02", now), Ok(86_400_000_000_000));
-    assert_eq!(time::parse("1970-01-02T00:00:01", now), Ok(86_401_000_000_000));
+    assert_eq!(
+        time::parse("1970-01-02T00:00:01", now),
+        Ok(86_401_000_000_000)
+    );
     assert!(time::parse("soon", now).is_err());
 }
 

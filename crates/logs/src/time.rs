@@ -18,7 +18,8 @@ pub fn format_into(out: &mut Vec<u8>, unix_ns: u64, fixed: bool) {
     // Civil from days: eras of 400 years that begin on the first of March.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let m = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * m + 2) / 5 + 1;
@@ -66,7 +67,9 @@ pub fn parse(text: &str, now_ns: u64) -> Result<u64, BadTime> {
     parse_unix(text)
         .or_else(|| parse_rfc3339(text))
         .or_else(|| parse_civil(text))
-        .or_else(|| parse_go_duration(text).map(|d| u64::try_from(i128::from(now_ns) - d).unwrap_or(0)))
+        .or_else(|| {
+            parse_go_duration(text).map(|d| u64::try_from(i128::from(now_ns) - d).unwrap_or(0))
+        })
         .ok_or_else(|| BadTime(text.to_owned()))
 }
 
@@ -77,15 +80,27 @@ fn parse_unix(text: &str) -> Option<u64> {
         return None;
     }
     let nanos: u64 = format!("{fraction:0<9}").parse().ok()?;
-    seconds.parse::<u64>().ok()?.checked_mul(NS_PER_S)?.checked_add(nanos)
+    seconds
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(NS_PER_S)?
+        .checked_add(nanos)
 }
 
 fn parse_civil(text: &str) -> Option<u64> {
     let civil = match text.parse::<DateTime>() {
         Ok(t) => t,
-        Err(_) => text.strip_suffix('Z').unwrap_or(text).parse::<Date>().ok()?.to_datetime(jiff::civil::Time::midnight()),
+        Err(_) => text
+            .strip_suffix('Z')
+            .unwrap_or(text)
+            .parse::<Date>()
+            .ok()?
+            .to_datetime(jiff::civil::Time::midnight()),
     };
-    civil.to_zoned(TimeZone::UTC).ok().map(|z| clamp(z.timestamp()))
+    civil
+        .to_zoned(TimeZone::UTC)
+        .ok()
+        .map(|z| clamp(z.timestamp()))
 }
 
 /// Reads a Go duration ("1h30m", "1.5s", "-10ms"), in nanoseconds.
@@ -104,7 +119,9 @@ pub fn parse_go_duration(text: &str) -> Option<i128> {
     let mut total: i128 = 0;
     while !rest.is_empty() {
         let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit_end = rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| number + n);
+        let unit_end = rest[number..]
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .map_or(rest.len(), |n| number + n);
         let unit: i128 = match &rest[number..unit_end] {
             "ns" => 1,
             "us" | "µs" | "μs" => 1_000,
@@ -125,9 +142,17 @@ fn scaled(number: &str, unit: i128) -> Option<i128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 19 {
         return None;
     }
-    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: i128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     // More than 18 digits of a fraction are below a nanosecond of any unit.
     let fraction = &fraction[..fraction.len().min(18)];
-    let part: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let part: i128 = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse().ok()?
+    };
     Some(whole * unit + part * unit / 10_i128.pow(fraction.len() as u32))
 }

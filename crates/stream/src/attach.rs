@@ -63,7 +63,10 @@ pub async fn serve(
     options: AttachOptions,
     input_closed: impl FnOnce(),
 ) -> AttachEnd {
-    let subscription = io.subscribe(SubscribeOptions { stdout: options.stdout, stderr: options.stderr });
+    let subscription = io.subscribe(SubscribeOptions {
+        stdout: options.stdout,
+        stderr: options.stderr,
+    });
     serve_with(subscription, sock, over_read, io, options, input_closed).await
 }
 
@@ -112,7 +115,11 @@ pub async fn serve_with(
 }
 
 /// Sends output until it ends.
-async fn output(sock: &AsyncFd, subscription: &Subscription, options: &AttachOptions) -> io::Result<()> {
+async fn output(
+    sock: &AsyncFd,
+    subscription: &Subscription,
+    options: &AttachOptions,
+) -> io::Result<()> {
     if let Some(prefix) = &options.logs_prefix {
         sock.send_all(prefix).await?;
     }
@@ -126,7 +133,11 @@ async fn output(sock: &AsyncFd, subscription: &Subscription, options: &AttachOpt
             } else {
                 joined.extend_from_slice(&f.bytes);
             }
-            frame = if joined.len() < OUTPUT_BYTES { subscription.try_next() } else { None };
+            frame = if joined.len() < OUTPUT_BYTES {
+                subscription.try_next()
+            } else {
+                None
+            };
         }
         sock.send_all(&joined).await?;
     }
@@ -141,7 +152,11 @@ async fn input(
     options: &AttachOptions,
     close_input: &impl Fn(),
 ) -> AttachEnd {
-    let keys = if options.tty && options.stdin { options.detach_keys.clone() } else { Vec::new() };
+    let keys = if options.tty && options.stdin {
+        options.detach_keys.clone()
+    } else {
+        Vec::new()
+    };
     let mut detector = Detector::new(keys);
     let mut buffer = vec![0; INPUT_BYTES];
     let mut out = Vec::new();
@@ -189,7 +204,12 @@ async fn input(
 async fn hang_up(sock: &AsyncFd) {
     let wait = async {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, sock, epoll::EventData::new_u64(0), epoll::EventFlags::empty())?;
+        epoll::add(
+            &epoll,
+            sock,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::empty(),
+        )?;
         AsyncFd::new(epoll)?.readable().await
     };
     if let Err(error) = wait.await {

@@ -74,7 +74,10 @@ pub struct ContainerIo {
 
 impl std::fmt::Debug for ContainerIo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ContainerIo").field("slot", &self.slot).field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("ContainerIo")
+            .field("slot", &self.slot)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,7 +133,12 @@ impl ContainerIo {
 
     /// Takes the fds and starts reading. Streams without an fd count as ended.
     pub fn start(self: &Rc<Self>, fds: StreamFds) -> io::Result<()> {
-        let StreamFds { stdin, stdout, stderr, tty_master } = fds;
+        let StreamFds {
+            stdin,
+            stdout,
+            stderr,
+            tty_master,
+        } = fds;
         let (stdout, stdin) = match tty_master {
             Some(master) => {
                 let input = master.try_clone()?;
@@ -175,9 +183,17 @@ impl ContainerIo {
                 None => return Ok(()),
                 Some(SpillRecord::Gap(bytes)) => {
                     self.gap_bytes.set(self.gap_bytes.get() + bytes);
-                    tracing::warn!(slot = self.slot, bytes, "output was dropped while the daemon was away");
+                    tracing::warn!(
+                        slot = self.slot,
+                        bytes,
+                        "output was dropped while the daemon was away"
+                    );
                 }
-                Some(SpillRecord::Data { stream, time_ns, bytes }) => self.append(stream, &bytes, time_ns),
+                Some(SpillRecord::Data {
+                    stream,
+                    time_ns,
+                    bytes,
+                }) => self.append(stream, &bytes, time_ns),
             }
             self.spill_offset.set(reader.offset());
             self.commit(0, 0)?;
@@ -213,14 +229,20 @@ impl ContainerIo {
             self.dirty.set(true);
         }
         if !self.clients.borrow().is_empty() {
-            self.frames.borrow_mut().push(Frame { stream, bytes: Bytes::copy_from_slice(data) });
+            self.frames.borrow_mut().push(Frame {
+                stream,
+                bytes: Bytes::copy_from_slice(data),
+            });
         }
     }
 
     /// Takes data of a completion; true if the batch should end here.
     pub(crate) fn take(&self, stream: Stream, data: &[u8]) -> bool {
         self.append(stream, data, unix_time_ns());
-        self.sink.borrow().as_ref().is_some_and(|s| s.rotation_due())
+        self.sink
+            .borrow()
+            .as_ref()
+            .is_some_and(|s| s.rotation_due())
     }
 
     /// The final completion of a read.
@@ -229,7 +251,14 @@ impl ContainerIo {
         let reading = &mut streams[stream.index()];
         reading.armed = false;
         reading.cancelling = false;
-        let again = res > 0 || [-libc::ENOBUFS, -libc::ECANCELED, -libc::EAGAIN, -libc::EINTR].contains(&res);
+        let again = res > 0
+            || [
+                -libc::ENOBUFS,
+                -libc::ECANCELED,
+                -libc::EAGAIN,
+                -libc::EINTR,
+            ]
+            .contains(&res);
         if again {
             return;
         }
@@ -272,7 +301,9 @@ impl ContainerIo {
             carry,
             raw_bytes: self.raw_bytes.get(),
         };
-        self.journal.commit(self.slot, &commit).map_err(io::Error::other)
+        self.journal
+            .commit(self.slot, &commit)
+            .map_err(io::Error::other)
     }
 
     /// After a commit: readers and clients see it, ended reads are armed again.
@@ -298,11 +329,19 @@ impl ContainerIo {
     }
 
     fn user(&self, stream: Stream) -> UserData {
-        UserData { slot: self.slot, generation: self.generation, stream }
+        UserData {
+            slot: self.slot,
+            generation: self.generation,
+            stream,
+        }
     }
 
     fn arm(&self) -> io::Result<()> {
-        let blocked = self.clients.borrow().iter().any(|c| c.bytes() > SUBSCRIPTION_HIGH_BYTES);
+        let blocked = self
+            .clients
+            .borrow()
+            .iter()
+            .any(|c| c.bytes() > SUBSCRIPTION_HIGH_BYTES);
         let wanted = self.started.get() && !blocked;
         let mut streams = self.streams.borrow_mut();
         let mut queued = false;
@@ -310,7 +349,8 @@ impl ContainerIo {
             let reading = &mut streams[stream.index()];
             let user = self.user(stream);
             if let (true, false, Some(fd)) = (wanted, reading.armed, &reading.fd) {
-                self.pump.with_ring(|ring| ring.read_multishot(fd.as_fd(), user))?;
+                self.pump
+                    .with_ring(|ring| ring.read_multishot(fd.as_fd(), user))?;
                 reading.armed = true;
                 queued = true;
             } else if !wanted && reading.armed && !reading.cancelling {
@@ -319,11 +359,16 @@ impl ContainerIo {
                 queued = true;
             }
         }
-        if queued { self.pump.with_ring(|ring| ring.submit()) } else { Ok(()) }
+        if queued {
+            self.pump.with_ring(|ring| ring.submit())
+        } else {
+            Ok(())
+        }
     }
 
     fn finish_if_ended(&self) {
-        if self.done.get() || !self.started.get() || !self.streams.borrow().iter().all(|r| r.ended) {
+        if self.done.get() || !self.started.get() || !self.streams.borrow().iter().all(|r| r.ended)
+        {
             return;
         }
         self.done.set(true);
@@ -346,7 +391,10 @@ impl ContainerIo {
                 if reading.armed && !reading.cancelling {
                     self.pump.with_ring(|ring| ring.cancel(self.user(stream)))?;
                 }
-                *reading = Reading { ended: true, ..Reading::default() };
+                *reading = Reading {
+                    ended: true,
+                    ..Reading::default()
+                };
                 if let Some(sink) = &mut *self.sink.borrow_mut() {
                     sink.finish(stream, unix_time_ns());
                     self.dirty.set(true);
@@ -355,7 +403,10 @@ impl ContainerIo {
         }
         self.started.set(true);
         self.pump.with_ring(|ring| ring.submit())?;
-        let (epoch, (head, _)) = (self.pump.epoch(), self.pump.with_ring(|ring| ring.pending()));
+        let (epoch, (head, _)) = (
+            self.pump.epoch(),
+            self.pump.with_ring(|ring| ring.pending()),
+        );
         self.commit(epoch, head)?;
         self.publish();
         Ok(())
@@ -382,7 +433,10 @@ impl ContainerIo {
         } else {
             self.clients.borrow_mut().push(queue.clone());
         }
-        Subscription { queue, io: Rc::downgrade(self) }
+        Subscription {
+            queue,
+            io: Rc::downgrade(self),
+        }
     }
 
     pub(crate) fn unsubscribe(&self, queue: &Rc<Queue>) {
@@ -398,7 +452,11 @@ impl ContainerIo {
             self.stdin_signal.changed(known).await;
         }
         while !bytes.is_empty() {
-            let stdin = self.stdin.borrow().clone().ok_or(io::ErrorKind::BrokenPipe)?;
+            let stdin = self
+                .stdin
+                .borrow()
+                .clone()
+                .ok_or(io::ErrorKind::BrokenPipe)?;
             let piece = &bytes[..bytes.len().min(STDIN_WRITE_BYTES)];
             match rustix::io::write(&*stdin, piece) {
                 Ok(n) => bytes = &bytes[n..],
@@ -424,7 +482,10 @@ impl ContainerIo {
 /// the keeper, which shares this one, polls before it reads.
 fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
-    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?)
+    Ok(rustix::fs::fcntl_setfl(
+        fd,
+        flags | rustix::fs::OFlags::NONBLOCK,
+    )?)
 }
 
 impl Drop for ContainerIo {
@@ -432,8 +493,14 @@ impl Drop for ContainerIo {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let reading = &self.streams.get_mut()[stream.index()];
             if reading.armed && !reading.cancelling {
-                let user = UserData { slot: self.slot, generation: self.generation, stream };
-                let cancelled = self.pump.with_ring(|ring| ring.cancel(user).and_then(|()| ring.submit()));
+                let user = UserData {
+                    slot: self.slot,
+                    generation: self.generation,
+                    stream,
+                };
+                let cancelled = self
+                    .pump
+                    .with_ring(|ring| ring.cancel(user).and_then(|()| ring.submit()));
                 if let Err(error) = cancelled {
                     tracing::error!(slot = self.slot, %error, "a read of a container's output could not be cancelled");
                 }

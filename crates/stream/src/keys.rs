@@ -13,7 +13,9 @@ pub fn parse(spec: &str) -> Result<Vec<u8>, BadKeys> {
     if spec.is_empty() {
         return Ok(DEFAULT_DETACH_KEYS.to_vec());
     }
-    spec.split(',').map(|key| parse_key(key).ok_or_else(|| BadKeys(key.to_owned()))).collect()
+    spec.split(',')
+        .map(|key| parse_key(key).ok_or_else(|| BadKeys(key.to_owned())))
+        .collect()
 }
 
 fn parse_key(key: &str) -> Option<u8> {

@@ -40,7 +40,9 @@ impl FrameReader {
 
     /// The next whole frame.
     pub fn next_frame(&mut self) -> Result<Option<(u8, Bytes)>, BadFrame> {
-        let Some(header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
+        let Some(header) = self.buffer.get(..HEADER_BYTES) else {
+            return Ok(None);
+        };
         let stream = header[0];
         let len = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
         if stream > 3 || header[1..4] != [0, 0, 0] {

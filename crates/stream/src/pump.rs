@@ -40,7 +40,9 @@ pub struct Pump {
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("stats", &self.stats.get()).finish_non_exhaustive()
+        f.debug_struct("Pump")
+            .field("stats", &self.stats.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,7 +76,10 @@ impl Pump {
     }
 
     pub(crate) fn journal(&self) -> io::Result<Rc<JournalMap>> {
-        self.journal.borrow().clone().ok_or_else(|| io::Error::other("the pump has no journal yet"))
+        self.journal
+            .borrow()
+            .clone()
+            .ok_or_else(|| io::Error::other("the pump has no journal yet"))
     }
 
     /// Counters.
@@ -94,7 +99,10 @@ impl Pump {
 
     pub(crate) fn remove(&self, slot: u32, io: *const ContainerIo) {
         let mut targets = self.targets.borrow_mut();
-        if targets.get(&slot).is_some_and(|w| std::ptr::eq(w.as_ptr(), io)) {
+        if targets
+            .get(&slot)
+            .is_some_and(|w| std::ptr::eq(w.as_ptr(), io))
+        {
             targets.remove(&slot);
         }
     }
@@ -139,8 +147,12 @@ impl Pump {
             let cqe = ring.cqe(seq);
             seq += 1;
             buffers.extend(cqe.buffer());
-            let Some(user) = UserData::decode(cqe.user_data) else { continue };
-            let Some(io) = self.target(user) else { continue };
+            let Some(user) = UserData::decode(cqe.user_data) else {
+                continue;
+            };
+            let Some(io) = self.target(user) else {
+                continue;
+            };
             let mut full = false;
             if let Some(data) = ring.data(&cqe) {
                 bytes += data.len() as u64;

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use gantry_keeper_proto::shm::{
-    BUFFERS_OFFSET, CQ_ENTRIES, Cqe, PBUF_RING_OFFSET, RING_BUFFER_BYTES, RING_BUFFERS, RINGS_OFFSET, RingGeometry,
-    RingMap, SQ_ENTRIES, SQES_OFFSET, ShmError, UserData,
+    BUFFERS_OFFSET, CQ_ENTRIES, Cqe, PBUF_RING_OFFSET, RING_BUFFER_BYTES, RING_BUFFERS,
+    RINGS_OFFSET, RingGeometry, RingMap, SQ_ENTRIES, SQES_OFFSET, ShmError, UserData,
 };
 
 use crate::sys;
@@ -41,7 +41,10 @@ impl PumpRing {
         let map = RingMap::create(epoch).map_err(shm)?;
         let mut params = sys::Params {
             cq_entries: CQ_ENTRIES,
-            flags: sys::SETUP_CQSIZE | sys::SETUP_COOP_TASKRUN | sys::SETUP_NO_MMAP | sys::SETUP_NO_SQARRAY,
+            flags: sys::SETUP_CQSIZE
+                | sys::SETUP_COOP_TASKRUN
+                | sys::SETUP_NO_MMAP
+                | sys::SETUP_NO_SQARRAY,
             ..sys::Params::default()
         };
         params.cq_off.user_addr = map.map().at(RINGS_OFFSET, SQES_OFFSET - RINGS_OFFSET) as u64;
@@ -73,7 +76,10 @@ impl PumpRing {
     }
 
     fn register(&mut self) -> io::Result<()> {
-        let ring_addr = self.map.map().at(PBUF_RING_OFFSET, usize::from(RING_BUFFERS) * 16) as u64;
+        let ring_addr = self
+            .map
+            .map()
+            .at(PBUF_RING_OFFSET, usize::from(RING_BUFFERS) * 16) as u64;
         let registration = sys::BufReg {
             ring_addr,
             ring_entries: u32::from(RING_BUFFERS),
@@ -95,7 +101,10 @@ impl PumpRing {
         let map = self.map.map();
         for &buffer in buffers {
             let entry = PBUF_RING_OFFSET + usize::from(self.pbuf_tail & (RING_BUFFERS - 1)) * 16;
-            let data = map.at(BUFFERS_OFFSET + usize::from(buffer) * RING_BUFFER_BYTES, RING_BUFFER_BYTES) as u64;
+            let data = map.at(
+                BUFFERS_OFFSET + usize::from(buffer) * RING_BUFFER_BYTES,
+                RING_BUFFER_BYTES,
+            ) as u64;
             map.write(entry, &data.to_ne_bytes());
             map.write(entry + 8, &(RING_BUFFER_BYTES as u32).to_ne_bytes());
             map.write(entry + 12, &buffer.to_ne_bytes());
@@ -115,12 +124,15 @@ impl PumpRing {
         }
         let map = self.map.map();
         if tail.wrapping_sub(map.atomic_u32(self.sq_head).load(Acquire)) >= SQ_ENTRIES {
-            return Err(io::Error::other("the submission queue of the pump stays full"));
+            return Err(io::Error::other(
+                "the submission queue of the pump stays full",
+            ));
         }
         let at = map.at(SQES_OFFSET + (tail & (SQ_ENTRIES - 1)) as usize * 64, 64);
         // SAFETY: inside the mapping, aligned to 64, a free entry the kernel does not read before the tail moves.
         unsafe { at.cast::<sys::Sqe>().write(sqe) };
-        map.atomic_u32(self.sq_tail).store(tail.wrapping_add(1), Release);
+        map.atomic_u32(self.sq_tail)
+            .store(tail.wrapping_add(1), Release);
         Ok(())
     }
 
@@ -169,8 +181,15 @@ impl PumpRing {
 
     /// Numbers of the completions that wait: `[head, tail)`.
     pub fn pending(&self) -> (u64, u64) {
-        let tail = self.map.map().atomic_u32(self.geometry.cq_tail as usize).load(Acquire);
-        (self.head, self.head + u64::from(tail.wrapping_sub(self.head as u32)))
+        let tail = self
+            .map
+            .map()
+            .atomic_u32(self.geometry.cq_tail as usize)
+            .load(Acquire);
+        (
+            self.head,
+            self.head + u64::from(tail.wrapping_sub(self.head as u32)),
+        )
     }
 
     /// A waiting completion.
@@ -187,7 +206,10 @@ impl PumpRing {
     pub fn finish(&mut self, to: u64, buffers: &[u16]) {
         self.map.note_head_seq(to);
         self.head = to;
-        self.map.map().atomic_u32(self.geometry.cq_head as usize).store(to as u32, Release);
+        self.map
+            .map()
+            .atomic_u32(self.geometry.cq_head as usize)
+            .store(to as u32, Release);
         self.provide(buffers);
     }
 

@@ -45,7 +45,13 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(options: SubscribeOptions) -> Queue {
         let (frames, bytes, ended) = (RefCell::default(), Cell::new(0), Cell::new(false));
-        Queue { options, frames, bytes, ended, signal: Signal::default() }
+        Queue {
+            options,
+            frames,
+            bytes,
+            ended,
+            signal: Signal::default(),
+        }
     }
 
     pub(crate) fn push(&self, frame: &Frame) {

@@ -93,7 +93,13 @@ pub struct BufReg {
 /// The addresses in `params` must be mappings that live as long as the returned ring and are used by nothing else.
 pub unsafe fn setup(entries: u32, params: &mut Params) -> io::Result<OwnedFd> {
     // SAFETY: `params` is a valid io_uring_params; the caller vouches for the addresses inside.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, std::ptr::from_mut(params)) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_setup,
+            entries,
+            std::ptr::from_mut(params),
+        )
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -107,15 +113,39 @@ pub unsafe fn setup(entries: u32, params: &mut Params) -> io::Result<OwnedFd> {
 /// `arg` must be what the operation wants, and memory it names must live as long as the ring.
 pub unsafe fn register<T>(ring: BorrowedFd<'_>, op: u32, arg: &T) -> io::Result<()> {
     // SAFETY: `arg` is valid for the call; the caller vouches for what it names.
-    let r = unsafe { libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), op, std::ptr::from_ref(arg), 1) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.as_raw_fd(),
+            op,
+            std::ptr::from_ref(arg),
+            1,
+        )
+    };
+    if r < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// io_uring_enter(2) without waiting; returns how many entries were taken.
 pub fn enter(ring: BorrowedFd<'_>, to_submit: u32) -> io::Result<u32> {
     // SAFETY: no pointers are passed; what the entries name is the business of whoever wrote them.
     let r = unsafe {
-        libc::syscall(libc::SYS_io_uring_enter, ring.as_raw_fd(), to_submit, 0u32, ENTER_GETEVENTS, 0usize, 0usize)
+        libc::syscall(
+            libc::SYS_io_uring_enter,
+            ring.as_raw_fd(),
+            to_submit,
+            0u32,
+            ENTER_GETEVENTS,
+            0usize,
+            0usize,
+        )
     };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as u32) }
+    if r < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(r as u32)
+    }
 }

@@ -17,6 +17,9 @@ pub struct DrainStats {
     pub stale: u64,
 }
 
+/// Takes the bytes of a slot's stream.
+pub type SpillFn<'a> = dyn FnMut(u32, Stream, &[u8]) -> Result<(), ShmError> + 'a;
+
 /// Passes every byte the dead daemon's kernel side had read but that is in no log to `spill`, in order.
 ///
 /// Only call it when the daemon's pidfd is readable: the kernel cancels a task's io_uring requests before it reports
@@ -24,18 +27,27 @@ pub struct DrainStats {
 pub fn drain_ring(
     ring: RingMap,
     journal: &JournalMap,
-    spill: &mut dyn FnMut(u32, Stream, &[u8]) -> Result<(), ShmError>,
+    spill: &mut SpillFn<'_>,
 ) -> Result<DrainStats, ShmError> {
     let geometry = ring.geometry()?;
     let epoch = ring.epoch();
-    let head = ring.map().atomic_u32(geometry.cq_head as usize).load(Acquire);
-    let tail = ring.map().atomic_u32(geometry.cq_tail as usize).load(Acquire);
+    let head = ring
+        .map()
+        .atomic_u32(geometry.cq_head as usize)
+        .load(Acquire);
+    let tail = ring
+        .map()
+        .atomic_u32(geometry.cq_tail as usize)
+        .load(Acquire);
     let count = tail.wrapping_sub(head);
     if count > geometry.cq_entries {
         return Err(ShmError::Corrupt("completion queue head and tail"));
     }
     let first = ring.head_seq(head);
-    let mut stats = DrainStats { completions: u64::from(count), ..DrainStats::default() };
+    let mut stats = DrainStats {
+        completions: u64::from(count),
+        ..DrainStats::default()
+    };
     for i in 0..count {
         let cqe = ring.cqe(&geometry, head.wrapping_add(i));
         let (Some(user), Some(data)) = (UserData::decode(cqe.user_data), ring.data(&cqe)) else {

@@ -150,7 +150,11 @@ impl JournalMap {
         let base = self.slot(slot)?;
         let active = self.map.atomic_u32(base + OFF_ACTIVE);
         let half = (active.load(Relaxed) & 1 ^ 1) as usize;
-        let set = |word, value| self.map.atomic_u64(self.word(base, half, word)).store(value, Relaxed);
+        let set = |word, value| {
+            self.map
+                .atomic_u64(self.word(base, half, word))
+                .store(value, Relaxed)
+        };
         set(W_EPOCH, commit.ring_epoch);
         set(W_SEQ, commit.cq_seq);
         set(W_LOG_BYTES, commit.log_bytes);
@@ -173,7 +177,11 @@ impl JournalMap {
     pub fn load(&self, slot: u32) -> Result<SlotState, ShmError> {
         let base = self.slot(slot)?;
         let half = (self.map.atomic_u32(base + OFF_ACTIVE).load(Acquire) & 1) as usize;
-        let get = |word| self.map.atomic_u64(self.word(base, half, word)).load(Relaxed);
+        let get = |word| {
+            self.map
+                .atomic_u64(self.word(base, half, word))
+                .load(Relaxed)
+        };
         let mut state = SlotState {
             ring_epoch: get(W_EPOCH),
             cq_seq: get(W_SEQ),
@@ -189,7 +197,10 @@ impl JournalMap {
             }
             let mut bytes = vec![0; len];
             self.map.read(self.carry_at(base, half, i), &mut bytes);
-            state.carry[i] = Carry { bytes, partial_time_ns: get(W_PARTIAL_TIME + i) };
+            state.carry[i] = Carry {
+                bytes,
+                partial_time_ns: get(W_PARTIAL_TIME + i),
+            };
             state.raw_bytes[i] = get(W_RAW + i);
         }
         Ok(state)
@@ -199,7 +210,11 @@ impl JournalMap {
     pub fn committed_seq(&self, slot: u32, epoch: u64) -> Result<u64, ShmError> {
         let base = self.slot(slot)?;
         let half = (self.map.atomic_u32(base + OFF_ACTIVE).load(Acquire) & 1) as usize;
-        let get = |word| self.map.atomic_u64(self.word(base, half, word)).load(Relaxed);
+        let get = |word| {
+            self.map
+                .atomic_u64(self.word(base, half, word))
+                .load(Relaxed)
+        };
         Ok(if get(W_EPOCH) == epoch { get(W_SEQ) } else { 0 })
     }
 }

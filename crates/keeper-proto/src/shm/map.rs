@@ -10,7 +10,8 @@ use super::ShmError;
 /// Makes a memfd of this size (sparse: pages come when they are touched).
 pub fn memfd(name: &CStr, bytes: usize) -> Result<OwnedFd, ShmError> {
     // SAFETY: a plain system call with a NUL-terminated name.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd =
+        unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(ShmError::last("memfd_create"));
     }
@@ -22,7 +23,14 @@ pub fn memfd(name: &CStr, bytes: usize) -> Result<OwnedFd, ShmError> {
     }
     // The size is sealed: neither side can make the other fault with SIGBUS by shrinking it.
     // SAFETY: a plain system call on an fd we own.
-    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) } < 0 {
+    if unsafe {
+        libc::fcntl(
+            fd.as_raw_fd(),
+            libc::F_ADD_SEALS,
+            libc::F_SEAL_SHRINK | libc::F_SEAL_GROW,
+        )
+    } < 0
+    {
         return Err(ShmError::last("fcntl(F_ADD_SEALS)"));
     }
     Ok(fd)
@@ -56,14 +64,26 @@ impl SharedMap {
         // SAFETY: a plain system call on an open fd.
         let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
         if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
-            return Err(ShmError::Layout("the memfd is not sealed against shrinking"));
+            return Err(ShmError::Layout(
+                "the memfd is not sealed against shrinking",
+            ));
         }
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping at an address the kernel chooses touches no existing memory.
-        let base =
-            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
         match NonNull::new(base.cast::<u8>()) {
-            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(SharedMap { fd, base, bytes }),
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(SharedMap { fd, base, bytes })
+            }
             _ => Err(ShmError::last("mmap")),
         }
     }
@@ -80,7 +100,10 @@ impl SharedMap {
 
     /// Pointer to `len` bytes at `offset`; panics if they are not all inside (offsets are ours or checked before).
     pub fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.bytes), "inside the mapping");
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.bytes),
+            "inside the mapping"
+        );
         // SAFETY: just checked to be inside the mapping.
         unsafe { self.base.as_ptr().add(offset) }
     }

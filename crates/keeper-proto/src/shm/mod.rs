@@ -13,12 +13,13 @@ mod map;
 mod ring;
 mod spill;
 
-pub use drain::{DrainStats, drain_ring};
+pub use drain::{DrainStats, SpillFn, drain_ring};
 pub use journal::{Carry, JOURNAL_BYTES, JournalMap, SlotCommit, SlotState};
 pub use map::{SharedMap, memfd};
 pub use ring::{
-    BUFFERS_OFFSET, CQ_ENTRIES, CQES_MAX_OFFSET, Cqe, PBUF_RING_OFFSET, RING_BUFFER_BYTES, RING_BUFFERS, RING_BYTES,
-    RINGS_OFFSET, RingGeometry, RingMap, SQ_ENTRIES, SQES_OFFSET, UserData,
+    BUFFERS_OFFSET, CQ_ENTRIES, CQES_MAX_OFFSET, Cqe, PBUF_RING_OFFSET, RING_BUFFER_BYTES,
+    RING_BUFFERS, RING_BYTES, RINGS_OFFSET, RingGeometry, RingMap, SQ_ENTRIES, SQES_OFFSET,
+    UserData,
 };
 pub use spill::{SPILL_LIMIT_BYTES, SpillReader, SpillRecord, SpillWriter};
 
@@ -77,7 +78,10 @@ pub enum ShmError {
 
 impl ShmError {
     pub(crate) fn last(step: &'static str) -> ShmError {
-        ShmError::Io { step, source: std::io::Error::last_os_error() }
+        ShmError::Io {
+            step,
+            source: std::io::Error::last_os_error(),
+        }
     }
 }
 

@@ -107,7 +107,11 @@ impl UserData {
             return None;
         }
         let stream = Stream::from_number(n as u8)?;
-        Some(UserData { slot: (n >> 32) as u32, generation: (n >> 8) as u16, stream })
+        Some(UserData {
+            slot: (n >> 32) as u32,
+            generation: (n >> 8) as u16,
+            stream,
+        })
     }
 }
 
@@ -127,7 +131,9 @@ impl RingMap {
 
     /// Maps one that was received (keeper).
     pub fn open(fd: OwnedFd) -> Result<RingMap, ShmError> {
-        let ring = RingMap { map: SharedMap::new(fd, RING_BYTES)? };
+        let ring = RingMap {
+            map: SharedMap::new(fd, RING_BYTES)?,
+        };
         ring.geometry()?;
         Ok(ring)
     }
@@ -138,9 +144,12 @@ impl RingMap {
         m.atomic_u32(OFF_CQ_HEAD).store(geometry.cq_head, Release);
         m.atomic_u32(OFF_CQ_TAIL).store(geometry.cq_tail, Release);
         m.atomic_u32(OFF_CQES).store(geometry.cqes, Release);
-        m.atomic_u32(OFF_CQ_ENTRIES).store(geometry.cq_entries, Release);
-        m.atomic_u32(OFF_BUFFERS).store(u32::from(RING_BUFFERS), Release);
-        m.atomic_u32(OFF_BUFFER_BYTES).store(RING_BUFFER_BYTES as u32, Release);
+        m.atomic_u32(OFF_CQ_ENTRIES)
+            .store(geometry.cq_entries, Release);
+        m.atomic_u32(OFF_BUFFERS)
+            .store(u32::from(RING_BUFFERS), Release);
+        m.atomic_u32(OFF_BUFFER_BYTES)
+            .store(RING_BUFFER_BYTES as u32, Release);
         m.atomic_u64(OFF_MAGIC).store(MAGIC, Release);
     }
 
@@ -161,9 +170,15 @@ impl RingMap {
             cqes: m.atomic_u32(OFF_CQES).load(Acquire),
             cq_entries: m.atomic_u32(OFF_CQ_ENTRIES).load(Acquire),
         };
-        let word = |at: u32| at.is_multiple_of(4) && (RINGS_OFFSET..CQES_MAX_OFFSET).contains(&(at as usize));
+        let word = |at: u32| {
+            at.is_multiple_of(4) && (RINGS_OFFSET..CQES_MAX_OFFSET).contains(&(at as usize))
+        };
         let cqes_fit = (RINGS_OFFSET..=CQES_MAX_OFFSET).contains(&(g.cqes as usize));
-        if !word(g.cq_head) || !word(g.cq_tail) || !cqes_fit || !g.cqes.is_multiple_of(8) || g.cq_entries != CQ_ENTRIES
+        if !word(g.cq_head)
+            || !word(g.cq_tail)
+            || !cqes_fit
+            || !g.cqes.is_multiple_of(8)
+            || g.cq_entries != CQ_ENTRIES
         {
             return Err(ShmError::Layout("ring offsets"));
         }
@@ -199,7 +214,8 @@ impl RingMap {
         self.map.read(at, &mut raw);
         let word = |i: usize| [raw[i], raw[i + 1], raw[i + 2], raw[i + 3]];
         Cqe {
-            user_data: u64::from(u32::from_ne_bytes(word(0))) | u64::from(u32::from_ne_bytes(word(4))) << 32,
+            user_data: u64::from(u32::from_ne_bytes(word(0)))
+                | u64::from(u32::from_ne_bytes(word(4))) << 32,
             res: i32::from_ne_bytes(word(8)),
             flags: u32::from_ne_bytes(word(12)),
         }
@@ -211,8 +227,13 @@ impl RingMap {
     /// the daemon is dead.
     pub fn data(&self, cqe: &Cqe) -> Option<&[u8]> {
         let buffer = cqe.buffer().filter(|b| *b < RING_BUFFERS)?;
-        let len = usize::try_from(cqe.res).ok().filter(|n| *n > 0 && *n <= RING_BUFFER_BYTES)?;
-        let at = self.map.at(BUFFERS_OFFSET + usize::from(buffer) * RING_BUFFER_BYTES, len);
+        let len = usize::try_from(cqe.res)
+            .ok()
+            .filter(|n| *n > 0 && *n <= RING_BUFFER_BYTES)?;
+        let at = self.map.at(
+            BUFFERS_OFFSET + usize::from(buffer) * RING_BUFFER_BYTES,
+            len,
+        );
         // SAFETY: inside the mapping; the kernel does not write to a buffer between its completion and its return to
         // the provided-buffer ring, which needs `&self`'s owner (see above).
         Some(unsafe { std::slice::from_raw_parts(at, len) })

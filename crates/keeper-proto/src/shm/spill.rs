@@ -32,7 +32,11 @@ impl SpillWriter {
     /// Goes on at the end of `file`.
     pub fn new(file: File) -> Result<SpillWriter, ShmError> {
         let end = file.metadata().map_err(io("fstat of a spill"))?.len();
-        Ok(SpillWriter { file, end, scratch: Vec::new() })
+        Ok(SpillWriter {
+            file,
+            end,
+            scratch: Vec::new(),
+        })
     }
 
     /// Length of the spill: what a hand-over tells the daemon.
@@ -80,10 +84,13 @@ impl SpillWriter {
     fn record(&mut self, kind: u8, bytes: &[u8], time_ns: u64) -> Result<(), ShmError> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&[kind, 0, 0, 0]);
-        self.scratch.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.scratch
+            .extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         self.scratch.extend_from_slice(&time_ns.to_le_bytes());
         self.scratch.extend_from_slice(bytes);
-        self.file.write_all_at(&self.scratch, self.end).map_err(io("write of a spill"))?;
+        self.file
+            .write_all_at(&self.scratch, self.end)
+            .map_err(io("write of a spill"))?;
         self.end += self.scratch.len() as u64;
         Ok(())
     }
@@ -130,20 +137,34 @@ impl SpillReader {
             return Ok(None);
         }
         let mut header = [0u8; HEADER_BYTES];
-        self.file.read_exact_at(&mut header, self.offset).map_err(io("read of a spill"))?;
+        self.file
+            .read_exact_at(&mut header, self.offset)
+            .map_err(io("read of a spill"))?;
         let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         if len > MAX_RECORD_BYTES || self.offset + (HEADER_BYTES + len) as u64 > self.end {
             return Err(ShmError::Corrupt("spill record length"));
         }
         let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, self.offset + HEADER_BYTES as u64).map_err(io("read of a spill"))?;
+        self.file
+            .read_exact_at(&mut bytes, self.offset + HEADER_BYTES as u64)
+            .map_err(io("read of a spill"))?;
         self.offset += (HEADER_BYTES + len) as u64;
         if header[0] == GAP {
-            let dropped = bytes.as_slice().try_into().map_err(|_| ShmError::Corrupt("spill gap"))?;
+            let dropped = bytes
+                .as_slice()
+                .try_into()
+                .map_err(|_| ShmError::Corrupt("spill gap"))?;
             return Ok(Some(SpillRecord::Gap(u64::from_le_bytes(dropped))));
         }
         let stream = Stream::from_number(header[0]).ok_or(ShmError::Corrupt("spill stream"))?;
-        let time_ns = header[8..].try_into().map(u64::from_le_bytes).map_err(|_| ShmError::Corrupt("spill time"))?;
-        Ok(Some(SpillRecord::Data { stream, time_ns, bytes }))
+        let time_ns = header[8..]
+            .try_into()
+            .map(u64::from_le_bytes)
+            .map_err(|_| ShmError::Corrupt("spill time"))?;
+        Ok(Some(SpillRecord::Data {
+            stream,
+            time_ns,
+            bytes,
+        }))
     }
 }

@@ -21,8 +21,22 @@ fn commits_are_read_back_and_reset_changes_the_generation() {
     let long = vec![b'x'; CARRY_BYTES];
     journal.commit(4095, &commit(3, 10, &long)).expect("commit");
     let state = journal.load(4095).expect("load");
-    assert_eq!((state.ring_epoch, state.cq_seq, state.log_bytes, state.log_id), (3, 10, 7, 9));
-    assert_eq!(state.carry[0], Carry { bytes: long, partial_time_ns: 5 });
+    assert_eq!(
+        (
+            state.ring_epoch,
+            state.cq_seq,
+            state.log_bytes,
+            state.log_id
+        ),
+        (3, 10, 7, 9)
+    );
+    assert_eq!(
+        state.carry[0],
+        Carry {
+            bytes: long,
+            partial_time_ns: 5
+        }
+    );
     assert_eq!(journal.committed_seq(4095, 3).expect("seq"), 10);
     assert_eq!(journal.committed_seq(4095, 4).expect("seq"), 0);
     assert_ne!(journal.reset(4095).expect("reset"), first);
@@ -49,7 +63,11 @@ fn head_seq_survives_wrap_around() {
 
 #[test]
 fn user_data_round_trip() {
-    let user = UserData { slot: 4095, generation: 65535, stream: Stream::Stderr };
+    let user = UserData {
+        slot: 4095,
+        generation: 65535,
+        stream: Stream::Stderr,
+    };
     assert_eq!(UserData::decode(user.encode()), Some(user));
     assert_eq!(UserData::decode(u64::MAX), None);
 }
@@ -58,20 +76,37 @@ fn user_data_round_trip() {
 fn drain_skips_what_is_committed_or_stale() {
     let ring = RingMap::create(77).expect("ring");
     let head = RINGS_OFFSET as u32;
-    let geometry = RingGeometry { cq_head: head, cq_tail: head + 4, cqes: head + 64, cq_entries: CQ_ENTRIES };
+    let geometry = RingGeometry {
+        cq_head: head,
+        cq_tail: head + 4,
+        cqes: head + 64,
+        cq_entries: CQ_ENTRIES,
+    };
     ring.publish(geometry);
     let journal = JournalMap::create().expect("journal");
     let generation = journal.reset(2).expect("reset");
     for i in 0..4u32 {
         let old = u16::from(i == 3);
-        let user = UserData { slot: 2, generation: generation.wrapping_sub(old), stream: Stream::Stdout };
+        let user = UserData {
+            slot: 2,
+            generation: generation.wrapping_sub(old),
+            stream: Stream::Stdout,
+        };
         let at = geometry.cqes as usize + i as usize * 16;
         ring.map().write(at, &user.encode().to_ne_bytes());
         ring.map().write(at + 8, &3i32.to_ne_bytes());
-        ring.map().write(at + 12, &(i << 16 | Cqe::F_BUFFER | Cqe::F_MORE).to_ne_bytes());
-        ring.map().write(BUFFERS_OFFSET + i as usize * RING_BUFFER_BYTES, format!("ab{i}").as_bytes());
+        ring.map().write(
+            at + 12,
+            &(i << 16 | Cqe::F_BUFFER | Cqe::F_MORE).to_ne_bytes(),
+        );
+        ring.map().write(
+            BUFFERS_OFFSET + i as usize * RING_BUFFER_BYTES,
+            format!("ab{i}").as_bytes(),
+        );
     }
-    ring.map().atomic_u32(geometry.cq_tail as usize).store(4, Release);
+    ring.map()
+        .atomic_u32(geometry.cq_tail as usize)
+        .store(4, Release);
     journal.commit(2, &commit(77, 1, b"")).expect("commit");
     let mut out = Vec::new();
     let stats = drain_ring(ring, &journal, &mut |slot, stream, bytes| {
@@ -81,13 +116,28 @@ fn drain_skips_what_is_committed_or_stale() {
     })
     .expect("drain");
     assert_eq!(out, b"ab1ab2");
-    assert_eq!(stats, DrainStats { completions: 4, committed: 1, bytes: 6, stale: 1 });
+    assert_eq!(
+        stats,
+        DrainStats {
+            completions: 4,
+            committed: 1,
+            bytes: 6,
+            stale: 1
+        }
+    );
 }
 
 #[test]
 fn spill_round_trip_and_release() {
     let path = std::env::temp_dir().join(format!("gantry-spill-{}", std::process::id()));
-    let open = || std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let open = || {
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+    };
     let mut writer = SpillWriter::new(open().expect("open")).expect("writer");
     writer.append(Stream::Stderr, b"hello", 1).expect("append");
     let middle = writer.end();
@@ -96,7 +146,10 @@ fn spill_round_trip_and_release() {
     let mut reader = SpillReader::new(open().expect("open"), 0, middle);
     assert!(reader.next_record().is_err(), "a hole is not a record");
     let mut reader = SpillReader::new(open().expect("open"), middle, writer.end());
-    assert_eq!(reader.next_record().expect("record"), Some(SpillRecord::Gap(42)));
+    assert_eq!(
+        reader.next_record().expect("record"),
+        Some(SpillRecord::Gap(42))
+    );
     assert_eq!(reader.next_record().expect("end"), None);
     assert!(!writer.has_room(middle, SPILL_LIMIT_BYTES as usize));
     std::fs::remove_file(&path).expect("remove");
