@@ -141,7 +141,11 @@ fn shard_main(
 ) {
     pin_to_cpu(id);
     CURRENT.with(|current| current.set(Some(id)));
+    // Completions are handled when the shard enters the kernel anyway, not by an interrupt of what it does.
+    let mut ring = io_uring::IoUring::builder();
+    ring.setup_coop_taskrun().setup_single_issuer();
     let built = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+        .uring_builder(ring)
         .with_entries(RING_ENTRIES)
         .enable_timer()
         .build();
