@@ -3,5 +3,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = gantry_api::json::parse::<gantry_api::wire::create::CreateRequest>(data);
+    let _ = serde_json::from_slice::<gantry_api::wire::create::CreateRequest>(data);
 });
