@@ -92,6 +92,12 @@ pub enum EngineError {
     /// {0}
     #[error("{0}")]
     System(String),
+    /// {0}
+    #[error("{0}")]
+    Store(#[from] gantry_store::StoreError),
+    /// {0}
+    #[error("{0}")]
+    Image(#[from] gantry_image::ImageError),
 }
 
 impl EngineError {
@@ -108,6 +114,14 @@ impl EngineError {
             Self::Unavailable(_) => ErrorClass::Unavailable,
             Self::NotImplemented(_) => ErrorClass::NotImplemented,
             Self::Io { .. } | Self::System(_) => ErrorClass::System,
+            Self::Store(gantry_store::StoreError::Busy) => ErrorClass::Unavailable,
+            Self::Store(_) => ErrorClass::System,
+            Self::Image(e) => match e.class() {
+                gantry_image::ErrorClass::NotFound => ErrorClass::NotFound,
+                gantry_image::ErrorClass::Conflict => ErrorClass::Conflict,
+                gantry_image::ErrorClass::InvalidParameter => ErrorClass::InvalidParameter,
+                gantry_image::ErrorClass::System => ErrorClass::System,
+            },
         }
     }
 

@@ -1,15 +1,43 @@
-//! Containers: their state machine, life cycle, events and queries. Knows neither HTTP nor the field
-//! names of Docker's JSON; a container belongs to one shard and is reached by message.
+//! Containers: their state machine, life cycle, events and queries.
+//!
+//! **Architecture invariants**
+//! - Nothing here knows HTTP or the field names of Docker's JSON.
+//! - A container belongs to one shard; everything that changes it runs there, as a task that a
+//!   client's hang-up does not stop half way. Readers use the immutable index.
+//! - No change is announced (answer, event, exit) before its record is durable: against a kill by the
+//!   shard's journal, against a power loss by the store.
+//! - A state transition that the machine does not have is a bug and panics.
 
+mod backoff;
+mod boot;
+mod capabilities;
+mod clock;
+mod command;
+mod config;
+mod container;
 mod engine;
 mod error;
 mod events;
-mod handles;
 mod ids;
+mod index;
+mod journal;
+mod keeper;
+mod launch_spec;
+mod list;
+mod lock;
 pub mod model;
 mod names;
+mod shard;
+mod signals;
+mod user;
+mod wait_handle;
 
+pub use boot::BootReport;
+pub use config::EngineConfig;
+pub use container::attach::AttachTicket;
+pub use container::logs::LogStream;
 pub use engine::Engine;
 pub use error::{EngineError, ErrorClass};
 pub use events::{Event, EventStream, EventsQuery};
-pub use handles::{AttachTicket, LogStream, WaitHandle};
+pub use ids::short as short_id;
+pub use wait_handle::WaitHandle;

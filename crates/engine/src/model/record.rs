@@ -56,6 +56,8 @@ pub struct StateRecord {
     pub finished_unix_ns: i64,
     /// A process of the last run was killed for lack of memory.
     pub oom_killed: bool,
+    /// Grows with every change of this container; the newest of journal and store counts.
+    pub sequence: u64,
     /// A client stopped it; `unless-stopped` does not start it at boot.
     pub manually_stopped: bool,
 }

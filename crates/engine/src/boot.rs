@@ -1,0 +1,375 @@
+//! Coming up: records, keepers, what runs, what was lost.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_cgroup::Group;
+use gantry_launch::AdoptedContainer;
+use gantry_rt::reply::ReplySender;
+use gantry_store::{Store, Table};
+use gantry_stream::{ContainerIo, IoConfig, StreamFds};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::config::EngineConfig;
+use crate::container::{Container, Run, exit, files, logs, remove, start};
+use crate::journal::{self, JournalEntry, StateJournal};
+use crate::keeper::{ExitReport, KeeperLink};
+use crate::launch_spec::cgroup_parent;
+use crate::model::*;
+use crate::shard::{ShardEngine, Shared};
+use crate::{EngineError, backoff, clock};
+
+/// Exit code of a container that ended while nobody could see it.
+const EXIT_LOST: i32 = 255;
+
+/// What a shard found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BootReport {
+    /// Containers of this shard.
+    pub containers: usize,
+    /// Running ones that were taken over.
+    pub adopted: usize,
+    /// Running ones of which nothing was found.
+    pub lost: usize,
+}
+
+/// What is known before the shards run, and where they meet.
+pub(crate) struct BootPlan {
+    records: Mutex<FxHashMap<String, ContainerRecord>>,
+    meeting: Mutex<Meeting>,
+}
+
+#[derive(Default)]
+struct Meeting {
+    /// Containers that a shard's keepers know.
+    adopted: FxHashMap<String, usize>,
+    arrived: usize,
+    waiting: Vec<ReplySender<()>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl BootPlan {
+    /// Reads store and journals. Blocks.
+    pub(crate) fn load(config: &EngineConfig, store: &Store) -> Result<Self, EngineError> {
+        for dir in [config.containers_dir(), config.data_root.join(files::TRASH_DIR), config.exec_root.clone()] {
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| EngineError::io(format!("make directory {}", dir.display()), e))?;
+        }
+        files::delete_tree(&config.data_root.join(files::TRASH_DIR))?;
+        let mut records = FxHashMap::default();
+        for (id, bytes) in store.read_all(Table::Containers)? {
+            match serde_json::from_slice::<ContainerRecord>(&bytes) {
+                Ok(record) if record.version <= RECORD_VERSION => {
+                    records.insert(id, record);
+                }
+                Ok(record) => tracing::error!(id, version = record.version, "a record is of a newer daemon; left alone"),
+                Err(e) => tracing::error!(id, error = %e, "a record is not readable; left alone"),
+            }
+        }
+        for entry in journal_entries(config)? {
+            if let Some(record) = records.get_mut(&entry.id) {
+                apply(record, entry);
+            }
+        }
+        Ok(Self { records: Mutex::new(records), meeting: Mutex::default() })
+    }
+
+    /// Waits until every shard has said what its keepers know.
+    async fn meet(&self, shards: usize, shard: usize, adopted: &[(Rc<KeeperLink>, AdoptedContainer)]) {
+        let (reply, receiver) = gantry_rt::reply::channel();
+        let everybody = {
+            let mut meeting = locked(&self.meeting);
+            meeting.adopted.extend(adopted.iter().map(|(_, a)| (a.id.clone(), shard)));
+            meeting.arrived += 1;
+            meeting.waiting.push(reply);
+            if meeting.arrived >= shards { std::mem::take(&mut meeting.waiting) } else { Vec::new() }
+        };
+        for reply in everybody {
+            reply.send(());
+        }
+        if receiver.await.is_err() {
+            tracing::error!("the shards did not meet at boot");
+        }
+    }
+
+    /// Takes the records of one shard: what its keepers know, and what hashes to it and no keeper knows.
+    fn take_records(&self, shards: usize, shard: usize) -> Vec<ContainerRecord> {
+        let meeting = locked(&self.meeting);
+        let mut records = locked(&self.records);
+        let mine: Vec<String> = records
+            .keys()
+            .filter(|id| {
+                let owner = meeting.adopted.get(*id).copied();
+                owner.unwrap_or_else(|| crate::engine::home_shard(id, shards)) == shard
+            })
+            .cloned()
+            .collect();
+        mine.iter().filter_map(|id| records.remove(id)).collect()
+    }
+}
+
+/// The newest entry of every container in all journals, also those of a daemon with more shards.
+fn journal_entries(config: &EngineConfig) -> Result<Vec<JournalEntry>, EngineError> {
+    let mut newest: BTreeMap<String, JournalEntry> = BTreeMap::new();
+    let listed = std::fs::read_dir(&config.exec_root)
+        .map_err(|e| EngineError::io(format!("read {}", config.exec_root.display()), e))?;
+    for file in listed {
+        let path = file.map_err(|e| EngineError::io("read exec-root", e))?.path();
+        if path.extension().is_none_or(|e| e != "journal") {
+            continue;
+        }
+        for entry in journal::read(&path)? {
+            let newer = newest.get(&entry.id).is_none_or(|old| old.state.sequence < entry.state.sequence);
+            if newer {
+                newest.insert(entry.id.clone(), entry);
+            }
+        }
+    }
+    Ok(newest.into_values().collect())
+}
+
+fn apply(record: &mut ContainerRecord, entry: JournalEntry) {
+    if entry.state.sequence > record.state.sequence {
+        record.state = entry.state;
+        record.restart_count = entry.restart_count;
+    }
+}
+
+/// Numbers of the keepers that this shard looks after: its own, and those left by more shards.
+fn keeper_numbers(config: &EngineConfig, shard: usize) -> Vec<usize> {
+    let mut numbers = vec![shard];
+    let listed = std::fs::read_dir(&config.exec_root).into_iter().flatten().flatten();
+    for file in listed {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("keeper-").and_then(|n| n.strip_suffix(".sock")).and_then(|n| n.parse().ok());
+        if let Some(number) = number
+            && number >= config.shards
+            && number % config.shards == shard
+        {
+            numbers.push(number);
+        }
+    }
+    numbers
+}
+
+/// Brings the current shard up.
+pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, EngineError> {
+    let id = gantry_rt::current_shard().0;
+    let journal = StateJournal::open(&shared.config.journal_path(id))?;
+    let shard = ShardEngine::install(shared.clone(), journal)?;
+    let mut adopted = Vec::new();
+    for number in keeper_numbers(&shared.config, id) {
+        let (link, containers) = KeeperLink::connect(&shared.config, number).await?;
+        shard.keepers.borrow_mut().push(link.clone());
+        adopted.extend(containers.into_iter().map(|a| (link.clone(), a)));
+    }
+    shared.boot.meet(shared.config.shards, id, &adopted).await;
+    let containers: Vec<Rc<Container>> = shared
+        .boot
+        .take_records(shared.config.shards, id)
+        .into_iter()
+        .map(|record| Container::new(&shard, record))
+        .collect();
+    register(&shard, &containers);
+    let report = settle(&shard, &containers, adopted).await;
+    let views = containers.iter().map(|c| Arc::new(c.view())).collect();
+    shared.index.publish_all(id, views);
+    shard.booted.set(true);
+    compact(&shard, &containers);
+    let keepers = shard.keepers.borrow().clone();
+    for keeper in &keepers {
+        keeper.run(&shard);
+    }
+    continue_lives(&shard, &containers);
+    Ok(report)
+}
+
+fn register(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
+    for container in containers {
+        shard.containers.borrow_mut().insert(container.id.clone(), container.clone());
+        let name = container.name();
+        if let Err(holder) = shard.shared.index.reserve_name(&name, &container.id) {
+            tracing::error!(id = %container.id, %name, %holder, "two containers have the same name");
+        }
+    }
+}
+
+/// Rewrites the journal with the present states: entries of other files are in it from here on.
+fn compact(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
+    let entries: Vec<JournalEntry> = containers.iter().map(|c| c.journal_entry()).collect();
+    if let Err(e) = shard.journal.borrow_mut().compact(&entries) {
+        tracing::warn!(error = %e, "the state journal can't be rewritten; it goes on growing");
+    }
+}
+
+/// Adopts what runs, records what ended meanwhile, declares what is lost.
+async fn settle(
+    shard: &Rc<ShardEngine>,
+    containers: &[Rc<Container>],
+    adopted: Vec<(Rc<KeeperLink>, AdoptedContainer)>,
+) -> BootReport {
+    let mut report = BootReport { containers: containers.len(), ..BootReport::default() };
+    let mut known = FxHashSet::default();
+    for (link, found) in adopted {
+        known.insert(found.id.clone());
+        let Ok(container) = shard.get(&found.id) else {
+            abandon_unknown(&link, &found).await;
+            continue;
+        };
+        match adopt(&container, &link, found).await {
+            Ok(true) => report.adopted += 1,
+            Ok(false) => {}
+            Err(e) => tracing::error!(id = %container.id, error = %e, "a running container could not be taken over"),
+        }
+    }
+    for container in containers {
+        let lost = container.status().is_alive() && container.run().is_none();
+        if lost {
+            report.lost += 1;
+            declare_lost(container, known.contains(&*container.id)).await;
+        }
+    }
+    report
+}
+
+/// A container that a keeper has and no record names: its creation was never announced as started.
+async fn abandon_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
+    tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
+    if found.exit.is_none()
+        && let Err(e) = link.kill_all(&found.id).await
+    {
+        tracing::error!(id = %found.id, error = %e, "it can't be killed");
+    }
+    link.forget_later(found.id.clone());
+}
+
+/// Takes a container over from the keeper: output first, then the exit if there is one. False if its
+/// exit had been recorded already.
+async fn adopt(
+    container: &Rc<Container>,
+    link: &Rc<KeeperLink>,
+    found: AdoptedContainer,
+) -> Result<bool, EngineError> {
+    if !container.status().is_alive() {
+        // Launched, but the daemon died before it was recorded; or recorded as ended and not forgotten.
+        if found.exit.is_some() {
+            link.forget_later(found.id);
+            return Ok(false);
+        }
+        if !record_running(container, &found)? {
+            return Ok(false);
+        }
+    }
+    let sink = logs::open_sink(container)?;
+    let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
+    let config = IoConfig { tty: container.fixed.config.tty, sink };
+    let io_error = |e| EngineError::io("take over a container's streams", e);
+    let io = ContainerIo::adopt(&link.pump, found.slot, config).map_err(io_error)?;
+    let shared = &container.shard.shared;
+    let parent = cgroup_parent(shared, &container.fixed.host);
+    let (hierarchy, id) = (shared.seccomp.hierarchy.clone(), container.id.clone());
+    let group = files::on_worker(move || Ok(Group::open(&hierarchy, &parent, &id)?)).await?;
+    {
+        let mut inner = container.inner.borrow_mut();
+        inner.last_log = handle;
+        inner.run = Some(Rc::new(Run {
+            io: io.clone(),
+            keeper: link.clone(),
+            started: None,
+            group: Arc::new(group),
+            exiting: Cell::new(false),
+        }));
+    }
+    container.no_restart.set(container.inner.borrow().state.manually_stopped);
+    let hand_over = link.hand_over(&container.id).await?;
+    if let Some(spill) = hand_over.spill {
+        io.replay(spill, hand_over.spill_bytes).await.map_err(io_error)?;
+    }
+    let fds = StreamFds {
+        stdin: hand_over.stdin,
+        stdout: hand_over.stdout,
+        stderr: hand_over.stderr,
+        tty_master: hand_over.tty_master,
+    };
+    io.start(fds).map_err(io_error)?;
+    if let Some(exit) = found.exit {
+        exit::report(&container.shard, link, ExitReport::new(found.id, exit));
+    }
+    Ok(true)
+}
+
+/// A launch that no record speaks of: it runs, so that is what is recorded.
+fn record_running(container: &Rc<Container>, found: &AdoptedContainer) -> Result<bool, EngineError> {
+    if !container.status().may_become(Status::Running) {
+        tracing::error!(id = %container.id, "a container that is being removed still runs");
+        return Ok(false);
+    }
+    container.transition(Status::Running, |state| {
+        state.pid = found.pid;
+        state.started_unix_ns = clock::unix_ns();
+        state.finished_unix_ns = 0;
+        state.exit_code = 0;
+        state.error = String::new();
+    })?;
+    Ok(true)
+}
+
+async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
+    let error = if keeper_has_it {
+        "the container's streams could not be taken over when the daemon came back".to_owned()
+    } else {
+        "the container ended while the daemon and its keeper were away; its exit code is unknown".to_owned()
+    };
+    let recorded = container.transition(Status::Exited, |state| {
+        state.pid = 0;
+        state.exit_code = EXIT_LOST;
+        state.error = error;
+        state.finished_unix_ns = clock::unix_ns();
+    });
+    if let Err(e) = recorded {
+        tracing::error!(id = %container.id, error = %e, "a lost container could not be recorded");
+        return;
+    }
+    container.was_running_at_boot.set(true);
+    if let Err(e) = exit::store_record(container, &container.record()).await {
+        tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
+    }
+    let parent = cgroup_parent(&container.shard.shared, &container.fixed.host);
+    let (hierarchy, id) = (container.shard.shared.seccomp.hierarchy.clone(), container.id.clone());
+    let cleaned = files::on_worker(move || {
+        let group = Group::open(&hierarchy, &parent, &id)?;
+        group.kill_all()?;
+        Ok(group.remove()?)
+    });
+    if let Err(e) = cleaned.await {
+        // After a reboot there is no group; that is the usual case.
+        tracing::debug!(id = %container.id, error = %e, "no control group of a lost container was removed");
+    }
+}
+
+/// Finishes removals that were under way, and starts what its policy wants.
+fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
+    for container in containers {
+        let status = container.status();
+        let (exit_code, manually) = {
+            let inner = container.inner.borrow();
+            (inner.state.exit_code, inner.state.manually_stopped)
+        };
+        let was_running = container.was_running_at_boot.get() || status == Status::Restarting;
+        let policy = container.fixed.host.restart;
+        if status == Status::Removing || (status == Status::Exited && container.fixed.host.auto_remove) {
+            remove::finish_later(container);
+        } else if status == Status::Restarting {
+            start::schedule_restart(container, Duration::ZERO);
+        } else if status == Status::Exited && backoff::starts_at_boot(policy, was_running, exit_code, manually) {
+            start::start_later(container);
+        }
+    }
+    tracing::debug!(shard = shard.id, containers = containers.len(), "shard is up");
+}

@@ -1,0 +1,146 @@
+//! Capability sets: Docker's default, what is added and dropped.
+
+use crate::EngineError;
+
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+const DEFAULT: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// Every capability this program knows.
+pub const ALL_MASK: u64 = (1 << NAMES.len()) - 1;
+
+fn bit(name: &str) -> Option<u64> {
+    NAMES.iter().position(|n| *n == name).map(|index| 1 << index)
+}
+
+/// Docker's default set.
+pub fn default_mask() -> u64 {
+    DEFAULT.iter().filter_map(|name| bit(name)).fold(0, |mask, bit| mask | bit)
+}
+
+enum Item {
+    All,
+    One(u64),
+}
+
+fn parse(name: &str) -> Result<Item, EngineError> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if bare == "ALL" {
+        return Ok(Item::All);
+    }
+    bit(bare)
+        .map(Item::One)
+        .ok_or_else(|| EngineError::InvalidParameter(format!("invalid capability: {name:?}")))
+}
+
+/// The set of a container.
+pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64, EngineError> {
+    let mut added = 0;
+    let mut all_added = false;
+    for name in add {
+        match parse(name)? {
+            Item::All => all_added = true,
+            Item::One(bit) => added |= bit,
+        }
+    }
+    let mut dropped = 0;
+    let mut all_dropped = false;
+    for name in drop {
+        match parse(name)? {
+            Item::All => all_dropped = true,
+            Item::One(bit) => dropped |= bit,
+        }
+    }
+    Ok(if privileged {
+        ALL_MASK
+    } else if all_added {
+        ALL_MASK & !dropped
+    } else if all_dropped {
+        added
+    } else {
+        (default_mask() & !dropped) | added
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[test]
+    fn default_is_dockers() {
+        assert_eq!(resolve(&[], &[], false).unwrap(), 0x0000_0000_a804_25fb);
+    }
+
+    #[test]
+    fn add_and_drop() {
+        let net_admin = 1 << 12;
+        assert_eq!(resolve(&names(&["cap_net_admin"]), &[], false).unwrap(), default_mask() | net_admin);
+        assert_eq!(resolve(&names(&["NET_ADMIN"]), &names(&["ALL"]), false).unwrap(), net_admin);
+        assert_eq!(resolve(&names(&["all"]), &names(&["NET_ADMIN"]), false).unwrap(), ALL_MASK & !net_admin);
+        assert_eq!(resolve(&[], &names(&["CHOWN"]), true).unwrap(), ALL_MASK);
+        assert_eq!(resolve(&[], &names(&["CHOWN"]), false).unwrap(), default_mask() & !1);
+        assert!(resolve(&names(&["NOPE"]), &[], false).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! What the daemon's configuration says to the engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::LogConfig;
+
+/// Docker's grace of `stop`.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Docker's size of /dev/shm.
+pub const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+/// Docker's parent control group.
+pub const DEFAULT_CGROUP_PARENT: &str = "/docker";
+
+/// Settings of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where what survives a reboot lies.
+    pub data_root: PathBuf,
+    /// Where what survives only the daemon lies.
+    pub exec_root: PathBuf,
+    /// The keeper program.
+    pub keeper_exe: PathBuf,
+    /// Number of shards of the runtime.
+    pub shards: usize,
+    /// Log driver and options of containers that name none.
+    pub default_log: LogConfig,
+    /// Limits of processes of containers that name none.
+    pub default_ulimits: Vec<crate::model::Ulimit>,
+    /// Name servers of containers that name none.
+    pub dns: Vec<String>,
+    /// Parent control group of containers that name none.
+    pub cgroup_parent: String,
+}
+
+impl EngineConfig {
+    /// Docker's defaults under these two directories.
+    pub fn new(data_root: PathBuf, exec_root: PathBuf, keeper_exe: PathBuf, shards: usize) -> Self {
+        Self {
+            data_root,
+            exec_root,
+            keeper_exe,
+            shards,
+            default_log: LogConfig { driver: "json-file".to_owned(), options: BTreeMap::new() },
+            default_ulimits: Vec::new(),
+            dns: Vec::new(),
+            cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
+        }
+    }
+
+    /// Directory of all containers.
+    pub fn containers_dir(&self) -> PathBuf {
+        self.data_root.join("containers")
+    }
+
+    /// The journal of a shard.
+    pub fn journal_path(&self, shard: usize) -> PathBuf {
+        self.exec_root.join(format!("state-{shard}.journal"))
+    }
+}

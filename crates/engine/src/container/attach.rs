@@ -1,0 +1,246 @@
+//! `attach`: a client's connection becomes the container's streams.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_rt::{Either, ShardId, mailbox, race};
+use gantry_stream::{ContainerIo, SubscribeOptions, Subscription, attach, keys};
+use rustix::event::{PollFd, PollFlags};
+
+use super::{Container, Run, logs};
+use crate::EngineError;
+use crate::model::{AttachOptions, LogsOptions, Status};
+use crate::shard::ShardEngine;
+
+/// Clients attached to one container at once.
+pub const MAX_ATTACHED: usize = 1024;
+/// Longest log that `attach` with `logs` sends first.
+pub const MAX_PREFIX_BYTES: usize = 64 << 20;
+/// How often a client that waits for a start is looked at for a hang-up.
+const HANG_UP_CHECK: Duration = Duration::from_secs(1);
+
+/// A checked attach; give it the connection.
+pub struct AttachTicket {
+    shard: usize,
+    id: String,
+    tty: bool,
+    options: AttachOptions,
+    detach_keys: Vec<u8>,
+}
+
+impl AttachTicket {
+    /// Whether the container has a terminal (raw stream) or not (multiplexed frames).
+    pub fn tty(&self) -> bool {
+        self.tty
+    }
+
+    /// Serves the connection in the background, on the shard of the container. `over_read` is what
+    /// had been read past the request's head.
+    pub fn serve(self, socket: OwnedFd, over_read: Bytes) {
+        let id = self.id.clone();
+        let posted = mailbox::post(ShardId(self.shard), move || {
+            let container = ShardEngine::current().and_then(|shard| shard.get(&self.id));
+            match container {
+                Ok(container) => begin(&container, self, socket, over_read),
+                Err(e) => tracing::debug!(error = %e, "an attached container went away"),
+            }
+        });
+        if let Err(e) = posted {
+            tracing::warn!(id, error = %e, "an attach was dropped");
+        }
+    }
+}
+
+/// Checks a request on the owner shard.
+pub(crate) fn check(container: &Rc<Container>, options: AttachOptions) -> Result<AttachTicket, EngineError> {
+    let detach_keys = match options.detach_keys.as_deref() {
+        None | Some("") => keys::DEFAULT_DETACH_KEYS.to_vec(),
+        Some(text) => keys::parse(text)
+            .map_err(|_| EngineError::InvalidParameter(format!("Invalid detach keys ({text}) provided")))?,
+    };
+    match container.status() {
+        Status::Paused => {
+            return Err(EngineError::Conflict(format!(
+                "container {} is paused, unpause the container before attach",
+                container.id
+            )));
+        }
+        Status::Restarting => {
+            return Err(EngineError::Conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                container.id
+            )));
+        }
+        Status::Removing | Status::Dead => {
+            return Err(EngineError::Conflict(format!("container {} is marked for removal", container.id)));
+        }
+        _ => {}
+    }
+    if container.inner.borrow().attached >= MAX_ATTACHED {
+        return Err(EngineError::Unavailable(format!("more than {MAX_ATTACHED} clients are attached")));
+    }
+    Ok(AttachTicket {
+        shard: container.shard.id,
+        id: container.id.to_string(),
+        tty: container.fixed.config.tty,
+        options,
+        detach_keys,
+    })
+}
+
+/// Counts a client while it is attached.
+struct Counted(Rc<Container>);
+
+impl Counted {
+    fn new(container: &Rc<Container>) -> Self {
+        container.inner.borrow_mut().attached += 1;
+        Self(container.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().attached -= 1;
+    }
+}
+
+fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_read: Bytes) {
+    container.event("attach", &[]);
+    let counted = Counted::new(container);
+    // Subscribed here and now, not in the task: no output is missed.
+    let live = container.run().map(|run| subscribe(&run, &ticket.options));
+    // One that does not run is waited for: clients attach before they start.
+    let wait = live.is_none() && ticket.options.stream;
+    let pending = wait.then(|| container.pending_attach(&ticket.options));
+    let container = container.clone();
+    gantry_rt::spawn("container.attach", async move {
+        let _counted = counted;
+        let live = match (live, pending) {
+            (Some(live), _) => Some(live),
+            (None, Some(mut pending)) => {
+                match race(pending.recv(), hung_up(&socket)).await {
+                    Either::Left(live) => live,
+                    Either::Right(()) => None,
+                }
+            }
+            (None, None) => None,
+        };
+        serve(&container, ticket, live, socket, over_read).await;
+    });
+}
+
+/// A started run with a subscription made before its first output.
+pub(crate) struct Live {
+    run: Rc<Run>,
+    subscription: Subscription,
+}
+
+fn subscribe(run: &Rc<Run>, options: &AttachOptions) -> Live {
+    let wanted = SubscribeOptions {
+        stdout: options.stdout && options.stream,
+        stderr: options.stderr && options.stream,
+    };
+    Live { run: run.clone(), subscription: run.io.subscribe(wanted) }
+}
+
+/// A client that attached before the start.
+pub(crate) struct PendingAttach {
+    options: AttachOptions,
+    reply: gantry_rt::sync::mpsc::Sender<Live>,
+}
+
+impl Container {
+    fn pending_attach(&self, options: &AttachOptions) -> gantry_rt::sync::mpsc::Receiver<Live> {
+        let (reply, receiver) = gantry_rt::sync::mpsc::channel(1);
+        let mut pending = self.pending.borrow_mut();
+        pending.retain(|p: &PendingAttach| !p.reply.is_closed());
+        pending.push(PendingAttach { options: options.clone(), reply });
+        receiver
+    }
+
+    /// Gives clients that wait for the start their subscription; before the first read.
+    pub(crate) fn serve_pending_attaches(&self, run: &Rc<Run>) {
+        for pending in self.pending.take() {
+            // A client that left meanwhile has closed its end.
+            if pending.reply.try_send(subscribe(run, &pending.options)).is_err() {
+                tracing::trace!("an attached client left before the start");
+            }
+        }
+    }
+
+    /// The start failed or the container is gone: their connections are closed.
+    pub(crate) fn close_pending_attaches(&self) {
+        self.pending.take();
+    }
+}
+
+async fn serve(
+    container: &Rc<Container>,
+    ticket: AttachTicket,
+    live: Option<Live>,
+    socket: OwnedFd,
+    over_read: Bytes,
+) {
+    let AttachTicket { tty, options, detach_keys, .. } = ticket;
+    let prefix = if options.logs { log_prefix(container, &options).await } else { None };
+    let Some(Live { run, subscription }) = live else {
+        if let Some(prefix) = prefix {
+            send_only(socket, &prefix).await;
+        }
+        return;
+    };
+    let wire = attach::AttachOptions {
+        stdin: options.stdin && options.stream && container.fixed.config.open_stdin,
+        stdout: options.stdout,
+        stderr: options.stderr,
+        logs_prefix: prefix,
+        tty,
+        multiplexed: !tty,
+        detach_keys,
+        stdin_once: container.fixed.config.stdin_once,
+    };
+    let io: Rc<ContainerIo> = run.io.clone();
+    let (keeper, id) = (run.keeper.clone(), container.id.clone());
+    let close_stdin = move || keeper.close_stdin_later(&id);
+    let end = attach::serve_with(subscription, socket, over_read, io, wire, close_stdin).await;
+    if end == attach::AttachEnd::Detached {
+        container.event("detach", &[]);
+    }
+}
+
+async fn log_prefix(container: &Rc<Container>, options: &AttachOptions) -> Option<Bytes> {
+    let wanted = LogsOptions { stdout: options.stdout, stderr: options.stderr, ..LogsOptions::default() };
+    match logs::read_all(container, &wanted, MAX_PREFIX_BYTES).await {
+        Ok(bytes) => Some(bytes),
+        Err(e) => {
+            tracing::warn!(id = %container.id, error = %e, "attach goes on without the log");
+            None
+        }
+    }
+}
+
+async fn send_only(socket: OwnedFd, bytes: &[u8]) {
+    let sent = match gantry_rt::fd::AsyncFd::new_nonblocking(socket) {
+        Ok(socket) => socket.send_all(bytes).await,
+        Err(e) => Err(e),
+    };
+    if let Err(e) = sent {
+        tracing::debug!(error = %e, "a client left while its log was sent");
+    }
+}
+
+/// Waits until the peer has closed both directions. One that only ended its input still wants output.
+async fn hung_up(socket: &OwnedFd) {
+    loop {
+        gantry_rt::sleep(HANG_UP_CHECK).await;
+        let mut polled = [PollFd::new(socket, PollFlags::empty())];
+        let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        if rustix::event::poll(&mut polled, Some(&zero)).is_ok()
+            && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `create`: a record, a directory, a name.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_image::Image;
+use gantry_store::{Batch, Table};
+
+use super::rename::{in_use, name_error, name_key};
+use super::{Container, files};
+use crate::command::{self, ImageDefaults};
+use crate::model::*;
+use crate::shard::ShardEngine;
+use crate::{EngineError, capabilities, clock, names, signals};
+
+/// Made-up names tried before giving up.
+const MAX_NAME_ATTEMPTS: u32 = 64;
+
+/// Checks a request against the image and the rules; nothing is changed. Runs on any shard.
+pub(crate) fn check(spec: &mut CreateSpec, image: &Image, default_log: &LogConfig) -> Result<Vec<String>, EngineError> {
+    if let Some(name) = &spec.name {
+        names::validate(name)?;
+    }
+    command::merge(&mut spec.config, &image_defaults(image));
+    command::resolve_argv(&spec.config)?;
+    capabilities::resolve(&spec.host.cap_add, &spec.host.cap_drop, spec.host.privileged)?;
+    if !spec.config.stop_signal.is_empty() {
+        signals::parse(&spec.config.stop_signal)?;
+    }
+    let dir = &mut spec.config.working_dir;
+    if !dir.is_empty() && !dir.starts_with('/') {
+        return Err(EngineError::InvalidParameter(format!(
+            "the working directory '{dir}' is invalid, it needs to be an absolute path"
+        )));
+    }
+    for item in &spec.config.env {
+        if item.is_empty() || item.starts_with('=') || item.contains('\0') {
+            return Err(EngineError::InvalidParameter(format!("invalid environment variable: {item}")));
+        }
+    }
+    if spec.host.auto_remove && spec.host.restart != RestartPolicy::No {
+        return Err(EngineError::InvalidParameter(
+            "can't create 'AutoRemove' container with restart policy".to_owned(),
+        ));
+    }
+    if spec.host.log.driver.is_empty() {
+        spec.host.log = default_log.clone();
+    }
+    check_log(&spec.host.log)?;
+    Ok(Vec::new())
+}
+
+fn check_log(log: &LogConfig) -> Result<(), EngineError> {
+    match log.driver.as_str() {
+        "none" => Ok(()),
+        "json-file" => super::logs::check_options(&log.options),
+        other => Err(EngineError::InvalidParameter(format!("logger: no log driver named '{other}' is registered"))),
+    }
+}
+
+fn image_defaults(image: &Image) -> ImageDefaults {
+    let config = &image.config;
+    let keys = |map: &Option<gantry_image::KeySet>| map.iter().flat_map(|m| m.keys().cloned()).collect();
+    ImageDefaults {
+        entrypoint: config.entrypoint.clone().unwrap_or_default(),
+        cmd: config.cmd.clone().unwrap_or_default(),
+        env: config.env.clone().unwrap_or_default(),
+        working_dir: config.working_dir.clone(),
+        user: config.user.clone(),
+        labels: config.labels.clone().unwrap_or_else(BTreeMap::new),
+        exposed_ports: keys(&config.exposed_ports),
+        volumes: keys(&config.volumes),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        shell: config.shell.clone().unwrap_or_default(),
+        on_build: config.on_build.clone().unwrap_or_default(),
+    }
+}
+
+/// Makes the container; runs on the shard that will own it.
+pub(crate) async fn create(
+    shard: Rc<ShardEngine>,
+    id: ContainerId,
+    spec: CreateSpec,
+    image: Arc<Image>,
+) -> Result<(), EngineError> {
+    let (path, args) = command::resolve_argv(&spec.config)?;
+    let CreateSpec { name, mut config, host, wire } = spec;
+    if config.hostname.is_empty() && !matches!(host.network_mode, NetworkMode::Container(_)) {
+        config.hostname = match host.network_mode {
+            NetworkMode::Host => files::host_name(),
+            _ => crate::ids::short(&id).to_owned(),
+        };
+    }
+    let name = reserve(&shard, &id, name.as_deref())?;
+    let container = Container::new(
+        &shard,
+        ContainerRecord {
+            version: RECORD_VERSION,
+            id: id.to_string(),
+            name: name.clone(),
+            created_unix_ns: clock::unix_ns(),
+            image_id: image.id.to_string(),
+            path,
+            args,
+            config,
+            host,
+            wire: wire.to_string(),
+            state: StateRecord { sequence: 1, ..StateRecord::default() },
+            restart_count: 0,
+        },
+    );
+    if let Err(e) = make_durable(&container, &name).await {
+        shard.shared.index.release_name(&name, &id);
+        files::discard_later(&container.fixed.dir);
+        return Err(e);
+    }
+    shard.containers.borrow_mut().insert(id, container.clone());
+    container.publish();
+    container.event("create", &[]);
+    Ok(())
+}
+
+fn reserve(shard: &ShardEngine, id: &ContainerId, wanted: Option<&str>) -> Result<String, EngineError> {
+    let index = &shard.shared.index;
+    if let Some(wanted) = wanted {
+        let name = names::validate(wanted)?;
+        index.reserve_name(name, id).map_err(|holder| in_use(name, &holder))?;
+        return Ok(name.to_owned());
+    }
+    for attempt in 0..MAX_NAME_ATTEMPTS {
+        let name = names::generate(attempt)?;
+        if index.reserve_name(&name, id).is_ok() {
+            return Ok(name);
+        }
+    }
+    Err(EngineError::System("no free container name was found".to_owned()))
+}
+
+async fn make_durable(container: &Rc<Container>, name: &str) -> Result<(), EngineError> {
+    let record = container.record_bytes()?;
+    files::make_dirs(container, record.clone()).await?;
+    let mut batch = Batch::new();
+    batch
+        .require_absent(Table::Containers, &*container.id)
+        .require_absent(Table::Meta, name_key(name))
+        .put(Table::Containers, &*container.id, record)
+        .put(Table::Meta, name_key(name), container.id.as_bytes());
+    container.shard.shared.store.commit(batch).await.map_err(|e| name_error(e, name))
+}

@@ -1,0 +1,199 @@
+//! What happens when a container's first process has ended.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use gantry_store::{Batch, Table};
+
+use super::{Container, Run, files, remove, start, wait};
+use crate::backoff;
+use crate::keeper::{ExitReport, KeeperLink};
+use crate::model::*;
+use crate::shard::ShardEngine;
+use crate::{EngineError, clock};
+
+/// How long output is waited for after the exit. The pid namespace is dead then, so only processes
+/// outside it (that were given the pipe) can hold it open.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Takes an exit from a keeper, in a task of its own. The keeper repeats it until it is forgotten.
+pub(crate) fn report(shard: &Rc<ShardEngine>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
+    let Ok(container) = shard.get(&exit.id) else {
+        tracing::warn!(id = %exit.id, "exit of a container without a record");
+        keeper.forget_later(exit.id);
+        return;
+    };
+    let keeper = keeper.clone();
+    gantry_rt::spawn("container.exit", async move { on_exit(&container, &keeper, exit).await });
+}
+
+async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
+    // The keeper may be faster than the start that waits for its answer.
+    loop {
+        let changed = container.changed.notified();
+        if !container.launching.get() {
+            break;
+        }
+        changed.await;
+    }
+    let Some(run) = container.run() else {
+        // Recorded in an earlier life of the daemon, or a launch that was given up.
+        keeper.forget_later(exit.id);
+        return;
+    };
+    if run.exiting.replace(true) {
+        return;
+    }
+    if gantry_rt::timeout(DRAIN_LIMIT, run.io.drained()).await.is_err() {
+        tracing::warn!(id = %container.id, "output is still open {DRAIN_LIMIT:?} after the exit; given up");
+        if let Err(e) = run.io.abandon() {
+            tracing::error!(id = %container.id, error = %e, "open output can't be given up");
+        }
+    }
+    settle(container, &run, &exit).await;
+}
+
+/// Docker's exit code of a wait status.
+pub(crate) fn exit_code(wait_status: i32) -> i32 {
+    if libc::WIFEXITED(wait_status) { libc::WEXITSTATUS(wait_status) } else { 128 + libc::WTERMSIG(wait_status) }
+}
+
+/// Records the exit, announces it, and decides what comes next.
+async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
+    let code = exit_code(exit.wait_status);
+    let (policy, attempts, manually) = {
+        let inner = container.inner.borrow();
+        (container.fixed.host.restart, inner.restart_count, container.no_restart.get())
+    };
+    let again = backoff::restarts_after_exit(policy, code, attempts, manually)
+        && !container.client_restart.get()
+        && !container.shard.shared.is_closing();
+    let next = if again { Status::Restarting } else { Status::Exited };
+    let change = |state: &mut StateRecord| {
+        state.pid = 0;
+        state.exit_code = code;
+        state.error = String::new();
+        state.finished_unix_ns = exit.exited_unix_ns.max(state.started_unix_ns);
+        state.oom_killed = exit.oom_killed;
+    };
+    let keep = !container.fixed.host.auto_remove;
+    if keep && let Err(e) = commit_exit(container, next, change).await {
+        tracing::error!(id = %container.id, error = %e, "an exit could not be made durable; the keeper keeps it");
+    }
+    let durable = container.transition(next, change);
+    if let Err(e) = &durable {
+        // The keeper still has it and tells the next daemon; this one tells what it knows.
+        tracing::error!(id = %container.id, error = %e, "an exit could not be appended to the journal");
+        container.force_state(next, change);
+    }
+    container.releasing.set(true);
+    let lasted = container.end_run();
+    announce(container, exit, code, lasted, again);
+    release(container, run, durable.is_ok()).await;
+    container.releasing.set(false);
+    container.changed.notify_all();
+    if again {
+        let delay = container.inner.borrow_mut().backoff.next(lasted);
+        start::schedule_restart(container, delay);
+    } else if container.fixed.host.auto_remove && !container.client_restart.get() {
+        remove::auto_remove(container).await;
+    } else {
+        files::copy_record_later(container);
+    }
+}
+
+async fn commit_exit(
+    container: &Rc<Container>,
+    next: Status,
+    change: impl FnOnce(&mut StateRecord),
+) -> Result<(), EngineError> {
+    let mut record = container.record();
+    change(&mut record.state);
+    record.state.status = next;
+    record.state.sequence += 1;
+    store_record(container, &record).await
+}
+
+/// Writes a record to the store, durable against a power loss.
+pub(crate) async fn store_record(container: &Container, record: &ContainerRecord) -> Result<(), EngineError> {
+    let bytes =
+        serde_json::to_vec(record).map_err(|e| EngineError::System(format!("encode a container record: {e}")))?;
+    let mut batch = Batch::new();
+    batch.put(Table::Containers, &*container.id, bytes);
+    Ok(container.shard.shared.store.commit(batch).await?)
+}
+
+fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Duration, again: bool) {
+    if exit.oom_killed {
+        container.event("oom", &[]);
+    }
+    container.event(
+        "die",
+        &[("execDuration", lasted.as_secs().to_string()), ("exitCode", code.to_string())],
+    );
+    wait::announce_exit(container, again);
+}
+
+/// Gives back what the run held: the keeper's slot and the control group.
+async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
+    if recorded && let Err(e) = run.keeper.forget(&container.id).await {
+        tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
+    }
+    let (id, group) = (container.id.clone(), run.group.clone());
+    if let Err(e) = files::on_worker(move || group.remove()).await {
+        tracing::warn!(id = %id, error = %e, "a control group is left");
+    }
+}
+
+impl Container {
+    /// Takes the run away and says how long it lasted.
+    fn end_run(&self) -> Duration {
+        let mut inner = self.inner.borrow_mut();
+        let clock_lasted = inner.state.finished_unix_ns.saturating_sub(inner.state.started_unix_ns);
+        let run = inner.run.take();
+        run.and_then(|r| r.started)
+            .map_or(Duration::from_nanos(u64::try_from(clock_lasted).unwrap_or(0)), |s| s.elapsed())
+    }
+
+    /// A change of state that could not be made durable.
+    fn force_state(&self, next: Status, change: impl FnOnce(&mut StateRecord)) {
+        {
+            let mut inner = self.inner.borrow_mut();
+            assert!(inner.state.status.may_become(next), "no transition");
+            change(&mut inner.state);
+            inner.state.status = next;
+            inner.state.sequence += 1;
+        }
+        self.publish();
+    }
+
+    /// Gives up a waiting restart: the container has ended. True if there was one.
+    pub(crate) async fn cancel_restart(self: &Rc<Self>) -> Result<bool, EngineError> {
+        if self.status() != Status::Restarting {
+            return Ok(false);
+        }
+        self.transition(Status::Exited, |state| {
+            state.manually_stopped = true;
+            if state.finished_unix_ns == 0 {
+                state.finished_unix_ns = clock::unix_ns();
+            }
+        })?;
+        store_record(self, &self.record()).await?;
+        self.restart_cancelled.notify_all();
+        wait::announce_exit(self, false);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(exit_code(7 << 8), 7);
+        assert_eq!(exit_code(9), 137);
+        assert_eq!(exit_code(15 | 0x80), 143);
+        assert_eq!(exit_code(0), 0);
+    }
+}

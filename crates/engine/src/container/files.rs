@@ -1,0 +1,239 @@
+//! The files of a container under the data root. Everything that touches them runs on workers.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use gantry_rt::workers;
+
+use super::Container;
+use crate::EngineError;
+use crate::model::{ContainerView, FixedView, NetworkMode};
+
+/// The JSON copy of the record.
+pub(crate) const RECORD_FILE: &str = "container.json";
+/// Directory, beside the containers', of trees that are being deleted.
+pub(crate) const TRASH_DIR: &str = "trash";
+
+/// Runs file work on a worker.
+pub(crate) async fn on_worker<R: Send + 'static>(
+    f: impl FnOnce() -> Result<R, EngineError> + Send + 'static,
+) -> Result<R, EngineError> {
+    workers::run(f).await.map_err(|e| EngineError::System(e.to_string()))?
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|e| EngineError::io(format!("make directory {}", path.display()), e))
+}
+
+/// Makes the directories and the record's copy.
+pub(crate) async fn make_dirs(container: &Rc<Container>, record: Vec<u8>) -> Result<(), EngineError> {
+    let fixed = container.fixed.clone();
+    on_worker(move || {
+        make_dir(&fixed.dir, 0o710)?;
+        make_dir(&fixed.dir.join("rootfs"), 0o710)?;
+        make_dir(&fixed.upper_path(), 0o755)?;
+        make_dir(&fixed.work_path(), 0o700)?;
+        write_replacing(&fixed.dir.join(RECORD_FILE), &record)
+    })
+    .await
+}
+
+/// Writes a file so that readers see the old or the new content.
+pub(crate) fn write_replacing(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    let new = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        File::create(&new)?.write_all(bytes)?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|e| EngineError::io(format!("write {}", path.display()), e))
+}
+
+/// Renews the JSON copy; nobody waits for it.
+pub(crate) fn copy_record_later(container: &Rc<Container>) {
+    let container = container.clone();
+    gantry_rt::spawn("container.copy-record", async move {
+        let written = async {
+            let bytes = container.record_bytes()?;
+            let path = container.fixed.dir.join(RECORD_FILE);
+            on_worker(move || write_replacing(&path, &bytes)).await
+        };
+        if let Err(e) = written.await {
+            tracing::warn!(id = %container.id, error = %e, "the copy of a container's record is out of date");
+        }
+    });
+}
+
+fn trash_of(dir: &Path) -> Option<PathBuf> {
+    let name = dir.file_name()?;
+    Some(dir.parent()?.parent()?.join(TRASH_DIR).join(name))
+}
+
+/// Moves a container's directory out of the way in one step; its tree is deleted with
+/// [`delete_trash_later`]. A directory that is gone already is no error.
+pub(crate) async fn move_to_trash(dir: PathBuf) -> Result<(), EngineError> {
+    on_worker(move || {
+        let trash = trash_of(&dir).ok_or_else(|| EngineError::System("a container has no directory".to_owned()))?;
+        if let Some(parent) = trash.parent() {
+            make_dir(parent, 0o700)?;
+        }
+        match fs::rename(&dir, &trash) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(EngineError::io(format!("unlink {}", dir.display()), e)),
+        }
+    })
+    .await
+}
+
+/// Deletes the tree that [`move_to_trash`] set aside; boot deletes what is left there.
+pub(crate) fn delete_trash_later(dir: &Path) {
+    let Some(trash) = trash_of(dir) else { return };
+    gantry_rt::spawn("container.delete-tree", async move {
+        let shown = trash.display().to_string();
+        if let Err(e) = on_worker(move || delete_tree(&trash)).await {
+            tracing::warn!(path = shown, error = %e, "a removed container's tree is left; it is deleted at the next boot");
+        }
+    });
+}
+
+/// Deletes what a failed creation left.
+pub(crate) fn discard_later(dir: &Path) {
+    let dir = dir.to_owned();
+    gantry_rt::spawn("container.discard", async move {
+        let trashed = dir.clone();
+        match move_to_trash(dir).await {
+            Ok(()) => delete_trash_later(&trashed),
+            Err(e) => tracing::warn!(error = %e, "a failed creation left a directory"),
+        }
+    });
+}
+
+/// Deletes a tree; gone already is no error.
+pub(crate) fn delete_tree(path: &Path) -> Result<(), EngineError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(EngineError::io(format!("delete {}", path.display()), e)),
+    }
+}
+
+/// The host's name.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The three files that a container sees at /etc, as they should be at a start.
+pub(crate) struct EtcFiles {
+    pub(crate) hosts: String,
+    pub(crate) hostname: String,
+    pub(crate) resolv_conf: String,
+}
+
+impl EtcFiles {
+    /// Writes them. Blocks.
+    pub(crate) fn write(&self, fixed: &FixedView) -> Result<(), EngineError> {
+        // In place: a running container of a shared namespace has them mounted by inode.
+        for (path, text) in [
+            (fixed.hosts_path(), &self.hosts),
+            (fixed.hostname_path(), &self.hostname),
+            (fixed.resolv_conf_path(), &self.resolv_conf),
+        ] {
+            fs::write(&path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the text of the three files. Blocks (it reads the host's).
+pub(crate) fn etc_files(fixed: &FixedView, daemon_dns: &[String]) -> EtcFiles {
+    let host_mode = fixed.host.network_mode == NetworkMode::Host;
+    let host_hosts = if host_mode { fs::read_to_string("/etc/hosts").ok() } else { None };
+    let mut hosts = host_hosts.unwrap_or_else(|| DEFAULT_HOSTS.to_owned());
+    for extra in &fixed.host.extra_hosts {
+        if let Some((name, address)) = extra.split_once([':', '=']) {
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+    }
+    let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    EtcFiles {
+        hosts,
+        hostname: format!("{}\n", fixed.config.hostname),
+        resolv_conf: resolv_conf(&host_resolv, fixed, daemon_dns),
+    }
+}
+
+const DEFAULT_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// The host's resolver configuration with what the client replaces. Outside the host's own network
+/// its loopback servers mean nothing and are left out.
+fn resolv_conf(host: &str, fixed: &FixedView, daemon_dns: &[String]) -> String {
+    let spec = &fixed.host;
+    let dns = if spec.dns.is_empty() { daemon_dns } else { &spec.dns };
+    let host_mode = spec.network_mode == NetworkMode::Host;
+    let mut text = String::new();
+    for line in host.lines() {
+        let mut words = line.split_whitespace();
+        let keep = match words.next() {
+            Some("nameserver") => {
+                let loopback = words.next().is_some_and(|a| a.starts_with("127.") || a == "::1");
+                dns.is_empty() && (host_mode || !loopback)
+            }
+            Some("search" | "domain") => spec.dns_search.is_empty(),
+            Some("options") => spec.dns_options.is_empty(),
+            Some(word) => !word.starts_with(['#', ';']),
+            None => false,
+        };
+        if keep {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    for server in dns {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    // A single dot means: no search list.
+    if !spec.dns_search.is_empty() && spec.dns_search != ["."] {
+        text.push_str(&format!("search {}\n", spec.dns_search.join(" ")));
+    }
+    if !spec.dns_options.is_empty() {
+        text.push_str(&format!("options {}\n", spec.dns_options.join(" ")));
+    }
+    text
+}
+
+/// The view whose /etc files a container uses: its own, or those of the one whose network it joins.
+pub(crate) fn etc_owner(own: &FixedView, joined: Option<&ContainerView>) -> [PathBuf; 3] {
+    let fixed = joined.map_or(own, |view| &view.fixed);
+    [fixed.hosts_path(), fixed.hostname_path(), fixed.resolv_conf_path()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::tests::view;
+    use crate::model::Status;
+
+    #[test]
+    fn resolver_configuration() {
+        let host = "# made by\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions edns0\n";
+        let mut fixed = (*view("a", "a", Status::Created).fixed).clone();
+        assert_eq!(resolv_conf(host, &fixed, &[]), "nameserver 10.0.0.1\nsearch a b\noptions edns0\n");
+        fixed.host.dns = vec!["9.9.9.9".to_owned()];
+        fixed.host.dns_search = vec!["c".to_owned()];
+        assert_eq!(resolv_conf(host, &fixed, &[]), "options edns0\nnameserver 9.9.9.9\nsearch c\n");
+        fixed.host.dns_search = vec![".".to_owned()];
+        assert_eq!(resolv_conf(host, &fixed, &[]), "options edns0\nnameserver 9.9.9.9\n");
+    }
+
+    #[test]
+    fn trash_lies_beside_the_containers() {
+        assert_eq!(trash_of(Path::new("/r/containers/abc")), Some(PathBuf::from("/r/trash/abc")));
+    }
+}

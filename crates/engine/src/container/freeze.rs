@@ -1,0 +1,59 @@
+//! `pause` and `unpause`: the freezer of the container's control group.
+
+use std::rc::Rc;
+
+use super::{Container, files};
+use crate::EngineError;
+use crate::model::Status;
+
+/// Freezes every process.
+pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> {
+    let _guard = container.ops.lock().await;
+    match container.status() {
+        Status::Paused => {
+            return Err(EngineError::Conflict(format!("Container {} is already paused", container.id)));
+        }
+        Status::Restarting => {
+            return Err(EngineError::Conflict(format!(
+                "Container {} is restarting, wait until the container is running",
+                container.id
+            )));
+        }
+        _ => {}
+    }
+    let run = container.running("")?;
+    let group = run.group.clone();
+    files::on_worker(move || Ok(group.freeze()?)).await?;
+    if run.exiting.get() || container.status() != Status::Running {
+        return Err(container.not_running(""));
+    }
+    if let Err(e) = container.transition(Status::Paused, |_| {}) {
+        let group = run.group.clone();
+        files::on_worker(move || Ok(group.thaw()?)).await?;
+        return Err(e);
+    }
+    container.event("pause", &[]);
+    Ok(())
+}
+
+/// Thaws every process.
+pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError> {
+    let _guard = container.ops.lock().await;
+    if container.status() != Status::Paused {
+        return Err(EngineError::Conflict(format!("Container {} is not paused", container.id)));
+    }
+    thaw(container).await
+}
+
+/// Thaws a paused container; also on the way to its end, under the lock of `stop`.
+pub(crate) async fn thaw(container: &Rc<Container>) -> Result<(), EngineError> {
+    let run = container.running("")?;
+    let group = run.group.clone();
+    files::on_worker(move || Ok(group.thaw()?)).await?;
+    // It may have ended, or another may have thawed it, while the worker was busy.
+    if container.status() == Status::Paused {
+        container.transition(Status::Running, |_| {})?;
+        container.event("unpause", &[]);
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! `kill`: a signal to the container's first process.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Container, Run, freeze};
+use crate::model::{Status, StopOptions};
+use crate::{EngineError, signals};
+
+/// How long a killed container may take to be gone before the client is told.
+pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends a signal by name or number; empty means KILL, and KILL waits for the end.
+pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), EngineError> {
+    let number = if signal.is_empty() { signals::KILL } else { signals::parse(signal)? };
+    if container.status() == Status::Restarting {
+        // The next start is what has to be prevented; there is no process.
+        container.no_restart.set(true);
+        container.cancel_restart().await?;
+        return Ok(());
+    }
+    let prefix = format!("cannot kill container: {}: ", container.name());
+    let run = container.running(&prefix)?;
+    let ends = number == signals::KILL || stop_signal(container, &StopOptions::default())? == number;
+    if ends {
+        container.no_restart.set(true);
+    }
+    container.amend(|inner| inner.state.manually_stopped = true);
+    send(container, &run, number).await?;
+    if ends {
+        thaw_if_paused(container).await?;
+    }
+    if number == signals::KILL {
+        let gone = gantry_rt::timeout(KILL_LIMIT, container.until(|s| !s.is_alive())).await;
+        if gone.is_err() {
+            return Err(EngineError::System(format!(
+                "{prefix}tried to kill container, but did not receive an exit event"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Sends a signal and says so.
+pub(crate) async fn send(container: &Rc<Container>, run: &Rc<Run>, number: i32) -> Result<(), EngineError> {
+    let sent = if number == signals::KILL {
+        run.keeper.kill_all(&container.id).await
+    } else {
+        run.keeper.signal(&container.id, number).await
+    };
+    if let Err(e) = sent {
+        // It may have ended between the look and the signal.
+        if run.exiting.get() || !container.status().is_alive() {
+            return Ok(());
+        }
+        return Err(e);
+    }
+    container.event("kill", &[("signal", number.to_string())]);
+    Ok(())
+}
+
+/// A frozen process takes no signal: the ones that should end it need it thawed.
+pub(crate) async fn thaw_if_paused(container: &Rc<Container>) -> Result<(), EngineError> {
+    if container.status() == Status::Paused {
+        freeze::thaw(container).await?;
+    }
+    Ok(())
+}
+
+/// The signal of `stop`.
+pub(crate) fn stop_signal(container: &Container, options: &StopOptions) -> Result<i32, EngineError> {
+    match (&options.signal, container.fixed.config.stop_signal.as_str()) {
+        (Some(signal), _) if !signal.is_empty() => signals::parse(signal),
+        (_, "") => Ok(signals::TERM),
+        (_, own) => signals::parse(own),
+    }
+}

@@ -1,0 +1,149 @@
+//! `remove`: nothing of a container is left when its removal is announced, except a tree set aside
+//! that is being deleted.
+
+use std::rc::Rc;
+
+use gantry_store::{Batch, Table};
+
+use super::rename::name_key;
+use super::{Container, files, kill, wait};
+use crate::model::{RemoveOptions, Status};
+use crate::{EngineError, signals};
+
+/// Removes a container; with `force` a running one is killed first.
+pub(crate) async fn remove(container: &Rc<Container>, options: RemoveOptions) -> Result<(), EngineError> {
+    if options.link {
+        return Err(EngineError::NotImplemented("links are not built; the container was not removed".to_owned()));
+    }
+    if container.removing.get() {
+        return Err(in_progress(container));
+    }
+    let status = container.status();
+    if status.is_alive() || status == Status::Restarting {
+        if !options.force {
+            return Err(refused(container, status));
+        }
+        container.no_restart.set(true);
+        // The exit must not start a removal of its own.
+        container.removing.set(true);
+        if let Err(e) = end(container).await {
+            container.removing.set(false);
+            return Err(e);
+        }
+    }
+    container.removing.set(true);
+    let _guard = container.ops.lock().await;
+    if container.gone.get() {
+        return Err(EngineError::NoSuchContainer(container.id.to_string()));
+    }
+    let status = container.status();
+    if status.is_alive() || status == Status::Restarting {
+        // Started again between the check and the lock.
+        container.removing.set(false);
+        return Err(refused(container, status));
+    }
+    take_apart(container, true).await
+}
+
+fn in_progress(container: &Container) -> EngineError {
+    EngineError::Conflict(format!("removal of container {} is already in progress", container.id))
+}
+
+fn refused(container: &Container, status: Status) -> EngineError {
+    let what = match status {
+        Status::Paused => "container is paused and must be unpaused first".to_owned(),
+        other => {
+            format!("container is {}: stop the container before removing or force remove", other.as_str())
+        }
+    };
+    EngineError::Conflict(format!("cannot remove container \"/{}\": {what}", container.name()))
+}
+
+async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
+    container.cancel_restart().await?;
+    let Some(run) = container.run() else { return Ok(()) };
+    kill::send(container, &run, signals::KILL).await?;
+    kill::thaw_if_paused(container).await?;
+    gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
+        EngineError::Conflict(format!(
+            "cannot remove container \"/{}\": could not kill container: did not receive an exit event",
+            container.name()
+        ))
+    })
+}
+
+/// Removes an ended `--rm` container.
+pub(crate) async fn auto_remove(container: &Rc<Container>) {
+    if container.removing.replace(true) {
+        return;
+    }
+    let _guard = container.ops.lock().await;
+    if container.gone.get() || container.status().is_alive() {
+        container.removing.set(false);
+        return;
+    }
+    if let Err(e) = take_apart(container, false).await {
+        tracing::error!(id = %container.id, error = %e, "automatic removal failed");
+    }
+}
+
+/// As [`auto_remove`], for callers that hold the lock.
+pub(crate) fn auto_remove_later(container: &Rc<Container>) {
+    let container = container.clone();
+    gantry_rt::spawn("container.auto-remove", async move { auto_remove(&container).await });
+}
+
+/// Goes on with a removal that an earlier daemon began, or that is due (`--rm`).
+pub(crate) fn finish_later(container: &Rc<Container>) {
+    let container = container.clone();
+    gantry_rt::spawn("container.finish-removal", async move {
+        container.removing.set(true);
+        let _guard = container.ops.lock().await;
+        if let Err(e) = take_apart(&container, true).await {
+            tracing::error!(id = %container.id, error = %e, "a removal of an earlier daemon can't be finished");
+        }
+    });
+}
+
+/// Takes everything away. The lock is held and no process exists. With `durable` the deletion of
+/// the record is on disk before it is announced; without (`--rm`) it is with the next commit, and the
+/// journal alone remembers it until then.
+async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
+    if container.status() != Status::Removing {
+        container.transition(Status::Removing, |_| {}).inspect_err(|_| container.removing.set(false))?;
+    }
+    // A run that just ended may still be giving back its control group and its keeper slot.
+    container.released().await;
+    if let Err(e) = delete_record(container, durable).await {
+        let text = e.to_string();
+        container.removing.set(false);
+        if let Err(e) = container.transition(Status::Dead, |state| state.error = text) {
+            tracing::error!(id = %container.id, error = %e, "a failed removal could not be recorded");
+        }
+        return Err(e);
+    }
+    container.gone.set(true);
+    let shard = &container.shard;
+    shard.containers.borrow_mut().remove(&container.id);
+    shard.shared.index.withdraw(shard.id, &container.id);
+    shard.shared.index.release_name(&container.name(), &container.id);
+    container.close_pending_attaches();
+    container.event("destroy", &[]);
+    wait::announce_removal(container);
+    container.changed.notify_all();
+    files::delete_trash_later(&container.fixed.dir);
+    Ok(())
+}
+
+async fn delete_record(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
+    files::move_to_trash(container.fixed.dir.clone()).await?;
+    let mut batch = Batch::new();
+    batch.delete(Table::Containers, &*container.id).delete(Table::Meta, name_key(&container.name()));
+    let store = &container.shard.shared.store;
+    if durable {
+        store.commit(batch).await?;
+    } else {
+        store.commit_later(batch);
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! `start`: from a record to a running process.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gantry_stream::{ContainerIo, IoConfig, StreamFds};
+
+use super::{Container, Run, exit, files, logs, remove};
+use crate::keeper::{KeeperLink, Launched};
+use crate::launch_spec::{self, Staged};
+use crate::model::*;
+use crate::{EngineError, clock};
+
+/// Exit code of a container that could not be started for another reason than its command.
+const EXIT_NOT_STARTED: i32 = 128;
+
+/// Who wants the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A client.
+    Client,
+    /// The restart policy.
+    Policy,
+}
+
+/// Starts a container; `NotModified` if it runs.
+pub(crate) async fn start(container: &Rc<Container>) -> Result<(), EngineError> {
+    let _guard = container.ops.lock().await;
+    // A client that starts a container whose restart is waiting wants it now.
+    container.cancel_restart().await?;
+    start_locked(container, Cause::Client).await
+}
+
+/// Docker's refusal of a state that can't be started.
+pub(crate) fn not_startable(status: Status) -> EngineError {
+    match status {
+        Status::Running => EngineError::NotModified,
+        Status::Paused => EngineError::Conflict("cannot start a paused container, try unpause instead".to_owned()),
+        _ => EngineError::Conflict("container is marked for removal and cannot be started".to_owned()),
+    }
+}
+
+/// Starts; the lock is held.
+pub(crate) async fn start_locked(container: &Rc<Container>, cause: Cause) -> Result<(), EngineError> {
+    let status = container.status();
+    if !matches!(status, Status::Created | Status::Exited | Status::Restarting) || container.removing.get() {
+        return Err(not_startable(status));
+    }
+    if container.shard.shared.is_closing() {
+        return Err(EngineError::Unavailable("the daemon is shutting down".to_owned()));
+    }
+    container.released().await;
+    if cause == Cause::Client {
+        let mut inner = container.inner.borrow_mut();
+        inner.backoff.reset();
+        inner.restart_count = 0;
+    }
+    container.no_restart.set(false);
+    container.launching.set(true);
+    let started = launch(container).await;
+    container.launching.set(false);
+    container.changed.notify_all();
+    match started {
+        Ok(()) => {
+            container.event("start", &[]);
+            if container.fixed.host.restart != RestartPolicy::No {
+                remember_running(container);
+            }
+            Ok(())
+        }
+        Err(e) => {
+            failed(container, &e).await;
+            Err(e)
+        }
+    }
+}
+
+async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
+    let keeper = container.shard.keeper()?;
+    let staged = launch_spec::stage(container).await?;
+    let Staged { prepared, group } = staged;
+    let group = Arc::new(group);
+    match run(container, &keeper, prepared, &group).await {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            // The keeper tore down what it made; the group is ours.
+            if let Err(left) = files::on_worker(move || Ok(group.remove()?)).await {
+                tracing::warn!(id = %container.id, error = %left, "a failed start left its control group");
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn run(
+    container: &Rc<Container>,
+    keeper: &Rc<KeeperLink>,
+    prepared: gantry_launch::Prepared,
+    group: &Arc<gantry_cgroup::Group>,
+) -> Result<(), EngineError> {
+    // Opened before the launch: what can fail, fails while there is no process.
+    let sink = logs::open_sink(container)?;
+    let started_unix_ns = clock::unix_ns();
+    let launched = keeper.launch(prepared).await?;
+    match take_over(container, keeper, launched, sink, group, started_unix_ns) {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            // It runs, but nobody could know: it must not go on.
+            if let Err(left) = keeper.kill_all(&container.id).await {
+                tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
+            }
+            keeper.forget_later(container.id.to_string());
+            Err(e)
+        }
+    }
+}
+
+type Sink = Option<(Box<dyn gantry_stream::LogSink>, logs::LogHandle)>;
+
+fn take_over(
+    container: &Rc<Container>,
+    keeper: &Rc<KeeperLink>,
+    launched: Launched,
+    sink: Sink,
+    group: &Arc<gantry_cgroup::Group>,
+    started_unix_ns: i64,
+) -> Result<(), EngineError> {
+    let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
+    let config = IoConfig { tty: container.fixed.config.tty, sink };
+    let io_error = |e| EngineError::io("take over a container's streams", e);
+    let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
+    let run = Rc::new(Run {
+        io: io.clone(),
+        keeper: keeper.clone(),
+        started: Some(Instant::now()),
+        group: group.clone(),
+        exiting: Cell::new(false),
+    });
+    container.transition(Status::Running, |state| {
+        state.pid = launched.pid;
+        state.exit_code = 0;
+        state.error = String::new();
+        state.started_unix_ns = started_unix_ns;
+        state.finished_unix_ns = 0;
+        state.oom_killed = false;
+        state.manually_stopped = false;
+    })?;
+    {
+        let mut inner = container.inner.borrow_mut();
+        inner.run = Some(run.clone());
+        inner.last_log = handle;
+    }
+    container.serve_pending_attaches(&run);
+    let fds = StreamFds {
+        stdin: launched.stdin,
+        stdout: launched.stdout,
+        stderr: launched.stderr,
+        tty_master: launched.tty_master,
+    };
+    if let Err(e) = io.start(fds) {
+        // It runs and is recorded; only its output is lost, and that is said.
+        tracing::error!(id = %container.id, error = %e, "a container's output can't be read");
+    }
+    Ok(())
+}
+
+/// After a power loss the record says that it ran, so that its policy starts it again. Nobody waits.
+fn remember_running(container: &Rc<Container>) {
+    match container.record_bytes() {
+        Ok(bytes) => {
+            let mut batch = gantry_store::Batch::new();
+            batch.put(gantry_store::Table::Containers, &*container.id, bytes);
+            container.shard.shared.store.commit_later(batch);
+        }
+        Err(e) => tracing::error!(id = %container.id, error = %e, "a running state can't be encoded"),
+    }
+}
+
+/// Records a failed start: exit code and text, as Docker.
+async fn failed(container: &Rc<Container>, error: &EngineError) {
+    let exit_code = match error {
+        EngineError::BadCommand { exit_code, .. } => *exit_code,
+        _ => EXIT_NOT_STARTED,
+    };
+    container.close_pending_attaches();
+    // A restart attempt that can't even launch has ended; a first start leaves it created.
+    let next = match container.status() {
+        Status::Restarting => Status::Exited,
+        status if status.is_alive() => return,
+        status => status,
+    };
+    let recorded = container.transition(next, |state| {
+        state.exit_code = exit_code;
+        state.error = error.to_string();
+    });
+    if let Err(e) = recorded {
+        tracing::error!(id = %container.id, error = %e, "a failed start could not be recorded");
+        return;
+    }
+    super::wait::announce_exit(container, false);
+    if container.fixed.host.auto_remove {
+        remove::auto_remove_later(container);
+    } else if let Err(e) = exit::store_record(container, &container.record()).await {
+        tracing::error!(id = %container.id, error = %e, "a failed start could not be made durable");
+    }
+}
+
+/// Starts again after a delay, unless somebody gives it up or the container is gone.
+pub(crate) fn schedule_restart(container: &Rc<Container>, delay: Duration) {
+    let container = container.clone();
+    gantry_rt::spawn("container.restart", async move {
+        let cancelled = container.restart_cancelled.notified();
+        if let gantry_rt::Either::Right(()) = gantry_rt::race(gantry_rt::sleep(delay), cancelled).await {
+            return;
+        }
+        let _guard = container.ops.lock().await;
+        if container.status() != Status::Restarting {
+            return;
+        }
+        container.inner.borrow_mut().restart_count += 1;
+        if let Err(e) = start_locked(&container, Cause::Policy).await {
+            tracing::warn!(id = %container.id, error = %e, "restart by policy failed");
+        }
+    });
+}
+
+/// Starts without anybody waiting (boot).
+pub(crate) fn start_later(container: &Rc<Container>) {
+    let container = container.clone();
+    gantry_rt::spawn("container.boot-start", async move {
+        match start(&container).await {
+            Ok(()) | Err(EngineError::NotModified) => {}
+            Err(e) => tracing::warn!(id = %container.id, error = %e, "start at boot failed"),
+        }
+    });
+}

@@ -1,0 +1,362 @@
+//! From a record to a [`LaunchSpec`]: everything about a start that is decided here.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use gantry_cgroup::{DeviceRule, Group, Hierarchy, Limits};
+use gantry_launch::{
+    BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, LaunchSpec, NetMode, Prepared,
+    Rlimit, RootfsSpec, TmpfsMount,
+};
+use gantry_seccomp::{PROGRAM_CACHE_CAPACITY, Profile, ProgramCache};
+
+use crate::config::{DEFAULT_CGROUP_PARENT, DEFAULT_SHM_BYTES};
+use crate::container::{Container, files};
+use crate::model::*;
+use crate::shard::Shared;
+use crate::user::{self, Accounts, Identity};
+use crate::{EngineError, capabilities, command};
+
+/// Compiled system call filters, shared by all shards; used on workers only.
+pub(crate) struct SeccompCache {
+    default: Arc<Profile>,
+    programs: Mutex<ProgramCache>,
+    pub(crate) hierarchy: Arc<Hierarchy>,
+}
+
+impl SeccompCache {
+    pub(crate) fn new() -> Result<Self, EngineError> {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-', '+']).map_while(|n| n.parse::<u32>().ok());
+        let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let hierarchy = Hierarchy::detect()?;
+        Ok(Self {
+            default: Arc::new(Profile::default_docker()),
+            programs: Mutex::new(ProgramCache::new(PROGRAM_CACHE_CAPACITY, kernel)),
+            hierarchy: Arc::new(hierarchy),
+        })
+    }
+
+    fn program(&self, choice: &SeccompChoice, caps_mask: u64) -> Result<Option<Arc<[u8]>>, EngineError> {
+        let profile = match choice {
+            SeccompChoice::Unconfined => return Ok(None),
+            SeccompChoice::Default => self.default.clone(),
+            SeccompChoice::Profile(text) => Arc::new(parse_profile(text)?),
+        };
+        if !profile.enforces() {
+            return Ok(None);
+        }
+        let mut programs = self.programs.lock().unwrap_or_else(|e| e.into_inner());
+        let program = programs
+            .get(&profile, caps_mask)
+            .map_err(|e| EngineError::InvalidParameter(format!("seccomp profile: {e}")))?;
+        Ok(Some(program.bytes()))
+    }
+}
+
+fn parse_profile(text: &str) -> Result<Profile, EngineError> {
+    Profile::parse(text)
+        .map_err(|e| EngineError::InvalidParameter(format!("opening seccomp profile failed: {e}")))
+}
+
+impl From<gantry_cgroup::CgroupError> for EngineError {
+    fn from(e: gantry_cgroup::CgroupError) -> Self {
+        EngineError::System(e.to_string())
+    }
+}
+
+/// A launch of which everything that may fail or block is done.
+pub(crate) struct Staged {
+    pub(crate) prepared: Prepared,
+    pub(crate) group: Group,
+}
+
+/// Prepares a launch on a worker.
+pub(crate) async fn stage(container: &Rc<Container>) -> Result<Staged, EngineError> {
+    let shared = container.shard.shared.clone();
+    let fixed = container.fixed.clone();
+    let id = container.id.to_string();
+    let joined = joined_container(&shared, &fixed)?;
+    files::on_worker(move || stage_blocking(&shared, &fixed, id, joined.as_deref())).await
+}
+
+/// The container whose network is joined; it must run.
+fn joined_container(shared: &Shared, fixed: &FixedView) -> Result<Option<Arc<ContainerView>>, EngineError> {
+    let NetworkMode::Container(key) = &fixed.host.network_mode else { return Ok(None) };
+    let view = shared.index.resolve(key)?.1;
+    if !view.state.status.is_alive() {
+        return Err(EngineError::Conflict(format!(
+            "cannot join network of a non running container: {}",
+            view.id
+        )));
+    }
+    Ok(Some(view))
+}
+
+fn stage_blocking(
+    shared: &Shared,
+    fixed: &FixedView,
+    id: String,
+    joined: Option<&ContainerView>,
+) -> Result<Staged, EngineError> {
+    let image = shared
+        .images
+        .snapshot()
+        .get(&fixed.image_id)
+        .cloned()
+        .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
+    let lowers = shared.images.rootfs(&image)?;
+    let mut layers = vec![fixed.upper_path()];
+    layers.extend(lowers.iter().cloned());
+    let accounts = Accounts::read(&layers)?;
+    let who = user::resolve(&fixed.config.user, &fixed.host.group_add, &accounts)?;
+    if joined.is_none() {
+        files::etc_files(fixed, &shared.config.dns).write(fixed)?;
+    }
+    let rootfs = RootfsSpec {
+        lowers,
+        upper: fixed.upper_path(),
+        work: fixed.work_path(),
+        volatile: fixed.host.auto_remove,
+    };
+    let network = network(fixed, joined)?;
+    let spec = build(shared, fixed, id.clone(), who, rootfs, network, joined)?;
+    let parent = spec.cgroup.parent.clone();
+    let prepared = gantry_launch::prepare(&spec)?;
+    let group = Group::open(&shared.seccomp.hierarchy, &parent, &id)?;
+    Ok(Staged { prepared, group })
+}
+
+fn network(fixed: &FixedView, joined: Option<&ContainerView>) -> Result<NetMode, EngineError> {
+    Ok(match (&fixed.host.network_mode, joined) {
+        (_, Some(view)) => NetMode::Join(
+            gantry_launch::network_namespace_of(view.state.pid)
+                .map_err(|e| EngineError::io(format!("open the network namespace of {}", view.id), e))?,
+        ),
+        (NetworkMode::Host, None) => NetMode::Host,
+        _ => NetMode::New,
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn build(
+    shared: &Shared,
+    fixed: &FixedView,
+    id: String,
+    who: Identity,
+    rootfs: RootfsSpec,
+    network: NetMode,
+    joined: Option<&ContainerView>,
+) -> Result<LaunchSpec, EngineError> {
+    let (config, host) = (&fixed.config, &fixed.host);
+    let hostname = joined.map_or(&config.hostname, |view| &view.fixed.config.hostname).clone();
+    let mask = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    // Unprivileged users get no capabilities in force, only a bound.
+    let in_force = if who.uid == 0 { mask } else { 0 };
+    let seccomp = if host.privileged { None } else { shared.seccomp.program(&host.security.seccomp, mask)? };
+    let argv = std::iter::once(&fixed.path).chain(&fixed.args);
+    let env = command::process_env(config, &hostname, &who.home);
+    let paths = |own: &Option<Vec<String>>, default: &[&str]| match own {
+        Some(list) => list.clone(),
+        None if host.privileged => Vec::new(),
+        None => default.iter().map(|p| (*p).to_owned()).collect(),
+    };
+    Ok(LaunchSpec {
+        argv: c_strings(argv, "argument")?,
+        env: c_strings(&env, "environment variable")?,
+        cwd: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
+        uid: who.uid,
+        gid: who.gid,
+        groups: who.groups,
+        hostname,
+        domainname: config.domainname.clone(),
+        tty: config.tty,
+        console_size: host.console_size,
+        open_stdin: config.open_stdin,
+        capabilities: CapabilityMasks {
+            bounding: mask,
+            effective: in_force,
+            permitted: in_force,
+            inheritable: 0,
+            ambient: 0,
+        },
+        seccomp,
+        no_new_privs: host.security.no_new_privileges,
+        rlimits: rlimits(&shared.config.default_ulimits, &host.ulimits)?,
+        oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
+        masked_paths: paths(&host.masked_paths, DEFAULT_MASKED_PATHS),
+        readonly_paths: paths(&host.readonly_paths, DEFAULT_READONLY_PATHS),
+        readonly_rootfs: host.readonly_rootfs,
+        privileged: host.privileged,
+        shm_size_bytes: host.shm_size_bytes.filter(|n| *n > 0).unwrap_or(DEFAULT_SHM_BYTES),
+        sysctls: sysctls(host),
+        rootfs,
+        binds: etc_binds(fixed, joined),
+        tmpfs: tmpfs(host),
+        network,
+        cgroup: cgroup(shared, fixed),
+        log_nonblocking: host.log.options.get("mode").is_some_and(|m| m == "non-blocking"),
+        id,
+    })
+}
+
+fn c_strings<'a>(items: impl IntoIterator<Item = &'a String>, what: &str) -> Result<Vec<CString>, EngineError> {
+    items
+        .into_iter()
+        .map(|s| {
+            CString::new(s.as_str())
+                .map_err(|_| EngineError::InvalidParameter(format!("{what} contains a zero byte: {s:?}")))
+        })
+        .collect()
+}
+
+fn sysctls(host: &HostSpec) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    if host.network_mode != NetworkMode::Host && !matches!(host.network_mode, NetworkMode::Container(_)) {
+        // As Docker: programs without privileges may ping and serve low ports in their own namespace.
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    }
+    all.extend(host.sysctls.clone());
+    all.into_iter().collect()
+}
+
+fn tmpfs(host: &HostSpec) -> Vec<TmpfsMount> {
+    host.tmpfs
+        .iter()
+        .map(|(target, options)| TmpfsMount { target: target.clone(), options: options.clone() })
+        .collect()
+}
+
+fn etc_binds(fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
+    files::etc_owner(fixed, joined)
+        .into_iter()
+        .zip(["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"])
+        .map(|(source, target)| BindFile {
+            source,
+            target: target.to_owned(),
+            readonly: fixed.host.readonly_rootfs,
+        })
+        .collect()
+}
+
+/// The parent group of a container.
+pub(crate) fn cgroup_parent(shared: &Shared, host: &HostSpec) -> String {
+    [&host.cgroup_parent, &shared.config.cgroup_parent]
+        .into_iter()
+        .find(|p| !p.is_empty())
+        .map_or_else(|| DEFAULT_CGROUP_PARENT.to_owned(), Clone::clone)
+}
+
+fn cgroup(shared: &Shared, fixed: &FixedView) -> CgroupSpec {
+    CgroupSpec {
+        hierarchy: shared.seccomp.hierarchy.clone(),
+        parent: cgroup_parent(shared, &fixed.host),
+        limits: limits(&fixed.host),
+    }
+}
+
+/// A number of a client that may be larger than the kernel's signed one.
+fn signed(value: Option<u64>) -> Option<i64> {
+    value.filter(|v| *v != 0).map(|v| i64::try_from(v).unwrap_or(i64::MAX))
+}
+
+fn limits(host: &HostSpec) -> Limits {
+    let own = &host.limits;
+    let memory_bytes = signed(own.memory_bytes);
+    let text = |s: &String| (!s.is_empty()).then(|| s.clone());
+    Limits {
+        memory_bytes,
+        // As Docker: memory without swap given means as much swap again.
+        memory_swap_bytes: match own.memory_swap_bytes {
+            None | Some(0) => memory_bytes.map(|m| m.saturating_mul(2)),
+            given => given,
+        },
+        memory_reservation_bytes: signed(own.memory_reservation_bytes),
+        memory_swappiness: own.memory_swappiness,
+        oom_kill_disable: own.oom_kill_disable,
+        cpu_shares: own.cpu_shares.filter(|n| *n != 0),
+        cpu_quota_us: own.cpu_quota_us.filter(|n| *n != 0),
+        cpu_period_us: own.cpu_period_us.filter(|n| *n != 0),
+        nano_cpus: signed(own.nano_cpus),
+        cpuset_cpus: text(&own.cpuset_cpus),
+        cpuset_mems: text(&own.cpuset_mems),
+        pids_max: own.pids_max.filter(|n| *n != 0),
+        blkio_weight: own.blkio_weight.filter(|n| *n != 0),
+        devices: Some(if host.privileged { DeviceRule::privileged() } else { DeviceRule::defaults() }),
+        ..Limits::default()
+    }
+}
+
+const RLIMITS: [(&str, u32); 16] = [
+    ("as", libc::RLIMIT_AS),
+    ("core", libc::RLIMIT_CORE),
+    ("cpu", libc::RLIMIT_CPU),
+    ("data", libc::RLIMIT_DATA),
+    ("fsize", libc::RLIMIT_FSIZE),
+    ("locks", libc::RLIMIT_LOCKS),
+    ("memlock", libc::RLIMIT_MEMLOCK),
+    ("msgqueue", libc::RLIMIT_MSGQUEUE),
+    ("nice", libc::RLIMIT_NICE),
+    ("nofile", libc::RLIMIT_NOFILE),
+    ("nproc", libc::RLIMIT_NPROC),
+    ("rss", libc::RLIMIT_RSS),
+    ("rtprio", libc::RLIMIT_RTPRIO),
+    ("rttime", libc::RLIMIT_RTTIME),
+    ("sigpending", libc::RLIMIT_SIGPENDING),
+    ("stack", libc::RLIMIT_STACK),
+];
+
+/// The daemon's default limits, overridden by the container's.
+fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineError> {
+    let mut merged: BTreeMap<u32, Rlimit> = BTreeMap::new();
+    for limit in default.iter().chain(own) {
+        let (_, resource) = RLIMITS
+            .iter()
+            .find(|(name, _)| *name == limit.name)
+            .ok_or_else(|| EngineError::InvalidParameter(format!("invalid ulimit type: {}", limit.name)))?;
+        let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
+        let (soft, hard) = (value(limit.soft), value(limit.hard));
+        if soft > hard {
+            return Err(EngineError::InvalidParameter(format!(
+                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+            )));
+        }
+        merged.insert(*resource, Rlimit { resource: *resource, soft, hard });
+    }
+    Ok(merged.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_follows_memory() {
+        let mut host = HostSpec::default();
+        host.limits.memory_bytes = Some(64 << 20);
+        assert_eq!(limits(&host).memory_swap_bytes, Some(128 << 20));
+        host.limits.memory_swap_bytes = Some(-1);
+        assert_eq!(limits(&host).memory_swap_bytes, Some(-1));
+    }
+
+    #[test]
+    fn ulimits_merge() {
+        let limit = |name: &str, soft, hard| Ulimit { name: name.to_owned(), soft, hard };
+        let merged = rlimits(&[limit("nofile", 1, 2)], &[limit("nofile", 5, -1), limit("core", 0, 0)]).unwrap();
+        assert_eq!(merged.len(), 2);
+        assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
+        assert!(rlimits(&[], &[limit("nope", 1, 1)]).is_err());
+        assert!(rlimits(&[], &[limit("nofile", 3, 2)]).is_err());
+    }
+
+    #[test]
+    fn sysctls_of_own_namespaces_only() {
+        let mut host = HostSpec::default();
+        assert_eq!(sysctls(&host).len(), 2);
+        host.network_mode = NetworkMode::Host;
+        assert!(sysctls(&host).is_empty());
+    }
+}

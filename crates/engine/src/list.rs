@@ -1,0 +1,266 @@
+//! Listing: filters over immutable views.
+
+use std::sync::Arc;
+
+use regex_lite::Regex;
+
+use crate::EngineError;
+use crate::index::Index;
+use crate::model::{ContainerView, FilterMap, ListOptions, NetworkMode, Status};
+
+/// Longest pattern of a `name` or `id` filter.
+pub const MAX_PATTERN_BYTES: usize = 1024;
+
+const KEYS: [&str; 17] = [
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name",
+    "network", "publish", "since", "status", "volume", "driver",
+];
+
+/// Answers which image ids a reference of an `ancestor` filter stands for.
+pub(crate) type AncestorIds<'a> = dyn Fn(&str) -> Vec<String> + 'a;
+
+/// A checked set of filters.
+pub(crate) struct Filters {
+    ancestors: Option<Vec<String>>,
+    before_ns: Option<i64>,
+    since_ns: Option<i64>,
+    exited: Vec<i32>,
+    health: Vec<String>,
+    ids: Vec<Regex>,
+    names: Vec<Regex>,
+    is_task: Option<bool>,
+    labels: Vec<String>,
+    labels_not: Vec<String>,
+    networks: Vec<String>,
+    publish: Vec<Port>,
+    expose: Vec<Port>,
+    statuses: Vec<Status>,
+    volumes: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Port {
+    first: u16,
+    last: u16,
+    protocol: String,
+}
+
+fn invalid(key: &str, value: &str) -> EngineError {
+    EngineError::InvalidParameter(format!("invalid filter '{key}={value}'"))
+}
+
+impl Filters {
+    pub(crate) fn parse(map: &FilterMap, index: &Index, ancestor_ids: &AncestorIds) -> Result<Self, EngineError> {
+        if let Some(key) = map.keys().find(|k| !KEYS.contains(&k.as_str())) {
+            return Err(EngineError::InvalidParameter(format!("invalid filter '{key}'")));
+        }
+        let values = |key: &str| map.get(key).cloned().unwrap_or_default();
+        let created = |key: &str| -> Result<Option<i64>, EngineError> {
+            values(key).last().map(|v| Ok(index.resolve(v)?.1.fixed.created_unix_ns)).transpose()
+        };
+        let ancestors = map
+            .get("ancestor")
+            .map(|references| references.iter().flat_map(|reference| ancestor_ids(reference)).collect());
+        Ok(Self {
+            ancestors,
+            before_ns: created("before")?,
+            since_ns: created("since")?,
+            exited: parse_each(&values("exited"), |v| v.parse().ok(), "exited")?,
+            health: parse_health(values("health"))?,
+            ids: patterns(&values("id"), "id")?,
+            names: patterns(&values("name"), "name")?,
+            is_task: parse_each(&values("is-task"), parse_bool, "is-task")?.pop(),
+            labels: values("label"),
+            labels_not: values("label!"),
+            networks: values("network"),
+            publish: parse_each(&values("publish"), parse_port, "publish")?,
+            expose: parse_each(&values("expose"), parse_port, "expose")?,
+            statuses: parse_each(&values("status"), Status::parse, "status")?,
+            volumes: values("volume"),
+        })
+    }
+
+    /// Whether these filters ask for containers that do not run.
+    fn implies_all(&self) -> bool {
+        !self.statuses.is_empty() || !self.exited.is_empty() || self.before_ns.is_some() || self.since_ns.is_some()
+    }
+
+    fn matches(&self, view: &ContainerView) -> bool {
+        let fixed = &view.fixed;
+        let any = |list: &[Regex], text: &str| list.is_empty() || list.iter().any(|r| r.is_match(text));
+        let slashed = format!("/{}", view.name);
+        self.ancestors.as_ref().is_none_or(|ids| ids.contains(&fixed.image_id))
+            && self.before_ns.is_none_or(|ns| fixed.created_unix_ns < ns)
+            && self.since_ns.is_none_or(|ns| fixed.created_unix_ns > ns)
+            && self.matches_state(view)
+            && any(&self.ids, &view.id)
+            && (any(&self.names, &view.name) || any(&self.names, &slashed))
+            && self.is_task.is_none_or(|wanted| !wanted)
+            && self.labels.iter().all(|l| label_matches(&fixed.config.labels, l))
+            && !self.labels_not.iter().any(|l| label_matches(&fixed.config.labels, l))
+            && (self.networks.is_empty() || self.networks.iter().any(|n| on_network(&fixed.host.network_mode, n)))
+            // Nothing is published until networking is built (publishing is refused at creation).
+            && self.publish.is_empty()
+            && (self.expose.is_empty() || self.expose.iter().any(|p| exposes(&fixed.config.exposed_ports, p)))
+            && (self.volumes.is_empty() || self.volumes.iter().any(|v| fixed.config.volumes.contains(v)))
+    }
+
+    fn matches_state(&self, view: &ContainerView) -> bool {
+        let state = &view.state;
+        // Health checks are not built: every container's health is "none".
+        (self.health.is_empty() || self.health.iter().any(|h| h == "none"))
+            && (self.statuses.is_empty() || self.statuses.contains(&state.status))
+            && (self.exited.is_empty()
+                || (self.exited.contains(&state.exit_code)
+                    && !state.status.is_alive()
+                    && state.started_unix_ns != 0))
+    }
+}
+
+fn parse_each<T>(values: &[String], parse: impl Fn(&str) -> Option<T>, key: &str) -> Result<Vec<T>, EngineError> {
+    values.iter().map(|v| parse(v).ok_or_else(|| invalid(key, v))).collect()
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_health(values: Vec<String>) -> Result<Vec<String>, EngineError> {
+    match values.iter().find(|v| !["none", "starting", "healthy", "unhealthy"].contains(&v.as_str())) {
+        Some(bad) => Err(invalid("health", bad)),
+        None => Ok(values),
+    }
+}
+
+fn patterns(values: &[String], key: &str) -> Result<Vec<Regex>, EngineError> {
+    let compile = |v: &str| if v.len() <= MAX_PATTERN_BYTES { Regex::new(v).ok() } else { None };
+    parse_each(values, compile, key)
+}
+
+fn parse_port(text: &str) -> Option<Port> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && ["tcp", "udp", "sctp"].contains(&protocol)).then(|| Port {
+        first,
+        last,
+        protocol: protocol.to_owned(),
+    })
+}
+
+fn exposes(exposed: &[String], wanted: &Port) -> bool {
+    exposed.iter().filter_map(|e| parse_port(e)).any(|port| {
+        port.protocol == wanted.protocol && port.first <= wanted.last && wanted.first <= port.last
+    })
+}
+
+fn on_network(mode: &NetworkMode, wanted: &str) -> bool {
+    match mode {
+        NetworkMode::Container(_) => false,
+        other => other.as_docker() == wanted,
+    }
+}
+
+/// `name` or `name=value`.
+pub(crate) fn label_matches(labels: &std::collections::BTreeMap<String, String>, filter: &str) -> bool {
+    match filter.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
+        None => labels.contains_key(filter),
+    }
+}
+
+/// The containers that match, newest first.
+pub(crate) fn list(
+    index: &Index,
+    options: &ListOptions,
+    ancestor_ids: &AncestorIds,
+) -> Result<Vec<Arc<ContainerView>>, EngineError> {
+    let filters = Filters::parse(&options.filters, index, ancestor_ids)?;
+    let limit = options.limit.filter(|n| *n > 0);
+    let everything = options.all || limit.is_some() || filters.implies_all();
+    let mut found: Vec<_> = index
+        .all()
+        .into_iter()
+        .filter(|v| everything || v.state.status.is_alive() || v.state.status == Status::Restarting)
+        .filter(|v| filters.matches(v))
+        .collect();
+    found.sort_by(|a, b| b.fixed.created_unix_ns.cmp(&a.fixed.created_unix_ns).then_with(|| b.id.cmp(&a.id)));
+    found.truncate(limit.unwrap_or(usize::MAX));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::tests::view;
+
+    fn sample() -> Index {
+        let index = Index::new(2);
+        for (n, (name, status)) in
+            [("web", Status::Running), ("web2", Status::Exited), ("db", Status::Paused)].into_iter().enumerate()
+        {
+            let mut v = view(&format!("{n}abc"), name, status);
+            let fixed = Arc::make_mut(&mut v.fixed);
+            fixed.created_unix_ns = n as i64;
+            fixed.config.labels.insert("app".to_owned(), name.to_owned());
+            fixed.config.exposed_ports.push("80/tcp".to_owned());
+            v.state.started_unix_ns = 1;
+            v.state.exit_code = if status == Status::Exited { 3 } else { 0 };
+            index.reserve_name(name, &v.id).unwrap();
+            index.publish(n % 2, Arc::new(v));
+        }
+        index
+    }
+
+    fn names(filters: &[(&str, &str)], all: bool) -> Result<String, EngineError> {
+        let mut options = ListOptions { all, ..ListOptions::default() };
+        for (k, v) in filters {
+            options.filters.entry((*k).to_owned()).or_default().push((*v).to_owned());
+        }
+        let ids = |reference: &str| if reference == "busybox" { vec!["sha256:0123".to_owned()] } else { vec![] };
+        Ok(list(&sample(), &options, &ids)?.iter().map(|v| v.name.to_string()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn filters() {
+        for (filter, all, expected) in [
+            (&[][..], false, "db web"),
+            (&[], true, "db web2 web"),
+            (&[("name", "web")], true, "web2 web"),
+            (&[("name", "^/web$")], true, "web"),
+            (&[("name", "^web$")], true, "web"),
+            (&[("id", "0a")], true, "web"),
+            (&[("status", "exited")], false, "web2"),
+            (&[("exited", "3")], false, "web2"),
+            (&[("exited", "0")], false, ""),
+            (&[("label", "app=db")], false, "db"),
+            (&[("label", "app")], true, "db web2 web"),
+            (&[("label!", "app=db")], true, "web2 web"),
+            (&[("ancestor", "busybox")], false, "db web"),
+            (&[("ancestor", "nope")], false, ""),
+            (&[("before", "web2")], false, "web"),
+            (&[("since", "web")], false, "db web2"),
+            (&[("expose", "79-81")], false, "db web"),
+            (&[("expose", "80/udp")], false, ""),
+            (&[("publish", "80")], true, ""),
+            (&[("network", "bridge")], false, "db web"),
+            (&[("health", "none")], false, "db web"),
+            (&[("health", "healthy")], false, ""),
+            (&[("is-task", "false")], false, "db web"),
+            (&[("is-task", "true")], false, ""),
+            (&[("volume", "/data")], true, ""),
+            (&[("isolation", "default")], false, "db web"),
+        ] {
+            assert_eq!(names(filter, all).unwrap(), expected, "{filter:?}");
+        }
+        let bad = [("nope", "x"), ("status", "up"), ("exited", "x"), ("name", "("), ("health", "x"), ("publish", "x")];
+        for filter in bad {
+            assert!(matches!(names(&[filter], true), Err(EngineError::InvalidParameter(_))), "{filter:?}");
+        }
+        assert!(matches!(names(&[("before", "gone")], true), Err(EngineError::NoSuchContainer(_))));
+    }
+}

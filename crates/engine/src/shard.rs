@@ -1,0 +1,139 @@
+//! The engine's part on one shard, and what all shards share.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gantry_image::ImageStore;
+use gantry_rt::ShardId;
+use gantry_rt::mailbox::{self, CallError};
+use gantry_store::Store;
+use rustc_hash::FxHashMap;
+
+use crate::EngineError;
+use crate::boot::BootPlan;
+use crate::config::EngineConfig;
+use crate::container::Container;
+use crate::container::logs::OpenLogs;
+use crate::events::Bus;
+use crate::index::Index;
+use crate::journal::{JournalEntry, StateJournal};
+use crate::keeper::KeeperLink;
+use crate::launch_spec::SeccompCache;
+use crate::model::ContainerId;
+
+/// What all shards share; `Send + Sync`.
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Store,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) index: Index,
+    pub(crate) bus: Bus,
+    pub(crate) seccomp: SeccompCache,
+    pub(crate) boot: BootPlan,
+    /// The daemon goes down: nothing new is started, containers go on.
+    pub(crate) closing: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
+
+thread_local! {
+    static SHARD: OnceCell<Rc<ShardEngine>> = const { OnceCell::new() };
+}
+
+/// The engine on this shard: owner of its containers.
+pub(crate) struct ShardEngine {
+    pub(crate) id: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) containers: RefCell<FxHashMap<ContainerId, Rc<Container>>>,
+    /// The first one launches; further ones are left from a daemon with more shards.
+    pub(crate) keepers: RefCell<Vec<Rc<KeeperLink>>>,
+    pub(crate) journal: RefCell<StateJournal>,
+    pub(crate) open_logs: OpenLogs,
+    pub(crate) booted: Cell<bool>,
+}
+
+impl ShardEngine {
+    /// Makes the engine of the current shard; once.
+    pub(crate) fn install(shared: Arc<Shared>, journal: StateJournal) -> Result<Rc<Self>, EngineError> {
+        let shard = Rc::new(Self {
+            id: gantry_rt::current_shard().0,
+            shared,
+            containers: RefCell::default(),
+            keepers: RefCell::default(),
+            journal: RefCell::new(journal),
+            open_logs: OpenLogs::default(),
+            booted: Cell::new(false),
+        });
+        SHARD.with(|slot| slot.set(shard.clone()))
+            .map_err(|_| EngineError::System("the engine was booted twice on a shard".to_owned()))?;
+        Ok(shard)
+    }
+
+    /// The engine of the current shard.
+    pub(crate) fn current() -> Result<Rc<Self>, EngineError> {
+        SHARD
+            .with(|slot| slot.get().cloned())
+            .filter(|shard| shard.booted.get())
+            .ok_or_else(|| EngineError::Unavailable("the engine is not up yet on this shard".to_owned()))
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<Rc<Container>, EngineError> {
+        self.containers.borrow().get(id).cloned().ok_or_else(|| EngineError::NoSuchContainer(id.to_owned()))
+    }
+
+    /// The keeper that launches.
+    pub(crate) fn keeper(&self) -> Result<Rc<KeeperLink>, EngineError> {
+        self.keepers
+            .borrow()
+            .first()
+            .cloned()
+            .ok_or_else(|| EngineError::Unavailable("this shard has no keeper".to_owned()))
+    }
+
+    /// Makes a state survive a kill. Rewrites the journal when it has grown too long.
+    pub(crate) fn journal_append(&self, entry: &JournalEntry) -> Result<(), EngineError> {
+        let mut journal = self.journal.borrow_mut();
+        journal.append(entry)?;
+        if journal.wants_compaction() {
+            let entries: Vec<_> = self
+                .containers
+                .borrow()
+                .values()
+                .filter(|c| *c.id != *entry.id)
+                .map(|c| c.journal_entry())
+                .chain([entry.clone()])
+                .collect();
+            if let Err(e) = journal.compact(&entries) {
+                tracing::warn!(error = %e, "the state journal can't be rewritten; it goes on growing");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a future on a shard's engine as a task of its own: a client that hangs up does not stop it
+/// half way.
+pub(crate) async fn on_shard<R, F>(
+    shard: usize,
+    f: impl FnOnce(Rc<ShardEngine>) -> F + Send + 'static,
+) -> Result<R, EngineError>
+where
+    R: Send + 'static,
+    F: Future<Output = Result<R, EngineError>> + 'static,
+{
+    mailbox::call(ShardId(shard), move || async move { f(ShardEngine::current()?).await }).await.map_err(call_error)?
+}
+
+pub(crate) fn call_error(error: CallError) -> EngineError {
+    match error {
+        CallError::Full => EngineError::Unavailable(error.to_string()),
+        CallError::Lost => EngineError::System(error.to_string()),
+    }
+}
