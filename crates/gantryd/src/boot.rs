@@ -1,0 +1,314 @@
+//! The boot: named steps, each logged with its time.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gantry_api::{ApiService, Context, DaemonInfo};
+use gantry_cgroup::{Controller, Hierarchy, Version};
+use gantry_engine::{Engine, EngineConfig};
+use gantry_image::ImageStore;
+use gantry_rt::ShardId;
+use gantry_store::Store;
+
+use crate::config::Config;
+use crate::files::{self, Identity};
+use crate::listen::{self, Listening};
+use crate::probe;
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// a file or socket of the daemon failed
+    #[error("could not {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// another daemon works on this data root
+    #[error("the data root {0} is in use by another gantryd")]
+    InUse(PathBuf),
+    /// another daemon has the pid file
+    #[error("process with PID {pid} is still running: the pid file {path} is another gantryd's")]
+    Pidfile {
+        /// Which file.
+        path: PathBuf,
+        /// Whose.
+        pid: u32,
+    },
+    /// a file of ours is not what we wrote
+    #[error("{path} is damaged: {reason}")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// a host can't be listened on
+    #[error("can't listen on {0}: {1}")]
+    Host(String, String),
+    /// there is no such group
+    #[error("group {0} not found")]
+    Group(String),
+    /// the kernel lacks something
+    #[error("this kernel lacks {0}: {1}")]
+    Kernel(&'static str, String),
+    /// a step failed
+    #[error("{0}: {1}")]
+    Step(&'static str, String),
+}
+
+impl BootError {
+    /// A failed operation on a path.
+    pub fn io(what: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    engine: Engine,
+    listening: Vec<Listening>,
+    pidfile: PathBuf,
+    /// Held until the process ends.
+    _lock: File,
+}
+
+/// Runs one step and logs how long it took.
+fn step<R>(name: &'static str, f: impl FnOnce() -> Result<R, BootError>) -> Result<R, BootError> {
+    let start = Instant::now();
+    let result = f();
+    let took_us = start.elapsed().as_micros();
+    match &result {
+        Ok(_) => tracing::info!(step = name, took_us, "boot"),
+        Err(error) => tracing::error!(step = name, took_us, %error, "boot failed"),
+    }
+    result
+}
+
+fn failed<E: std::fmt::Display>(name: &'static str) -> impl FnOnce(E) -> BootError {
+    move |e| BootError::Step(name, e.to_string())
+}
+
+/// Boots; the daemon answers requests when this returns.
+pub fn boot(config: &Config) -> Result<Daemon, BootError> {
+    let shards = config
+        .shards
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    step("raise the limit of open files", raise_nofile)?;
+    let warnings = step("probe the kernel", probe_kernel)?;
+    let hierarchy = step("find control groups", || {
+        let hierarchy = Hierarchy::detect().map_err(failed("find control groups"))?;
+        hierarchy
+            .check_required()
+            .map_err(failed("find control groups"))?;
+        Ok(hierarchy)
+    })?;
+    step("make the roots", || {
+        files::private_dir(&config.data_root, 0o711)?;
+        files::private_dir(&config.exec_root, 0o711)
+    })?;
+    let lock = step("lock the data root", || files::lock(&config.data_root))?;
+    step("write the pid file", || {
+        files::write_pidfile(&config.pidfile)
+    })?;
+    let identity = step("load the identity", || {
+        Identity::load(&config.data_root, gantry_api::text::now_unix_ns())
+    })?;
+    let store = step("open the metadata store", || {
+        Store::open(config.data_root.join("metadata.redb"))
+            .map_err(failed("open the metadata store"))
+    })?;
+    let images = step("open the images", || {
+        ImageStore::open(&config.data_root, store.clone()).map_err(failed("open the images"))
+    })?;
+    let engine = step("open the containers", || {
+        let keeper = keeper_exe()?;
+        let settings = EngineConfig::new(
+            config.data_root.clone(),
+            config.exec_root.clone(),
+            keeper,
+            shards,
+        );
+        Engine::open(settings, store, images.clone()).map_err(failed("open the containers"))
+    })?;
+    let daemon = daemon_info(config, &identity, &hierarchy, warnings);
+    let context = Arc::new(Context {
+        engine: engine.clone(),
+        images,
+        daemon,
+    });
+    step("start the shards", || start_shards(shards, &engine))?;
+    let listening = step("listen", || {
+        listen::open(&config.hosts, config.group.as_deref())
+    })?;
+    step("serve", || serve(shards, &listening, &context))?;
+    for l in &listening {
+        tracing::info!(host = l.host, "API listens");
+    }
+    Ok(Daemon {
+        engine,
+        listening,
+        pidfile: config.pidfile.clone(),
+        _lock: lock,
+    })
+}
+
+fn start_shards(shards: usize, engine: &Engine) -> Result<(), BootError> {
+    const NAME: &str = "start the shards";
+    gantry_rt::run(shards, |_| Box::pin(async {})).map_err(failed(NAME))?;
+    // All at once: each shard waits until every other knows its containers.
+    let (done, results) = std::sync::mpsc::channel();
+    for shard in 0..shards {
+        let (engine, done) = (engine.clone(), done.clone());
+        gantry_rt::mailbox::post(ShardId(shard), move || {
+            gantry_rt::spawn("boot.shard", async move {
+                // The receiver below waits for every shard.
+                let _ = done.send(engine.boot_shard().await.map_err(|e| e.to_string()));
+            });
+        })
+        .map_err(failed(NAME))?;
+    }
+    drop(done);
+    for _ in 0..shards {
+        match results.recv() {
+            Ok(Ok(_report)) => {}
+            Ok(Err(text)) => return Err(BootError::Step(NAME, text)),
+            Err(_) => {
+                return Err(BootError::Step(
+                    NAME,
+                    "a shard ended while it booted".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn serve(shards: usize, listening: &[Listening], context: &Arc<Context>) -> Result<(), BootError> {
+    for shard in 0..shards {
+        for l in listening {
+            let (handle, context) = (l.handle.clone(), context.clone());
+            gantry_rt::mailbox::post(ShardId(shard), move || match handle.open() {
+                Ok(listener) => gantry_rt::spawn("api.accept", async move {
+                    gantry_rt::http::serve(listener, Rc::new(ApiService::new(context))).await;
+                }),
+                Err(error) => tracing::error!(%error, "a shard could not open a listener"),
+            })
+            .map_err(failed("serve"))?;
+        }
+    }
+    Ok(())
+}
+
+impl Daemon {
+    /// Ends in order: no new connections, keepers without containers sent away. Running containers go on.
+    pub fn shutdown(self) {
+        listen::close(&self.listening);
+        let engine = self.engine.clone();
+        if let Err(error) =
+            gantry_rt::block_on_shard(ShardId(0), move || async move { engine.shutdown().await })
+        {
+            tracing::error!(%error, "the engine was not told that the daemon ends");
+        }
+        files::remove_pidfile(&self.pidfile);
+    }
+}
+
+fn raise_nofile() -> Result<(), BootError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+    .map_err(|e| BootError::Step("raise the limit of open files", e.to_string()))
+}
+
+fn probe_kernel() -> Result<Vec<String>, BootError> {
+    let mut warnings = Vec::new();
+    for missing in probe::run() {
+        if missing.fatal {
+            return Err(BootError::Kernel(missing.feature, missing.cause));
+        }
+        tracing::warn!(
+            feature = missing.feature,
+            cause = missing.cause,
+            "the kernel lacks a feature"
+        );
+        warnings.push(format!(
+            "WARNING: no {}: {}",
+            missing.feature, missing.cause
+        ));
+    }
+    Ok(warnings)
+}
+
+/// The keeper lies beside this program.
+fn keeper_exe() -> Result<PathBuf, BootError> {
+    let own = std::env::current_exe()
+        .map_err(|e| BootError::io("find", Path::new("/proc/self/exe"), e))?;
+    let keeper = own.with_file_name("gantry-keeper");
+    match std::fs::metadata(&keeper) {
+        Ok(_) => Ok(keeper),
+        Err(e) => Err(BootError::io("find the keeper", &keeper, e)),
+    }
+}
+
+fn daemon_info(
+    config: &Config,
+    identity: &Identity,
+    hierarchy: &Hierarchy,
+    mut warnings: Vec<String>,
+) -> DaemonInfo {
+    let uname = rustix::system::uname();
+    let (operating_system, os_version) = probe::operating_system();
+    for controller in hierarchy.missing() {
+        warnings.push(format!(
+            "WARNING: No {} cgroup controller",
+            controller.name()
+        ));
+    }
+    DaemonInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        git_commit: option_env!("GANTRY_GIT_COMMIT").unwrap_or("").to_owned(),
+        build_time: option_env!("GANTRY_BUILD_TIME").unwrap_or("").to_owned(),
+        id: identity.id.clone(),
+        data_root: config.data_root.clone(),
+        labels: config.labels.clone(),
+        debug: config.debug,
+        kernel_version: uname.release().to_string_lossy().into_owned(),
+        operating_system,
+        os_version,
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        memory_bytes: probe::memory_bytes(),
+        cgroup_version: if hierarchy.version() == Version::V2 {
+            "2"
+        } else {
+            "1"
+        },
+        cgroup_controllers: Controller::ALL
+            .iter()
+            .filter(|c| hierarchy.has(**c))
+            .map(|c| c.name().to_owned())
+            .collect(),
+        backing_filesystem: probe::filesystem_name(&config.data_root),
+        networks: identity.networks(),
+        warnings,
+    }
+}

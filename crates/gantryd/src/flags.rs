@@ -1,0 +1,254 @@
+//! dockerd's command line, parsed by hand.
+
+use std::path::PathBuf;
+
+/// What the command line says; `None` and empty mean not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `-H`, `--host`
+    pub hosts: Vec<String>,
+    /// `--data-root`
+    pub data_root: Option<PathBuf>,
+    /// `--exec-root`
+    pub exec_root: Option<PathBuf>,
+    /// `-p`, `--pidfile`
+    pub pidfile: Option<PathBuf>,
+    /// `--config-file`
+    pub config_file: Option<PathBuf>,
+    /// `-l`, `--log-level`
+    pub log_level: Option<String>,
+    /// `-D`, `--debug`
+    pub debug: Option<bool>,
+    /// `-G`, `--group`
+    pub group: Option<String>,
+    /// `--label`
+    pub labels: Vec<String>,
+    /// `--shards`, an extension: number of shards
+    pub shards: Option<usize>,
+    /// `-v`, `--version`
+    pub version: bool,
+    /// `--validate`
+    pub validate: bool,
+    /// `--help`
+    pub help: bool,
+}
+
+/// Why the command line is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// unknown flag: --{0}
+    #[error("unknown flag: --{0}")]
+    Unknown(String),
+    /// unknown shorthand flag: '{flag}' in -{word}
+    #[error("unknown shorthand flag: '{flag}' in -{word}")]
+    UnknownShort {
+        /// The letter.
+        flag: char,
+        /// The word it is in.
+        word: String,
+    },
+    /// flag needs an argument: {0}
+    #[error("flag needs an argument: {0}")]
+    Missing(String),
+    /// invalid argument "{value}" for "{flag}" flag: {reason}
+    #[error("invalid argument \"{value}\" for \"{flag}\" flag: {reason}")]
+    Invalid {
+        /// The flag.
+        flag: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// this program takes no arguments, only flags
+    #[error("unknown command: gantryd {0}")]
+    Argument(String),
+}
+
+/// Long names, short names, and whether they are booleans.
+const FLAGS: &[(&str, Option<char>, bool)] = &[
+    ("config-file", None, false),
+    ("data-root", None, false),
+    ("debug", Some('D'), true),
+    ("exec-root", None, false),
+    ("group", Some('G'), false),
+    ("help", Some('h'), true),
+    ("host", Some('H'), false),
+    ("label", None, false),
+    ("log-level", Some('l'), false),
+    ("pidfile", Some('p'), false),
+    ("shards", None, false),
+    ("validate", None, true),
+    ("version", Some('v'), true),
+];
+
+/// Parses the words after the program's name.
+pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Flags, FlagError> {
+    let mut flags = Flags::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        if let Some(long) = word.strip_prefix("--") {
+            if long.is_empty() {
+                if let Some(argument) = words.next() {
+                    return Err(FlagError::Argument(argument));
+                }
+                break;
+            }
+            let (name, inline) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (long, None),
+            };
+            let known = FLAGS.iter().find(|f| f.0 == name);
+            let &(name, short, boolean) =
+                known.ok_or_else(|| FlagError::Unknown(name.to_owned()))?;
+            let value = match inline {
+                Some(value) => value,
+                None if boolean => "true".to_owned(),
+                None => words
+                    .next()
+                    .ok_or_else(|| FlagError::Missing(format!("--{name}")))?,
+            };
+            set(&mut flags, name, short, &value)?;
+        } else if word.len() > 1 && word.starts_with('-') {
+            short_flags(&mut flags, &word[1..], &mut words)?;
+        } else {
+            return Err(FlagError::Argument(word));
+        }
+    }
+    Ok(flags)
+}
+
+/// `-D`, `-Dv`, `-H value`, `-Hvalue`, `-H=value`.
+fn short_flags(
+    flags: &mut Flags,
+    word: &str,
+    words: &mut impl Iterator<Item = String>,
+) -> Result<(), FlagError> {
+    let mut rest = word;
+    while let Some(letter) = rest.chars().next() {
+        rest = &rest[letter.len_utf8()..];
+        let known = FLAGS.iter().find(|f| f.1 == Some(letter));
+        let &(name, short, boolean) = known.ok_or_else(|| FlagError::UnknownShort {
+            flag: letter,
+            word: word.to_owned(),
+        })?;
+        if let Some(value) = rest.strip_prefix('=') {
+            return set(flags, name, short, value);
+        }
+        if boolean {
+            set(flags, name, short, "true")?;
+        } else if rest.is_empty() {
+            let missing = || FlagError::Missing(format!("'{letter}' in -{word}"));
+            return set(flags, name, short, &words.next().ok_or_else(missing)?);
+        } else {
+            return set(flags, name, short, rest);
+        }
+    }
+    Ok(())
+}
+
+/// Go's `strconv.ParseBool`.
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Result<(), FlagError> {
+    let shown = || short.map_or(format!("--{name}"), |s| format!("-{s}, --{name}"));
+    let invalid = |reason: String| FlagError::Invalid {
+        flag: shown(),
+        value: value.to_owned(),
+        reason,
+    };
+    let boolean = || {
+        go_bool(value).ok_or_else(|| {
+            invalid(format!(
+                "strconv.ParseBool: parsing \"{value}\": invalid syntax"
+            ))
+        })
+    };
+    match name {
+        "host" => flags.hosts.push(value.to_owned()),
+        "label" => flags.labels.push(value.to_owned()),
+        "data-root" => flags.data_root = Some(value.into()),
+        "exec-root" => flags.exec_root = Some(value.into()),
+        "pidfile" => flags.pidfile = Some(value.into()),
+        "config-file" => flags.config_file = Some(value.into()),
+        "log-level" => flags.log_level = Some(value.to_owned()),
+        "group" => flags.group = Some(value.to_owned()),
+        "debug" => flags.debug = Some(boolean()?),
+        "validate" => flags.validate = boolean()?,
+        "version" => flags.version = boolean()?,
+        "help" => flags.help = boolean()?,
+        "shards" => {
+            let number = value
+                .parse()
+                .map_err(|_| invalid("not a whole number".to_owned()))?;
+            flags.shards = Some(number);
+        }
+        other => return Err(FlagError::Unknown(other.to_owned())),
+    }
+    Ok(())
+}
+
+/// Text of `--help`.
+pub const HELP: &str = "Usage:  gantryd [OPTIONS]
+
+A container daemon that speaks the Engine API of Docker.
+
+Options:
+      --config-file string   Daemon configuration file (default \"/etc/gantry/daemon.json\")
+      --data-root string     Root directory of persistent state (default \"/var/lib/gantry\")
+  -D, --debug                Enable debug mode
+      --exec-root string     Root directory for execution state files (default \"/run/gantry\")
+  -G, --group string         Group for the unix socket (default \"docker\")
+  -H, --host list            Daemon socket(s) to connect to (unix://, tcp://, fd://)
+      --label list           Set key=value labels to the daemon
+  -l, --log-level string     Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")
+  -p, --pidfile string       Path to use for daemon PID file (default \"/run/gantry.pid\")
+      --shards int           Number of shards (default: CPUs of this process)
+      --validate             Validate daemon configuration and exit
+  -v, --version              Print version information and quit
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &str) -> Result<Flags, FlagError> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn forms() {
+        let f = flags(
+            "-H unix:///a --host=tcp://b -Hfd:// -D --validate=false -l warn -p=/x --shards 3",
+        )
+        .unwrap();
+        assert_eq!(f.hosts, ["unix:///a", "tcp://b", "fd://"]);
+        assert_eq!(
+            (f.debug, f.validate, f.shards),
+            (Some(true), false, Some(3))
+        );
+        assert_eq!(f.pidfile, Some("/x".into()));
+        assert_eq!(flags("--debug=false").unwrap().debug, Some(false));
+        assert!(flags("-Dv").unwrap().version);
+    }
+
+    #[test]
+    fn errors() {
+        let text = |line| flags(line).unwrap_err().to_string();
+        assert_eq!(text("--x"), "unknown flag: --x");
+        assert_eq!(text("-x"), "unknown shorthand flag: 'x' in -x");
+        assert_eq!(text("--host"), "flag needs an argument: --host");
+        assert_eq!(text("-H"), "flag needs an argument: 'H' in -H");
+        assert!(
+            text("--debug=maybe")
+                .starts_with("invalid argument \"maybe\" for \"-D, --debug\" flag")
+        );
+        assert_eq!(text("serve"), "unknown command: gantryd serve");
+    }
+}
