@@ -49,6 +49,8 @@ pub struct DaemonInfo {
     pub cgroup_version: &'static str,
     /// Names of the controllers that are there.
     pub cgroup_controllers: Vec<String>,
+    /// Whether memory plus swap can be limited.
+    pub swap_limit: bool,
     /// The file system the data root is on.
     pub backing_filesystem: String,
     /// The predefined networks.

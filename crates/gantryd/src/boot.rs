@@ -302,11 +302,18 @@ fn daemon_info(
         } else {
             "1"
         },
-        cgroup_controllers: Controller::ALL
-            .iter()
-            .filter(|c| hierarchy.has(**c))
-            .map(|c| c.name().to_owned())
-            .collect(),
+        cgroup_controllers: [
+            Controller::Cpu,
+            Controller::Cpuset,
+            Controller::Memory,
+            Controller::Pids,
+            Controller::Blkio,
+        ]
+        .iter()
+        .filter(|c| hierarchy.has(**c))
+        .map(|c| c.name().to_owned())
+        .collect(),
+        swap_limit: hierarchy.has_swap_limit(),
         backing_filesystem: probe::filesystem_name(&config.data_root),
         networks: identity.networks(),
         warnings,

@@ -48,7 +48,9 @@ pub(super) fn events(call: Call) -> Reply {
         filters: wanted,
     };
     let mut stream = call.ctx.engine.events(&query)?;
+    let listener = system::EventListener::register();
     let body = ResponseBody::generate(move |tx| async move {
+        let _listener = listener;
         while let Some(event) = stream.next().await {
             let mut line = serde_json::to_vec(&message(&event))?;
             line.push(b'\n');

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use gantry_engine::model::Counts;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,6 +12,27 @@ use crate::context::DaemonInfo;
 use crate::convert::RUNTIME_NAME;
 use crate::text;
 use crate::version::{MAX_VERSION, MIN_VERSION};
+
+/// Open streams of events.
+static EVENT_LISTENERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a stream of events as long as it lives.
+#[derive(Debug)]
+pub struct EventListener(());
+
+impl EventListener {
+    /// One more.
+    pub fn register() -> Self {
+        EVENT_LISTENERS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for EventListener {
+    fn drop(&mut self) {
+        EVENT_LISTENERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// One event, as a line of the stream.
 #[derive(Debug, Serialize)]
@@ -105,7 +128,7 @@ fn machine(daemon: &DaemonInfo) -> Value {
         "NFd": open_fds(),
         // There are no goroutines; the number of tasks on the shards is what this field is used for.
         "NGoroutines": gantry_rt::stats::snapshot().iter().map(|s| s.tasks_alive).sum::<usize>(),
-        "NEventsListener": 0,
+        "NEventsListener": EVENT_LISTENERS.load(Ordering::Relaxed),
         "HttpProxy": "",
         "HttpsProxy": "",
         "NoProxy": "",
@@ -152,7 +175,7 @@ fn features(daemon: &DaemonInfo) -> Value {
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": daemon.cgroup_version,
         "MemoryLimit": has("memory"),
-        "SwapLimit": has("memory"),
+        "SwapLimit": daemon.swap_limit,
         "OomKillDisable": has("memory") && daemon.cgroup_version == "1",
         "KernelMemoryTCP": false,
         "CPUShares": has("cpu"),
