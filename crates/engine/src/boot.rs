@@ -20,7 +20,7 @@ use crate::keeper::{ExitReport, KeeperLink};
 use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
-use crate::{EngineError, backoff, clock};
+use crate::{EngineError, backoff, clock, signals};
 
 /// Exit code of a container that ended while nobody could see it.
 const EXIT_LOST: i32 = 255;
@@ -242,7 +242,7 @@ async fn settle(
 async fn abandon_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
     tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
     if found.exit.is_none()
-        && let Err(e) = link.kill_all(&found.id).await
+        && let Err(e) = link.signal(&found.id, signals::KILL).await
     {
         tracing::error!(id = %found.id, error = %e, "it can't be killed");
     }
@@ -312,6 +312,7 @@ fn record_running(container: &Rc<Container>, found: &AdoptedContainer) -> Result
     }
     container.transition(Status::Running, |state| {
         state.pid = found.pid;
+        state.start_time_ticks = found.start_time_ticks;
         state.started_unix_ns = clock::unix_ns();
         state.finished_unix_ns = 0;
         state.exit_code = 0;

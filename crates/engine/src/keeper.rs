@@ -1,7 +1,7 @@
 //! One keeper as this shard sees it: its client, the pump that reads its containers' output, and the
 //! task that takes its exits.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use gantry_stream::Pump;
 use crate::config::EngineConfig;
 use crate::container::exit;
 use crate::shard::ShardEngine;
-use crate::{EngineError, clock};
+use crate::EngineError;
 
 /// A keeper's answer to a launch.
 pub(crate) type Launched = gantry_launch::Launched;
@@ -58,14 +58,14 @@ impl KeeperLink {
         config: &EngineConfig,
         number: usize,
     ) -> Result<(Rc<KeeperLink>, Vec<AdoptedContainer>), EngineError> {
-        let epoch = u64::try_from(clock::unix_ns()).unwrap_or(1);
-        let pump = Pump::new(epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
         let (client, adopted) =
-            KeeperClient::connect_or_spawn(&config.exec_root, number, &config.keeper_exe, epoch).await?;
-        let journal: OwnedFd = client.journal_memfd().map_err(|e| EngineError::io("take the keeper's journal", e))?;
+            KeeperClient::connect_or_spawn(&config.exec_root, number, &config.keeper_exe).await?;
+        let epoch = client.epoch();
+        let pump = Pump::new(epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
+        let journal: OwnedFd = client.journal_memfd()?;
         pump.set_journal(journal).map_err(|e| EngineError::io("map the keeper's journal", e))?;
         let ring = pump.ring_memfd().map_err(|e| EngineError::io("share the pump's ring", e))?;
-        client.set_ring(ring, epoch).await?;
+        client.set_ring(ring.as_fd(), epoch).await?;
         Ok((Rc::new(KeeperLink { client, pump }), adopted))
     }
 
@@ -79,7 +79,7 @@ impl KeeperLink {
         });
         let (link, shard) = (self.clone(), shard.clone());
         gantry_rt::spawn("engine.keeper-events", async move {
-            while let Some(KeeperEvent::Exited { id, exit }) = link.client.next_event().await {
+            while let KeeperEvent::Exited { id, exit } = link.client.next_event().await {
                 let report = ExitReport::new(id, exit);
                 exit::report(&shard, &link, report);
             }
@@ -104,7 +104,7 @@ impl KeeperLink {
     }
 
     pub(crate) async fn hand_over(&self, id: &str) -> Result<HandOver, EngineError> {
-        Ok(self.client.hand_over(id).await?)
+        Ok(self.client.handover(id).await?)
     }
 
     /// The keeper may drop an exit: it is recorded. Having dropped it already is no error.

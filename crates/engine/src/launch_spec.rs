@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use gantry_cgroup::{DeviceRule, Group, Hierarchy, Limits};
+use gantry_cgroup::{DeviceRule, Hierarchy, Limits};
 use gantry_launch::{
     BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, LaunchSpec, NetMode, Prepared,
     Rlimit, RootfsSpec, TmpfsMount,
@@ -67,14 +67,8 @@ impl From<gantry_cgroup::CgroupError> for EngineError {
     }
 }
 
-/// A launch of which everything that may fail or block is done.
-pub(crate) struct Staged {
-    pub(crate) prepared: Prepared,
-    pub(crate) group: Group,
-}
-
 /// Prepares a launch on a worker.
-pub(crate) async fn stage(container: &Rc<Container>) -> Result<Staged, EngineError> {
+pub(crate) async fn stage(container: &Rc<Container>) -> Result<Prepared, EngineError> {
     let shared = container.shard.shared.clone();
     let fixed = container.fixed.clone();
     let id = container.id.to_string();
@@ -100,7 +94,7 @@ fn stage_blocking(
     fixed: &FixedView,
     id: String,
     joined: Option<&ContainerView>,
-) -> Result<Staged, EngineError> {
+) -> Result<Prepared, EngineError> {
     let image = shared
         .images
         .snapshot()
@@ -122,17 +116,14 @@ fn stage_blocking(
         volatile: fixed.host.auto_remove,
     };
     let network = network(fixed, joined)?;
-    let spec = build(shared, fixed, id.clone(), who, rootfs, network, joined)?;
-    let parent = spec.cgroup.parent.clone();
-    let prepared = gantry_launch::prepare(&spec)?;
-    let group = Group::open(&shared.seccomp.hierarchy, &parent, &id)?;
-    Ok(Staged { prepared, group })
+    let spec = build(shared, fixed, id, who, rootfs, network, joined)?;
+    Ok(gantry_launch::prepare(&spec)?)
 }
 
 fn network(fixed: &FixedView, joined: Option<&ContainerView>) -> Result<NetMode, EngineError> {
     Ok(match (&fixed.host.network_mode, joined) {
         (_, Some(view)) => NetMode::Join(
-            gantry_launch::network_namespace_of(view.state.pid)
+            gantry_launch::network_namespace_of(view.state.pid, view.state.start_time_ticks)
                 .map_err(|e| EngineError::io(format!("open the network namespace of {}", view.id), e))?,
         ),
         (NetworkMode::Host, None) => NetMode::Host,

@@ -61,7 +61,9 @@ fn check_log(log: &LogConfig) -> Result<(), EngineError> {
 
 fn image_defaults(image: &Image) -> ImageDefaults {
     let config = &image.config;
-    let keys = |map: &Option<gantry_image::KeySet>| map.iter().flat_map(|m| m.keys().cloned()).collect();
+    fn keys<V>(map: &Option<BTreeMap<String, V>>) -> Vec<String> {
+        map.iter().flat_map(|m| m.keys().cloned()).collect()
+    }
     ImageDefaults {
         entrypoint: config.entrypoint.clone().unwrap_or_default(),
         cmd: config.cmd.clone().unwrap_or_default(),

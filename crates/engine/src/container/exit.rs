@@ -140,7 +140,7 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
         tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
     }
     let (id, group) = (container.id.clone(), run.group.clone());
-    if let Err(e) = files::on_worker(move || group.remove()).await {
+    if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
     }
 }

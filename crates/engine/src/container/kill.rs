@@ -43,12 +43,7 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
 
 /// Sends a signal and says so.
 pub(crate) async fn send(container: &Rc<Container>, run: &Rc<Run>, number: i32) -> Result<(), EngineError> {
-    let sent = if number == signals::KILL {
-        run.keeper.kill_all(&container.id).await
-    } else {
-        run.keeper.signal(&container.id, number).await
-    };
-    if let Err(e) = sent {
+    if let Err(e) = run.keeper.signal(&container.id, number).await {
         // It may have ended between the look and the signal.
         if run.exiting.get() || !container.status().is_alive() {
             return Ok(());

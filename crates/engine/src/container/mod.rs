@@ -191,6 +191,7 @@ impl Container {
             state: StateView {
                 status: state.status,
                 pid: state.pid,
+                start_time_ticks: state.start_time_ticks,
                 exit_code: state.exit_code,
                 error: state.error.clone(),
                 started_unix_ns: state.started_unix_ns,

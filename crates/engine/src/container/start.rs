@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, files, logs, remove};
+use super::{Container, Run, exit, logs, remove};
 use crate::keeper::{KeeperLink, Launched};
-use crate::launch_spec::{self, Staged};
+use crate::launch_spec;
 use crate::model::*;
-use crate::{EngineError, clock};
+use crate::{EngineError, clock, signals};
 
 /// Exit code of a container that could not be started for another reason than its command.
 const EXIT_NOT_STARTED: i32 = 128;
@@ -79,42 +79,20 @@ pub(crate) async fn start_locked(container: &Rc<Container>, cause: Cause) -> Res
 
 async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     let keeper = container.shard.keeper()?;
-    let staged = launch_spec::stage(container).await?;
-    let Staged { prepared, group } = staged;
-    let group = Arc::new(group);
-    match run(container, &keeper, prepared, &group).await {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // The keeper tore down what it made; the group is ours.
-            if let Err(left) = files::on_worker(move || Ok(group.remove()?)).await {
-                tracing::warn!(id = %container.id, error = %left, "a failed start left its control group");
-            }
-            Err(e)
-        }
-    }
-}
-
-async fn run(
-    container: &Rc<Container>,
-    keeper: &Rc<KeeperLink>,
-    prepared: gantry_launch::Prepared,
-    group: &Arc<gantry_cgroup::Group>,
-) -> Result<(), EngineError> {
+    let prepared = launch_spec::stage(container).await?;
     // Opened before the launch: what can fail, fails while there is no process.
     let sink = logs::open_sink(container)?;
     let started_unix_ns = clock::unix_ns();
     let launched = keeper.launch(prepared).await?;
-    match take_over(container, keeper, launched, sink, group, started_unix_ns) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // It runs, but nobody could know: it must not go on.
-            if let Err(left) = keeper.kill_all(&container.id).await {
-                tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
-            }
-            keeper.forget_later(container.id.to_string());
-            Err(e)
+    if let Err(e) = take_over(container, &keeper, launched, sink, started_unix_ns) {
+        // It runs, but nobody could know: it must not go on.
+        if let Err(left) = keeper.signal(&container.id, signals::KILL).await {
+            tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
         }
+        keeper.forget_later(container.id.to_string());
+        return Err(e);
     }
+    Ok(())
 }
 
 type Sink = Option<(Box<dyn gantry_stream::LogSink>, logs::LogHandle)>;
@@ -124,7 +102,6 @@ fn take_over(
     keeper: &Rc<KeeperLink>,
     launched: Launched,
     sink: Sink,
-    group: &Arc<gantry_cgroup::Group>,
     started_unix_ns: i64,
 ) -> Result<(), EngineError> {
     let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
@@ -135,11 +112,12 @@ fn take_over(
         io: io.clone(),
         keeper: keeper.clone(),
         started: Some(Instant::now()),
-        group: group.clone(),
+        group: Arc::new(launched.group),
         exiting: Cell::new(false),
     });
     container.transition(Status::Running, |state| {
         state.pid = launched.pid;
+        state.start_time_ticks = launched.start_time_ticks;
         state.exit_code = 0;
         state.error = String::new();
         state.started_unix_ns = started_unix_ns;

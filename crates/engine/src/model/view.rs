@@ -80,6 +80,8 @@ pub struct StateView {
     pub status: Status,
     /// Host pid of the first process, 0 when there is none.
     pub pid: i32,
+    /// Start time of that process in clock ticks since boot: with the pid it names the process.
+    pub start_time_ticks: u64,
     /// Exit code of the last run.
     pub exit_code: i32,
     /// Why the last start or run failed; empty when it did not.
