@@ -1,1 +1,28 @@
-//! (filled in by the first commit of this crate)
+//! Launching containers: what can be done before the clone is done here on a worker ([`prepare`]), the rest by the
+//! shard's keeper, which this crate starts and talks to ([`KeeperClient`]).
+//!
+//! **Architecture invariants**
+//! - Nothing here forks a process of the daemon's size: the keeper is spawned once, the keeper clones.
+//! - No mount of a container is ever attached in the host's mount namespace.
+//! - Paths inside a root file system are only resolved with `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`.
+//! - [`prepare`] blocks and belongs on a worker; [`KeeperClient`] lives on one shard and never blocks.
+
+mod client;
+mod error;
+mod init_layer;
+mod prepare;
+mod spawn;
+mod spec;
+mod sys;
+
+pub use client::{AdoptedContainer, HandOver, KeeperClient, KeeperEvent, Launched, MAX_REQUESTS};
+pub use error::{ExecStage, KeeperError, LaunchError};
+pub use gantry_keeper_proto::msg::Exit;
+pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
+pub use init_layer::make_init_layer;
+pub use prepare::{Prepared, prepare};
+pub use spec::{
+    BindFile, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES, LaunchSpec, NetMode,
+    RootfsSpec, TmpfsMount,
+};
+pub use sys::{network_namespace_of, process_start_time_ticks};

@@ -1,0 +1,208 @@
+//! Errors, with the texts Docker's clients know where they know one.
+
+use std::io;
+
+use gantry_cgroup::CgroupError;
+use gantry_keeper_proto::msg::Failure;
+use gantry_keeper_proto::plan::Step;
+
+/// How far the search for the program came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecStage {
+    /// No executable file of that name in any directory of PATH.
+    NotInPath,
+    /// A path was named, and looking at it failed.
+    Stat,
+    /// It is a directory.
+    IsDirectory,
+    /// It may not be executed.
+    Permission,
+}
+
+/// Why a container was not launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// the program cannot be executed (text as the OCI runtime behind dockerd words it)
+    #[error(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: error during container init: exec: {path:?}: {}",
+        exec_reason(.path, *.errno, *.stage)
+    )]
+    Exec {
+        /// The program as it was named.
+        path: String,
+        /// Error of the last attempt.
+        errno: i32,
+        /// How far it came.
+        stage: ExecStage,
+    },
+    /// a step between clone and exec failed
+    #[error(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start \
+         container process: error during container init: {}{}: {}",
+        .step.text(), subject(.about), errno_text(*.errno)
+    )]
+    Child {
+        /// Which.
+        step: Step,
+        /// On what, if it was one of several.
+        about: Option<String>,
+        /// The errno.
+        errno: i32,
+    },
+    /// something the daemon does beforehand failed
+    #[error("failed to prepare the container: {step} {about}: {}", io_text(.source))]
+    Prepare {
+        /// What was done.
+        step: &'static str,
+        /// On what.
+        about: String,
+        /// The error.
+        source: io::Error,
+    },
+    /// the control group could not be made
+    #[error("failed to prepare the container: {0}")]
+    Cgroup(#[from] CgroupError),
+    /// a value cannot be used
+    #[error("invalid {what}: {value:?}")]
+    Invalid {
+        /// Which.
+        what: &'static str,
+        /// It.
+        value: String,
+    },
+    /// too many files or mounts for one launch
+    #[error("the container needs more than {0} files at launch")]
+    TooManyFiles(usize),
+    /// the keeper could not be asked
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+}
+
+impl LaunchError {
+    /// Exit code `docker run` shows for it: 127 not found, 126 not executable, 128 otherwise.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            LaunchError::Exec { stage: ExecStage::NotInPath, .. } => 127,
+            LaunchError::Exec { errno: libc::ENOENT, .. } => 127,
+            LaunchError::Exec { .. } => 126,
+            _ => 128,
+        }
+    }
+
+    pub(crate) fn prepare(step: &'static str, about: impl Into<String>, source: impl Into<io::Error>) -> LaunchError {
+        LaunchError::Prepare { step, about: about.into(), source: source.into() }
+    }
+}
+
+/// Why the keeper did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// the keeper could not be started
+    #[error("the keeper could not be started: {step}: {source}")]
+    Start {
+        /// What failed.
+        step: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+    /// the keeper speaks another protocol
+    #[error("the keeper speaks protocol version {0}, which this daemon does not")]
+    Version(u32),
+    /// the connection to the keeper is gone
+    #[error("the connection to the keeper is gone")]
+    Gone,
+    /// too many requests to the keeper at once
+    #[error("too many requests to the keeper at once")]
+    Busy,
+    /// the connection to the keeper failed
+    #[error("the connection to the keeper failed: {0}")]
+    Io(#[from] io::Error),
+    /// the keeper's answer was not understood
+    #[error("the keeper's answer was not understood: {0}")]
+    Protocol(String),
+    /// the keeper has no such container
+    #[error("the keeper has no such container")]
+    NoContainer,
+    /// the keeper has that container already
+    #[error("the keeper has that container already")]
+    Exists,
+    /// the container has ended
+    #[error("the container has ended")]
+    Ended,
+    /// the container has no terminal
+    #[error("the container has no terminal")]
+    NoTerminal,
+    /// the keeper still has containers
+    #[error("the keeper still has containers")]
+    NotEmpty,
+    /// a system call of the keeper failed
+    #[error("a system call of the keeper failed: {}", errno_text(*.0))]
+    System(i32),
+}
+
+impl KeeperError {
+    pub(crate) fn from_failure(failure: Failure, errno: i32) -> KeeperError {
+        match failure {
+            Failure::NoContainer => KeeperError::NoContainer,
+            Failure::Exists => KeeperError::Exists,
+            Failure::Ended => KeeperError::Ended,
+            Failure::NoTerminal => KeeperError::NoTerminal,
+            Failure::NotEmpty => KeeperError::NotEmpty,
+            Failure::System => KeeperError::System(errno),
+            Failure::Launch | Failure::Protocol => KeeperError::Protocol(format!("{failure:?}")),
+        }
+    }
+}
+
+fn subject(about: &Option<String>) -> String {
+    about.as_ref().map(|a| format!(" {a}")).unwrap_or_default()
+}
+
+fn exec_reason(path: &str, errno: i32, stage: ExecStage) -> String {
+    match stage {
+        ExecStage::NotInPath => "executable file not found in $PATH".to_owned(),
+        ExecStage::Stat => format!("stat {path}: {}", errno_text(errno)),
+        ExecStage::IsDirectory => "is a directory".to_owned(),
+        ExecStage::Permission => "permission denied".to_owned(),
+    }
+}
+
+fn io_text(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), errno_text)
+}
+
+/// An errno as Go (and so Docker) words it.
+pub(crate) fn errno_text(errno: i32) -> String {
+    // Go's table is glibc's in lower case.
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => format!("errno {errno}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(path: &str, errno: i32, stage: ExecStage) -> (String, i32) {
+        let error = LaunchError::Exec { path: path.into(), errno, stage };
+        let code = error.exit_code();
+        (error.to_string().split("container init: ").nth(1).unwrap_or_default().to_owned(), code)
+    }
+
+    #[test]
+    fn exec_errors_read_as_dockers_do() {
+        let missing = exec("nosuch", libc::ENOENT, ExecStage::NotInPath);
+        assert_eq!(missing, ("exec: \"nosuch\": executable file not found in $PATH".into(), 127));
+        let stat = exec("/nosuch", libc::ENOENT, ExecStage::Stat);
+        assert_eq!(stat, ("exec: \"/nosuch\": stat /nosuch: no such file or directory".into(), 127));
+        let denied = exec("/etc/passwd", libc::EACCES, ExecStage::Permission);
+        assert_eq!(denied, ("exec: \"/etc/passwd\": permission denied".into(), 126));
+        let dir = exec("/etc", libc::EISDIR, ExecStage::IsDirectory);
+        assert_eq!(dir, ("exec: \"/etc\": is a directory".into(), 126));
+    }
+}

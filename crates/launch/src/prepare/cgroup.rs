@@ -1,0 +1,136 @@
+//! The control group of a start: made and limited before the clone.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use gantry_cgroup::{Controller, Group, Version};
+use gantry_keeper_proto::plan::FdIndex;
+use gantry_rt::workers;
+use rustix::fs::{Mode, OFlags};
+
+use super::fds::FdTable;
+use crate::error::LaunchError;
+use crate::spec::CgroupSpec;
+
+/// Those a v1 host may have mounted, in the order they appear inside.
+const V1_CONTROLLERS: &[Controller] = &[
+    Controller::Cpu,
+    Controller::Cpuacct,
+    Controller::Cpuset,
+    Controller::Memory,
+    Controller::Devices,
+    Controller::Freezer,
+    Controller::Blkio,
+    Controller::Pids,
+    Controller::Hugetlb,
+    Controller::NetCls,
+    Controller::NetPrio,
+    Controller::PerfEvent,
+    Controller::Rdma,
+    Controller::Misc,
+];
+
+/// Removes the group unless it is taken.
+#[derive(Debug)]
+pub(crate) struct GroupGuard(Option<Group>);
+
+impl GroupGuard {
+    pub(crate) fn take(&mut self) -> Option<Group> {
+        self.0.take()
+    }
+}
+
+impl Drop for GroupGuard {
+    fn drop(&mut self) {
+        let Some(group) = self.0.take() else { return };
+        if gantry_rt::try_current_shard().is_none() {
+            return remove(&group);
+        }
+        gantry_rt::spawn("launch.cgroup", async move {
+            if let Err(e) = workers::run(move || remove(&group)).await {
+                tracing::warn!(error = %e, "the control group of a failed launch is left behind");
+            }
+        });
+    }
+}
+
+fn remove(group: &Group) {
+    if let Err(e) = group.remove() {
+        tracing::warn!(error = %e, "the control group of a failed launch is left behind");
+    }
+}
+
+/// The group and how it goes into the plan.
+#[derive(Debug)]
+pub(crate) struct PreparedGroup {
+    pub(crate) guard: GroupGuard,
+    pub(crate) dir: Option<FdIndex>,
+    pub(crate) procs: Vec<FdIndex>,
+    pub(crate) oom_counter: Option<FdIndex>,
+    /// Directories to show inside, by hierarchy name; one without a name on v2.
+    pub(crate) trees: Vec<(String, OwnedFd)>,
+    /// Limits this kernel does not know.
+    pub(crate) discarded: Vec<&'static str>,
+}
+
+pub(crate) fn prepare(spec: &CgroupSpec, id: &str, fds: &mut FdTable) -> Result<PreparedGroup, LaunchError> {
+    let group = Group::create(&spec.hierarchy, &spec.parent, id)?;
+    let guard = GroupGuard(Some(group.clone()));
+    let discarded = group.apply(&spec.limits)?;
+    let attach = group.attach_fds()?;
+    let dir = attach.into.map(|fd| fds.add(fd)).transpose()?;
+    let procs = attach.procs.into_iter().map(|fd| fds.add(fd)).collect::<Result<_, _>>()?;
+    let v2 = spec.hierarchy.version() == Version::V2;
+    let oom_counter = oom_counter(&group, v2)?.map(|fd| fds.add(fd)).transpose()?;
+    let trees = if v2 { v2_tree(&group)? } else { v1_trees(&group)? };
+    Ok(PreparedGroup { guard, dir, procs, oom_counter, trees, discarded })
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, LaunchError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| LaunchError::prepare("open", path.display().to_string(), e))
+}
+
+/// The keeper reads it at the exit, so that the truth survives the group and the daemon.
+fn oom_counter(group: &Group, v2: bool) -> Result<Option<OwnedFd>, LaunchError> {
+    let Some(dir) = group.path(Controller::Memory) else { return Ok(None) };
+    let file = if v2 { "memory.events" } else { "memory.oom_control" };
+    open(&dir.join(file), OFlags::RDONLY).map(Some)
+}
+
+fn v2_tree(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
+    let dir = group.v2_path().map(|path| open(path, OFlags::PATH | OFlags::DIRECTORY)).transpose()?;
+    Ok(dir.into_iter().map(|fd| (String::new(), fd)).collect())
+}
+
+fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
+    let mut seen: Vec<PathBuf> = Vec::new();
+    let mut trees = Vec::new();
+    for path in V1_CONTROLLERS.iter().filter_map(|c| group.path(*c)) {
+        let Some(name) = hierarchy_name(path, group.relative()) else { continue };
+        if !seen.iter().any(|known| known == path) {
+            seen.push(path.to_owned());
+            trees.push((name, open(path, OFlags::PATH | OFlags::DIRECTORY)?));
+        }
+    }
+    Ok(trees)
+}
+
+/// The name of the mount point a group lies under: `cpu,cpuacct` of `/sys/fs/cgroup/cpu,cpuacct/docker/ID`.
+fn hierarchy_name(path: &Path, relative: &str) -> Option<String> {
+    let depth = Path::new(relative.trim_start_matches('/')).components().count();
+    let mount = path.ancestors().nth(depth)?;
+    Some(mount.file_name()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_have_the_name_of_their_mount() {
+        let path = Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/abc");
+        assert_eq!(hierarchy_name(path, "/docker/abc").as_deref(), Some("cpu,cpuacct"));
+        assert_eq!(hierarchy_name(Path::new("/"), "/a"), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! Everything that can fail or wait before the clone. Blocking: on a worker.
+
+mod cgroup;
+mod dev;
+mod fds;
+mod mounts;
+mod program;
+mod rootfs;
+mod stdio;
+mod tmpfs;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gantry_keeper_proto::plan::{Network, Plan, StdioFds, Step};
+use gantry_keeper_proto::scm::MAX_MESSAGE_BYTES;
+use gantry_keeper_proto::wire::lossy;
+use rustix::fs::MemfdFlags;
+use rustix::mount::MountAttrFlags;
+
+use self::cgroup::PreparedGroup;
+use self::fds::FdTable;
+use self::mounts::Mounts;
+use crate::error::LaunchError;
+use crate::spec::{LaunchSpec, NetMode};
+use crate::sys::{Kind, set_mount_attributes};
+
+pub(crate) use cgroup::GroupGuard;
+pub(crate) use stdio::DaemonEnds;
+
+/// Plans above this travel as a memfd.
+const MAX_INLINE_PLAN_BYTES: usize = MAX_MESSAGE_BYTES / 2;
+
+/// A container ready to be launched: [`crate::KeeperClient::launch`]. Dropped, it leaves no control group behind.
+#[derive(Debug)]
+pub struct Prepared {
+    parts: PreparedParts,
+    discarded: Vec<&'static str>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedParts {
+    pub(crate) plan: Plan,
+    pub(crate) plan_bytes: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) ends: DaemonEnds,
+    pub(crate) group: GroupGuard,
+}
+
+impl Prepared {
+    pub(crate) fn into_parts(self) -> PreparedParts {
+        self.parts
+    }
+
+    /// Which container.
+    pub fn id(&self) -> &str {
+        &self.parts.plan.id
+    }
+
+    /// Limits that are not in force because this kernel has no place for them.
+    pub fn discarded_limits(&self) -> &[&'static str] {
+        &self.discarded
+    }
+}
+
+/// Mounts, pipes, control group and plan of one start.
+pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
+    let mut fds = FdTable::default();
+    let group = cgroup::prepare(&spec.cgroup, &spec.id, &mut fds)?;
+    let root = rootfs::mount(&spec.rootfs)?;
+    let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
+    let (stdio, ends) = stdio::make(spec, &devpts, &mut fds)?;
+    let rootfs_blocks = spec.rootfs.lowers.iter().chain([&spec.rootfs.upper]).any(|p| rootfs::may_block(p));
+    let mut mounts = Mounts::new(&root, &mut fds)?;
+    mounts.standard(spec, devpts)?;
+    mounts.cgroup(&group.trees, spec.privileged)?;
+    mounts.wanted(spec)?;
+    mounts.ensure(working_directory(spec), Kind::Directory)?;
+    let mask_dir = if spec.masked_paths.is_empty() { None } else { Some(mounts.mask_dir()?) };
+    if spec.readonly_rootfs {
+        let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+        set_mount_attributes(root.as_fd(), readonly, false)
+            .map_err(|e| LaunchError::prepare("make read-only", "the root file system", e))?;
+    }
+    let network = match &spec.network {
+        NetMode::New => Network::New,
+        NetMode::Host => Network::Host,
+        NetMode::Join(fd) => Network::Join(mounts.fds().add_copy(fd)?),
+    };
+    let rootfs = mounts.fds().add(root)?;
+    let may_block = mounts.may_block || rootfs_blocks;
+    let mounts = mounts.finish();
+    let plan = Plan {
+        may_block,
+        rootfs,
+        mounts,
+        mask_dir,
+        network,
+        ..describe(spec, &group, stdio)?
+    };
+    let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
+    let parts = PreparedParts { plan, plan_bytes, fds: fds.into_vec(), ends, group: group.guard };
+    Ok(Prepared { parts, discarded: group.discarded })
+}
+
+fn working_directory(spec: &LaunchSpec) -> &str {
+    if spec.cwd.is_empty() { "/" } else { &spec.cwd }
+}
+
+/// What needs no kernel.
+fn describe(spec: &LaunchSpec, group: &PreparedGroup, stdio: StdioFds) -> Result<Plan, LaunchError> {
+    let paths = |what: &'static str, all: &[String]| -> Result<Vec<_>, LaunchError> {
+        all.iter().map(|p| program::absolute(what, p)).collect()
+    };
+    if spec.argv.is_empty() {
+        return Err(LaunchError::Invalid { what: "command", value: String::new() });
+    }
+    let sysctl = |(name, value): &(String, String)| Ok((program::sysctl_path(name)?, value.clone().into_bytes()));
+    let (search_path, candidates) = program::candidates(&spec.argv, &spec.env)?;
+    let cwd = working_directory(spec);
+    Ok(Plan {
+        id: spec.id.clone(),
+        may_block: false,
+        log_nonblocking: spec.log_nonblocking,
+        rootfs: 0,
+        cgroup_dir: group.dir,
+        cgroup_procs: group.procs.clone(),
+        cgroup_namespace: true,
+        oom_counter: group.oom_counter,
+        network: Network::New,
+        stdio,
+        hostname: program::text("host name", spec.hostname.clone().into_bytes())?,
+        domainname: program::text("domain name", spec.domainname.clone().into_bytes())?,
+        mounts: Vec::new(),
+        sysctls: spec.sysctls.iter().map(sysctl).collect::<Result<_, LaunchError>>()?,
+        masked_paths: paths("masked path", &spec.masked_paths)?,
+        mask_dir: None,
+        readonly_paths: paths("read-only path", &spec.readonly_paths)?,
+        rlimits: spec.rlimits.clone(),
+        oom_score_adj: spec.oom_score_adj,
+        uid: spec.uid,
+        gid: spec.gid,
+        groups: spec.groups.clone(),
+        capabilities: spec.capabilities,
+        no_new_privs: spec.no_new_privs,
+        seccomp: spec.seccomp.as_ref().map(|s| s.to_vec()).unwrap_or_default(),
+        cwd_parents: program::parents(cwd)?,
+        cwd: program::absolute("working directory", cwd)?,
+        search_path,
+        candidates,
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+    })
+}
+
+/// Long plans (a big environment) do not fit into a message.
+fn inline_or_memfd(bytes: Vec<u8>, fds: &mut FdTable) -> Result<Vec<u8>, LaunchError> {
+    if bytes.len() <= MAX_INLINE_PLAN_BYTES {
+        return Ok(bytes);
+    }
+    let memfd = rustix::fs::memfd_create("gantry-plan", MemfdFlags::CLOEXEC)
+        .map_err(|e| LaunchError::prepare("make", "a memfd", e))?;
+    let mut file = File::from(memfd);
+    file.write_all(&bytes).map_err(|e| LaunchError::prepare("write", "the launch plan", e))?;
+    fds.add(file.into())?;
+    Ok(Vec::new())
+}
+
+/// What a failed step was about.
+pub(crate) fn subject_of(plan: &Plan, step: Step, detail: u32) -> Option<String> {
+    let at = detail as usize;
+    match step {
+        Step::Mount | Step::MountTarget => plan.mounts.get(at).map(|m| lossy(&m.target)),
+        Step::Sysctl => plan.sysctls.get(at).map(|(path, _)| lossy(path)),
+        Step::Mask => plan.masked_paths.get(at).map(|p| lossy(p)),
+        Step::ReadOnly => plan.readonly_paths.get(at).map(|p| lossy(p)),
+        Step::Rlimit => plan.rlimits.get(at).map(|r| r.resource.to_string()),
+        Step::Cwd | Step::CwdOutside => Some(lossy(&plan.cwd)),
+        _ => None,
+    }
+}

@@ -1,0 +1,213 @@
+//! The container's mounts, in order: what every container has, then what its client asked for, shallow before deep.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use gantry_keeper_proto::plan::{FdIndex, MountOp, MountSource};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags};
+
+use super::fds::FdTable;
+use super::program::absolute;
+use super::{dev, rootfs, tmpfs};
+use crate::error::LaunchError;
+use crate::spec::{BindFile, LaunchSpec};
+use crate::sys::{Kind, ensure, set_mount_attributes};
+
+/// Targets under these are made by the kernel or not at all.
+const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
+
+/// Collects mounts, and knows which tree a target falls into so that it can be made there.
+pub(crate) struct Mounts<'a> {
+    ops: Vec<MountOp>,
+    fds: &'a mut FdTable,
+    /// Trees by target; the root first.
+    trees: Vec<(String, OwnedFd)>,
+    pub(crate) may_block: bool,
+}
+
+fn failed(step: &'static str, about: &str) -> impl Fn(std::io::Error) -> LaunchError {
+    move |e| LaunchError::prepare(step, about, e)
+}
+
+impl<'a> Mounts<'a> {
+    pub(crate) fn new(root: &OwnedFd, fds: &'a mut FdTable) -> Result<Mounts<'a>, LaunchError> {
+        let mut mounts = Mounts { ops: Vec::new(), fds, trees: Vec::new(), may_block: false };
+        mounts.remember("/", root)?;
+        Ok(mounts)
+    }
+
+    pub(crate) fn finish(self) -> Vec<MountOp> {
+        self.ops
+    }
+
+    pub(crate) fn fds(&mut self) -> &mut FdTable {
+        self.fds
+    }
+
+    fn remember(&mut self, target: &str, tree: &OwnedFd) -> Result<(), LaunchError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(tree, 3).map_err(|e| failed("duplicate", target)(e.into()))?;
+        self.trees.push((target.trim_end_matches('/').to_owned(), copy));
+        Ok(())
+    }
+
+    /// Makes the target in the tree it falls into.
+    pub(crate) fn ensure(&self, target: &str, kind: Kind) -> Result<(), LaunchError> {
+        if KERNEL_TREES.iter().any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty())) {
+            return Ok(());
+        }
+        let inner = self.trees.iter().filter_map(|(at, fd)| Some((fd, below(target, at)?)));
+        let Some((tree, rest)) = inner.min_by_key(|(_, rest)| rest.len()) else { return Ok(()) };
+        ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
+    }
+
+    fn op(&mut self, source: MountSource, target: &str, attributes: MountAttrFlags) -> Result<(), LaunchError> {
+        let no_symlinks = matches!(source, MountSource::Proc | MountSource::Sysfs);
+        let target = absolute("mount target", target)?;
+        self.ops.push(MountOp { source, target, attributes: attributes.bits().into(), no_symlinks });
+        Ok(())
+    }
+
+    /// A new file system of the child's namespaces.
+    fn kernel(&mut self, source: MountSource, target: &str, attributes: MountAttrFlags) -> Result<(), LaunchError> {
+        self.ensure(target, Kind::Directory)?;
+        self.op(source, target, attributes)
+    }
+
+    /// A detached tree.
+    pub(crate) fn tree(&mut self, tree: OwnedFd, target: &str, kind: Kind) -> Result<(), LaunchError> {
+        self.ensure(target, kind)?;
+        if kind == Kind::Directory {
+            self.remember(target, &tree)?;
+        }
+        let fd = self.fds.add(tree)?;
+        self.op(MountSource::Tree(fd), target, MountAttrFlags::empty())
+    }
+
+    /// What every container has.
+    pub(crate) fn standard(&mut self, spec: &LaunchSpec, devpts: OwnedFd) -> Result<(), LaunchError> {
+        let noexec = dev::nosuid_nodev_noexec();
+        self.kernel(MountSource::Proc, "/proc", noexec)?;
+        let dev_tree = dev::dev(spec.tty, spec.privileged).map_err(failed("make", "/dev"))?;
+        self.tree(dev_tree, "/dev", Kind::Directory)?;
+        self.tree(devpts, "/dev/pts", Kind::Directory)?;
+        let sys = if spec.privileged { noexec } else { noexec | MountAttrFlags::MOUNT_ATTR_RDONLY };
+        self.kernel(MountSource::Sysfs, "/sys", sys)?;
+        self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
+        let shm = dev::shm(spec.shm_size_bytes).map_err(failed("make", "/dev/shm"))?;
+        self.tree(shm, "/dev/shm", Kind::Directory)?;
+        if spec.tty {
+            let slave = MountSource::Inside(CString::from(c"/dev/pts/0"));
+            self.op(slave, "/dev/console", MountAttrFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// What the client asked for.
+    pub(crate) fn wanted(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        enum Wanted<'s> {
+            Bind(&'s BindFile),
+            Tmpfs(&'s crate::spec::TmpfsMount),
+        }
+        let binds = spec.binds.iter().map(|b| (b.target.as_str(), Wanted::Bind(b)));
+        let tmpfs = spec.tmpfs.iter().map(|t| (t.target.as_str(), Wanted::Tmpfs(t)));
+        let mut all: Vec<_> = binds.chain(tmpfs).collect();
+        // Stable: of equals the later one is on top.
+        all.sort_by_key(|(target, _)| target.split('/').filter(|p| !p.is_empty()).count());
+        for (target, wanted) in all {
+            match wanted {
+                Wanted::Bind(bind) => self.bind(bind)?,
+                Wanted::Tmpfs(t) => self.tree(tmpfs::mount(t)?, target, Kind::Directory)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, bind: &BindFile) -> Result<(), LaunchError> {
+        let about = bind.source.display().to_string();
+        self.may_block |= rootfs::may_block(&bind.source);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags)
+            .map_err(|e| LaunchError::prepare("bind", about.clone(), e))?;
+        if bind.readonly {
+            let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+            set_mount_attributes(tree.as_fd(), readonly, false).map_err(failed("make read-only", &about))?;
+        }
+        let stat = rustix::fs::fstat(&tree).map_err(|e| LaunchError::prepare("stat", about, e))?;
+        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::Directory => Kind::Directory,
+            _ => Kind::File,
+        };
+        self.tree(tree, &bind.target, kind)
+    }
+
+    /// An empty read-only directory to mask others with.
+    pub(crate) fn mask_dir(&mut self) -> Result<FdIndex, LaunchError> {
+        let attributes = dev::nosuid_nodev_noexec() | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let tree = dev::new_fs("tmpfs", &[("mode", "755"), ("size", "4k")], attributes)
+            .map_err(failed("make", "the mask"))?;
+        self.fds.add(tree)
+    }
+
+    /// /sys/fs/cgroup: cgroup2 as it is, or a tmpfs with every hierarchy of version 1.
+    pub(crate) fn cgroup(&mut self, groups: &[(String, OwnedFd)], privileged: bool) -> Result<(), LaunchError> {
+        let top = "/sys/fs/cgroup";
+        let mut attributes = dev::nosuid_nodev_noexec();
+        if !privileged {
+            attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
+        let mut trees = Vec::new();
+        for (name, dir) in groups {
+            trees.push((name.as_str(), group_tree(dir, attributes).map_err(failed("bind the cgroup", name))?));
+        }
+        if let [("", _)] = trees.as_slice() {
+            for (_, tree) in trees {
+                self.tree(tree, top, Kind::Directory)?;
+            }
+            return Ok(());
+        }
+        let base = dev::new_fs("tmpfs", &[("mode", "755")], dev::nosuid_nodev_noexec())
+            .map_err(failed("make", top))?;
+        for (name, _) in &trees {
+            ensure(base.as_fd(), name, Kind::Directory).map_err(failed("make the cgroup directory", name))?;
+            for alias in name.split(',').filter(|_| name.contains(',')) {
+                rustix::fs::symlinkat(*name, &base, alias).map_err(|e| failed("link", alias)(e.into()))?;
+            }
+        }
+        set_mount_attributes(base.as_fd(), attributes.bits().into(), false).map_err(failed("make read-only", top))?;
+        self.tree(base, top, Kind::Directory)?;
+        for (name, tree) in trees {
+            let fd = self.fds.add(tree)?;
+            self.op(MountSource::Tree(fd), &format!("{top}/{name}"), MountAttrFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+fn group_tree(dir: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+    set_mount_attributes(tree.as_fd(), attributes.bits().into(), false)?;
+    Ok(tree)
+}
+
+/// The rest of `path` behind the directory `tree`, if it lies in it.
+fn below<'p>(path: &'p str, tree: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(tree)?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::below;
+
+    #[test]
+    fn targets_fall_into_trees() {
+        assert_eq!(below("/dev/shm", "/dev"), Some("shm"));
+        assert_eq!(below("/dev", "/dev"), Some(""));
+        assert_eq!(below("/device", "/dev"), None);
+        assert_eq!(below("/etc/hosts", ""), Some("etc/hosts"));
+    }
+}

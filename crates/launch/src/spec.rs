@@ -1,0 +1,150 @@
+//! What to launch, decided by the engine.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_cgroup::{Hierarchy, Limits};
+use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit};
+
+/// Size of /dev/shm unless asked otherwise.
+pub const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Paths a container cannot read unless it is privileged (Docker's list).
+pub const DEFAULT_MASKED_PATHS: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Paths a container cannot write unless it is privileged (Docker's list).
+pub const DEFAULT_READONLY_PATHS: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The root file system: an overlay mounted for this start.
+#[derive(Clone, Debug, Default)]
+pub struct RootfsSpec {
+    /// Read-only layers, top first. Without any, `upper` itself is the root.
+    pub lowers: Vec<PathBuf>,
+    /// Where changes go.
+    pub upper: PathBuf,
+    /// Overlay's work directory, on the file system of `upper`.
+    pub work: PathBuf,
+    /// Do not sync `upper` when the container ends (`--rm` only).
+    pub volatile: bool,
+}
+
+/// A file or directory of the host that appears in the container.
+#[derive(Clone, Debug)]
+pub struct BindFile {
+    /// On the host; resolved in the daemon's mount namespace.
+    pub source: PathBuf,
+    /// Absolute path in the container; made if missing.
+    pub target: String,
+    /// Not writable from inside.
+    pub readonly: bool,
+}
+
+/// A tmpfs of the container.
+#[derive(Clone, Debug, Default)]
+pub struct TmpfsMount {
+    /// Absolute path in the container; made if missing.
+    pub target: String,
+    /// As the client gave them: `size=64m,mode=1777,ro,exec,…`; nosuid, nodev and noexec unless undone.
+    pub options: String,
+}
+
+/// Which network namespace.
+#[derive(Debug)]
+pub enum NetMode {
+    /// A new one with the loopback interface up.
+    New,
+    /// The host's.
+    Host,
+    /// That of another container: a namespace file ([`crate::network_namespace_of`]) or a pidfd.
+    Join(OwnedFd),
+}
+
+/// The control group.
+#[derive(Clone, Debug)]
+pub struct CgroupSpec {
+    /// What the host has.
+    pub hierarchy: Arc<Hierarchy>,
+    /// Parent group (`/docker`).
+    pub parent: String,
+    /// Limits, device rules among them.
+    pub limits: Limits,
+}
+
+/// Everything about one start of one container.
+#[derive(Debug)]
+pub struct LaunchSpec {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Program and arguments; the program is looked up in the container by PATH of `env`.
+    pub argv: Vec<CString>,
+    /// `NAME=value`.
+    pub env: Vec<CString>,
+    /// Working directory; made if missing.
+    pub cwd: String,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Host name.
+    pub hostname: String,
+    /// Domain name.
+    pub domainname: String,
+    /// A terminal instead of pipes.
+    pub tty: bool,
+    /// First size of the terminal: rows, columns.
+    pub console_size: Option<(u16, u16)>,
+    /// Standard input is a pipe (without a terminal) instead of /dev/null.
+    pub open_stdin: bool,
+    /// Capability sets.
+    pub capabilities: CapabilityMasks,
+    /// Filter program, 8 bytes per instruction.
+    pub seccomp: Option<Arc<[u8]>>,
+    /// No privileges by exec.
+    pub no_new_privs: bool,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// Written to oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// Made inaccessible ([`DEFAULT_MASKED_PATHS`]; empty when privileged).
+    pub masked_paths: Vec<String>,
+    /// Made read-only ([`DEFAULT_READONLY_PATHS`]; empty when privileged).
+    pub readonly_paths: Vec<String>,
+    /// The root file system is read-only.
+    pub readonly_rootfs: bool,
+    /// sysfs and cgroups writable, every device of the host in /dev.
+    pub privileged: bool,
+    /// Size of /dev/shm.
+    pub shm_size_bytes: u64,
+    /// Kernel parameters by their dotted names.
+    pub sysctls: Vec<(String, String)>,
+    /// Root file system.
+    pub rootfs: RootfsSpec,
+    /// Host files inside, /etc/hosts and so on.
+    pub binds: Vec<BindFile>,
+    /// tmpfs mounts.
+    pub tmpfs: Vec<TmpfsMount>,
+    /// Network namespace.
+    pub network: NetMode,
+    /// Control group.
+    pub cgroup: CgroupSpec,
+    /// A full spill of a missing daemon is declared as a gap instead of blocking the container.
+    pub log_nonblocking: bool,
+}
