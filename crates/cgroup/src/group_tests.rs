@@ -28,7 +28,7 @@ fn v1_host() -> (tempfile::TempDir, Hierarchy) {
         );
     }
     let memory = [
-        ("memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory.limit_in_bytes", "8192\n"),
         ("memory.usage_in_bytes", "4096\n"),
         (
             "memory.oom_control",
@@ -65,7 +65,7 @@ fn limits_without_a_place_are_reported_not_swallowed() {
     let limits = Limits {
         memory_bytes: Some(1 << 20),
         memory_swap_bytes: Some(UNLIMITED),
-        cpuset_cpus: Some("1".to_owned()),
+        cpuset_cpus: Some("0-1".to_owned()),
         pids_max: Some(7),
         ..Limits::default()
     };
@@ -74,7 +74,7 @@ fn limits_without_a_place_are_reported_not_swallowed() {
         content(&root, "cg/memory/docker/c1/memory.limit_in_bytes"),
         "1048576"
     );
-    assert_eq!(content(&root, "cg/cpuset/docker/c1/cpuset.cpus"), "1");
+    assert_eq!(content(&root, "cg/cpuset/docker/c1/cpuset.cpus"), "0-1");
     assert_eq!(group.oom_kill_count().unwrap(), Some(3));
     assert_eq!(group.memory_usage_bytes().unwrap(), Some(4096));
     assert_eq!(group.pids_current().unwrap(), None);

@@ -206,7 +206,7 @@ fn memory_kill_is_counted() {
         ..Limits::default()
     };
     scratch.group.apply(&limits).unwrap();
-    let child = scratch.shell("exec tail -c 100000000 /dev/zero");
+    let child = scratch.shell("exec dd if=/dev/zero of=/dev/null bs=100M count=1");
     let status = child.wait().unwrap();
     assert!(!status.success());
     wait_until("a counted kill", || {

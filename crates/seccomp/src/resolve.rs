@@ -209,7 +209,7 @@ fn multiplexed_conditions(args: &[Argument], arch: Arch, selector: u64) -> Vec<C
     let mut all = vec![Condition {
         index: 0,
         op: Operator::Equal,
-        mask: u64::MAX,
+        mask: u64::from(u32::MAX),
         datum: selector,
     }];
     let others = args.iter().filter(|argument| argument.index != 0);
