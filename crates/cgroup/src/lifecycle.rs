@@ -193,8 +193,12 @@ impl Group {
     /// Removes the group and groups inside it from every hierarchy. What is already gone is
     /// fine, so it can be repeated; the first error is reported after all were tried.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let results = self.dirs.iter().map(|dir| remove_tree(&dir.path));
-        results.fold(Ok(()), |first, next| first.and(next))
+        let mut first = Ok(());
+        for dir in &self.dirs {
+            let result = remove_tree(&dir.path);
+            first = first.and(result);
+        }
+        first
     }
 }
 

@@ -202,10 +202,8 @@ fn runs(arch: &ArchRules, default: Action, first: u32) -> Vec<Run<'_>> {
     }];
     let mut next = Some(first);
     for (number, rules) in &arch.calls {
-        if next != Some(*number) {
-            if let Some(gap) = next {
-                push_run(&mut runs, gap, Answer::Always(default));
-            }
+        if let Some(gap) = next.filter(|gap| gap != number) {
+            push_run(&mut runs, gap, Answer::Always(default));
         }
         push_run(&mut runs, *number, answer(rules));
         next = number.checked_add(1);

@@ -64,8 +64,11 @@ pub struct Oracle<'a> {
     native: Arch,
     caps: u64,
     kernel: KernelVersion,
-    arches: Vec<(Arch, Option<u32>, HashMap<u32, Vec<Entry<'a>>>)>,
+    arches: Vec<ArchEntries<'a>>,
 }
+
+/// An architecture, its last known number, its rules.
+type ArchEntries<'a> = (Arch, Option<u32>, HashMap<u32, Vec<Entry<'a>>>);
 
 /// A rule for a number: made directly, or with the selector in the first argument.
 #[derive(Debug, Clone, Copy)]
@@ -155,10 +158,10 @@ impl<'a> Oracle<'a> {
             let native = self.native.filter_name().to_owned();
             !exc.caps.iter().any(has)
                 && !exc.arches.contains(&native)
-                && !exc.min_kernel.is_some_and(|least| least <= self.kernel)
+                && exc.min_kernel.is_none_or(|least| least > self.kernel)
                 && inc.caps.iter().all(has)
                 && (inc.arches.is_empty() || inc.arches.contains(&native))
-                && !inc.min_kernel.is_some_and(|least| least > self.kernel)
+                && inc.min_kernel.is_none_or(|least| least <= self.kernel)
         })
     }
 
