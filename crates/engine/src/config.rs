@@ -54,6 +54,11 @@ impl EngineConfig {
         self.data_root.join("containers")
     }
 
+    /// The lowest layer of every container: mount points an image may lack.
+    pub fn init_layer_dir(&self) -> PathBuf {
+        self.data_root.join("init-layer")
+    }
+
     /// The journal of a shard.
     pub fn journal_path(&self, shard: usize) -> PathBuf {
         self.exec_root.join(format!("state-{shard}.journal"))

@@ -37,6 +37,9 @@ impl Engine {
     /// on every one of them.
     pub fn open(config: EngineConfig, store: Store, images: Arc<ImageStore>) -> Result<Engine, EngineError> {
         let boot = BootPlan::load(&config, &store)?;
+        let init_layer = config.init_layer_dir();
+        gantry_launch::make_init_layer(&init_layer)
+            .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,

@@ -101,7 +101,8 @@ fn stage_blocking(
         .get(&fixed.image_id)
         .cloned()
         .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
-    let lowers = shared.images.rootfs(&image)?;
+    let mut lowers = shared.images.rootfs(&image)?;
+    lowers.push(shared.config.init_layer_dir());
     let mut layers = vec![fixed.upper_path()];
     layers.extend(lowers.iter().cloned());
     let accounts = Accounts::read(&layers)?;

@@ -12,9 +12,11 @@ use crate::model::*;
 use crate::shard::ShardEngine;
 use crate::{EngineError, clock};
 
-/// How long output is waited for after the exit. The pid namespace is dead then, so only processes
-/// outside it (that were given the pipe) can hold it open.
+/// How long an exit waits for the end of output before it is announced. Longer than that, either an
+/// attached client is slow, or a process outside the container was given the pipe.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How often an announced container with open output is looked at.
+const OUTPUT_CHECK: Duration = Duration::from_secs(1);
 
 /// Takes an exit from a keeper, in a task of its own. The keeper repeats it until it is forgotten.
 pub(crate) fn report(shard: &Rc<ShardEngine>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
@@ -45,10 +47,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
         return;
     }
     if gantry_rt::timeout(DRAIN_LIMIT, run.io.drained()).await.is_err() {
-        tracing::warn!(id = %container.id, "output is still open {DRAIN_LIMIT:?} after the exit; given up");
-        if let Err(e) = run.io.abandon() {
-            tracing::error!(id = %container.id, error = %e, "open output can't be given up");
-        }
+        tracing::warn!(id = %container.id, "output is still open {DRAIN_LIMIT:?} after the exit");
     }
     settle(container, &run, &exit).await;
 }
@@ -136,12 +135,31 @@ fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Dur
 
 /// Gives back what the run held: the keeper's slot and the control group.
 async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
+    finish_output(container, run).await;
+    container.inner.borrow_mut().last_log = None;
     if recorded && let Err(e) = run.keeper.forget(&container.id).await {
         tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
     }
     let (id, group) = (container.id.clone(), run.group.clone());
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
+    }
+}
+
+/// Waits for the end of output as long as a client is attached that takes it; then gives up what
+/// others hold open. The keeper's slot belongs to the output until then.
+async fn finish_output(container: &Rc<Container>, run: &Rc<Run>) {
+    while !run.io.is_drained() {
+        let unwanted = container.inner.borrow().attached == 0 || container.removing.get();
+        if unwanted {
+            if let Err(e) = run.io.abandon() {
+                tracing::error!(id = %container.id, error = %e, "open output can't be given up");
+            }
+            return;
+        }
+        if gantry_rt::timeout(OUTPUT_CHECK, run.io.drained()).await.is_ok() {
+            return;
+        }
     }
 }
 

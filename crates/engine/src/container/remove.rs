@@ -15,34 +15,50 @@ pub(crate) async fn remove(container: &Rc<Container>, options: RemoveOptions) ->
     if options.link {
         return Err(EngineError::NotImplemented("links are not built; the container was not removed".to_owned()));
     }
-    if container.removing.get() {
-        return Err(in_progress(container));
-    }
     let status = container.status();
-    if status.is_alive() || status == Status::Restarting {
-        if !options.force {
-            return Err(refused(container, status));
-        }
-        container.no_restart.set(true);
-        // The exit must not start a removal of its own.
-        container.removing.set(true);
-        if let Err(e) = end(container).await {
-            container.removing.set(false);
-            return Err(e);
-        }
+    if !options.force && (status.is_alive() || status == Status::Restarting) {
+        return Err(refused(container, status));
     }
-    container.removing.set(true);
-    let _guard = container.ops.lock().await;
+    // From here on nothing starts it, and its exit starts no removal of its own.
+    let mark = RemovalMark::new(container)?;
+    if options.force {
+        // Before the lock: a stop with a long grace holds it.
+        end(container).await?;
+    }
+    let guard = container.ops.lock().await;
     if container.gone.get() {
         return Err(EngineError::NoSuchContainer(container.id.to_string()));
     }
     let status = container.status();
     if status.is_alive() || status == Status::Restarting {
-        // Started again between the check and the lock.
-        container.removing.set(false);
-        return Err(refused(container, status));
+        // A start was faster than the mark.
+        if !options.force {
+            return Err(refused(container, status));
+        }
+        end(container).await?;
     }
-    take_apart(container, true).await
+    let result = take_apart(container, true).await;
+    drop(guard);
+    drop(mark);
+    result
+}
+
+/// Marks a container as being removed, until it is dropped without success.
+struct RemovalMark(Rc<Container>);
+
+impl RemovalMark {
+    fn new(container: &Rc<Container>) -> Result<Self, EngineError> {
+        if container.removing.replace(true) {
+            return Err(in_progress(container));
+        }
+        Ok(Self(container.clone()))
+    }
+}
+
+impl Drop for RemovalMark {
+    fn drop(&mut self) {
+        self.0.removing.set(self.0.gone.get());
+    }
 }
 
 fn in_progress(container: &Container) -> EngineError {
@@ -60,7 +76,11 @@ fn refused(container: &Container, status: Status) -> EngineError {
 }
 
 async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
+    container.no_restart.set(true);
     container.cancel_restart().await?;
+    if !container.status().is_alive() {
+        return Ok(());
+    }
     let Some(run) = container.run() else { return Ok(()) };
     kill::send(container, &run, signals::KILL).await?;
     kill::thaw_if_paused(container).await?;
@@ -74,12 +94,10 @@ async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
 
 /// Removes an ended `--rm` container.
 pub(crate) async fn auto_remove(container: &Rc<Container>) {
-    if container.removing.replace(true) {
-        return;
-    }
+    // A client that removes it already does the same.
+    let Ok(_mark) = RemovalMark::new(container) else { return };
     let _guard = container.ops.lock().await;
     if container.gone.get() || container.status().is_alive() {
-        container.removing.set(false);
         return;
     }
     if let Err(e) = take_apart(container, false).await {
@@ -97,7 +115,7 @@ pub(crate) fn auto_remove_later(container: &Rc<Container>) {
 pub(crate) fn finish_later(container: &Rc<Container>) {
     let container = container.clone();
     gantry_rt::spawn("container.finish-removal", async move {
-        container.removing.set(true);
+        let Ok(_mark) = RemovalMark::new(&container) else { return };
         let _guard = container.ops.lock().await;
         if let Err(e) = take_apart(&container, true).await {
             tracing::error!(id = %container.id, error = %e, "a removal of an earlier daemon can't be finished");
@@ -110,13 +128,12 @@ pub(crate) fn finish_later(container: &Rc<Container>) {
 /// journal alone remembers it until then.
 async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
     if container.status() != Status::Removing {
-        container.transition(Status::Removing, |_| {}).inspect_err(|_| container.removing.set(false))?;
+        container.transition(Status::Removing, |_| {})?;
     }
     // A run that just ended may still be giving back its control group and its keeper slot.
     container.released().await;
     if let Err(e) = delete_record(container, durable).await {
         let text = e.to_string();
-        container.removing.set(false);
         if let Err(e) = container.transition(Status::Dead, |state| state.error = text) {
             tracing::error!(id = %container.id, error = %e, "a failed removal could not be recorded");
         }

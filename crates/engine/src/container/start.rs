@@ -28,8 +28,10 @@ pub(crate) enum Cause {
 /// Starts a container; `NotModified` if it runs.
 pub(crate) async fn start(container: &Rc<Container>) -> Result<(), EngineError> {
     let _guard = container.ops.lock().await;
-    // A client that starts a container whose restart is waiting wants it now.
-    container.cancel_restart().await?;
+    if container.status() == Status::Restarting {
+        // Docker counts it as running: its policy is about to start it.
+        return Err(EngineError::NotModified);
+    }
     start_locked(container, Cause::Client).await
 }
 
@@ -164,7 +166,8 @@ async fn failed(container: &Rc<Container>, error: &EngineError) {
     };
     container.close_pending_attaches();
     // A restart attempt that can't even launch has ended; a first start leaves it created.
-    let next = match container.status() {
+    let before = container.status();
+    let next = match before {
         Status::Restarting => Status::Exited,
         status if status.is_alive() => return,
         status => status,
@@ -177,7 +180,9 @@ async fn failed(container: &Rc<Container>, error: &EngineError) {
         tracing::error!(id = %container.id, error = %e, "a failed start could not be recorded");
         return;
     }
-    super::wait::announce_exit(container, false);
+    if before == Status::Restarting {
+        super::wait::announce_exit(container, false);
+    }
     if container.fixed.host.auto_remove {
         remove::auto_remove_later(container);
     } else if let Err(e) = exit::store_record(container, &container.record()).await {

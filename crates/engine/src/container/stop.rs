@@ -12,6 +12,8 @@ use crate::{EngineError, signals};
 pub(crate) async fn stop(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
     // Checked before the lock, so that a bad signal is an error at once.
     kill::stop_signal(container, options)?;
+    // Before the lock for an exit that is on its way, after it for a start that held it.
+    container.no_restart.set(true);
     let _guard = container.ops.lock().await;
     container.no_restart.set(true);
     if container.cancel_restart().await? {
