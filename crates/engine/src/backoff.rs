@@ -35,20 +35,32 @@ impl Backoff {
 }
 
 /// Whether a container that ended by itself is started again.
-pub fn restarts_after_exit(policy: RestartPolicy, exit_code: i32, attempts: u32, manually_stopped: bool) -> bool {
+pub fn restarts_after_exit(
+    policy: RestartPolicy,
+    exit_code: i32,
+    attempts: u32,
+    manually_stopped: bool,
+) -> bool {
     if manually_stopped {
         return false;
     }
     match policy {
         RestartPolicy::No => false,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-        RestartPolicy::OnFailure { max_retries } => exit_code != 0 && (max_retries == 0 || attempts < max_retries),
+        RestartPolicy::OnFailure { max_retries } => {
+            exit_code != 0 && (max_retries == 0 || attempts < max_retries)
+        }
     }
 }
 
 /// Whether a container that does not run is started when the daemon starts. `was_running`: the
 /// record says it ran (or was about to) when the daemon or the machine went down.
-pub fn starts_at_boot(policy: RestartPolicy, was_running: bool, exit_code: i32, manually_stopped: bool) -> bool {
+pub fn starts_at_boot(
+    policy: RestartPolicy,
+    was_running: bool,
+    exit_code: i32,
+    manually_stopped: bool,
+) -> bool {
     match policy {
         RestartPolicy::No => false,
         RestartPolicy::Always => was_running || manually_stopped || exit_code != 0,
@@ -82,7 +94,12 @@ mod tests {
         assert!(!restarts_after_exit(failure, 1, 2, false));
         assert!(!restarts_after_exit(failure, 0, 0, false));
         assert!(!restarts_after_exit(RestartPolicy::Always, 0, 0, true));
-        assert!(restarts_after_exit(RestartPolicy::UnlessStopped, 0, 9, false));
+        assert!(restarts_after_exit(
+            RestartPolicy::UnlessStopped,
+            0,
+            9,
+            false
+        ));
         assert!(starts_at_boot(RestartPolicy::Always, false, 0, true));
         assert!(!starts_at_boot(RestartPolicy::UnlessStopped, true, 0, true));
     }

@@ -19,11 +19,9 @@ use crate::journal::{self, JournalEntry, StateJournal};
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::launch_spec::cgroup_parent;
 use crate::model::*;
+use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
 use crate::{EngineError, backoff, clock, signals};
-
-/// Exit code of a container that ended while nobody could see it.
-const EXIT_LOST: i32 = 255;
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,13 +49,19 @@ struct Meeting {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl BootPlan {
     /// Reads store and journals. Blocks.
     pub(crate) fn load(config: &EngineConfig, store: &Store) -> Result<Self, EngineError> {
-        for dir in [config.containers_dir(), config.data_root.join(files::TRASH_DIR), config.exec_root.clone()] {
+        for dir in [
+            config.containers_dir(),
+            config.data_root.join(files::TRASH_DIR),
+            config.exec_root.clone(),
+        ] {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| EngineError::io(format!("make directory {}", dir.display()), e))?;
         }
@@ -68,7 +72,11 @@ impl BootPlan {
                 Ok(record) if record.version <= RECORD_VERSION => {
                     records.insert(id, record);
                 }
-                Ok(record) => tracing::error!(id, version = record.version, "a record is of a newer daemon; left alone"),
+                Ok(record) => tracing::error!(
+                    id,
+                    version = record.version,
+                    "a record is of a newer daemon; left alone"
+                ),
                 Err(e) => tracing::error!(id, error = %e, "a record is not readable; left alone"),
             }
         }
@@ -77,18 +85,32 @@ impl BootPlan {
                 apply(record, entry);
             }
         }
-        Ok(Self { records: Mutex::new(records), meeting: Mutex::default() })
+        Ok(Self {
+            records: Mutex::new(records),
+            meeting: Mutex::default(),
+        })
     }
 
     /// Waits until every shard has said what its keepers know.
-    async fn meet(&self, shards: usize, shard: usize, adopted: &[(Rc<KeeperLink>, AdoptedContainer)]) {
+    async fn meet(
+        &self,
+        shards: usize,
+        shard: usize,
+        adopted: &[(Rc<KeeperLink>, AdoptedContainer)],
+    ) {
         let (reply, receiver) = gantry_rt::reply::channel();
         let everybody = {
             let mut meeting = locked(&self.meeting);
-            meeting.adopted.extend(adopted.iter().map(|(_, a)| (a.id.clone(), shard)));
+            meeting
+                .adopted
+                .extend(adopted.iter().map(|(_, a)| (a.id.clone(), shard)));
             meeting.arrived += 1;
             meeting.waiting.push(reply);
-            if meeting.arrived >= shards { std::mem::take(&mut meeting.waiting) } else { Vec::new() }
+            if meeting.arrived >= shards {
+                std::mem::take(&mut meeting.waiting)
+            } else {
+                Vec::new()
+            }
         };
         for reply in everybody {
             reply.send(());
@@ -120,12 +142,16 @@ fn journal_entries(config: &EngineConfig) -> Result<Vec<JournalEntry>, EngineErr
     let listed = std::fs::read_dir(&config.exec_root)
         .map_err(|e| EngineError::io(format!("read {}", config.exec_root.display()), e))?;
     for file in listed {
-        let path = file.map_err(|e| EngineError::io("read exec-root", e))?.path();
+        let path = file
+            .map_err(|e| EngineError::io("read exec-root", e))?
+            .path();
         if path.extension().is_none_or(|e| e != "journal") {
             continue;
         }
         for entry in journal::read(&path)? {
-            let newer = newest.get(&entry.id).is_none_or(|old| old.state.sequence < entry.state.sequence);
+            let newer = newest
+                .get(&entry.id)
+                .is_none_or(|old| old.state.sequence < entry.state.sequence);
             if newer {
                 newest.insert(entry.id.clone(), entry);
             }
@@ -144,10 +170,16 @@ fn apply(record: &mut ContainerRecord, entry: JournalEntry) {
 /// Numbers of the keepers that this shard looks after: its own, and those left by more shards.
 fn keeper_numbers(config: &EngineConfig, shard: usize) -> Vec<usize> {
     let mut numbers = vec![shard];
-    let listed = std::fs::read_dir(&config.exec_root).into_iter().flatten().flatten();
+    let listed = std::fs::read_dir(&config.exec_root)
+        .into_iter()
+        .flatten()
+        .flatten();
     for file in listed {
         let name = file.file_name().to_string_lossy().into_owned();
-        let number = name.strip_prefix("keeper-").and_then(|n| n.strip_suffix(".sock")).and_then(|n| n.parse().ok());
+        let number = name
+            .strip_prefix("keeper-")
+            .and_then(|n| n.strip_suffix(".sock"))
+            .and_then(|n| n.parse().ok());
         if let Some(number) = number
             && number >= config.shards
             && number % config.shards == shard
@@ -192,7 +224,10 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
 
 fn register(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
     for container in containers {
-        shard.containers.borrow_mut().insert(container.id.clone(), container.clone());
+        shard
+            .containers
+            .borrow_mut()
+            .insert(container.id.clone(), container.clone());
         let name = container.name();
         if let Err(holder) = shard.shared.index.reserve_name(&name, &container.id) {
             tracing::error!(id = %container.id, %name, %holder, "two containers have the same name");
@@ -214,7 +249,10 @@ async fn settle(
     containers: &[Rc<Container>],
     adopted: Vec<(Rc<KeeperLink>, AdoptedContainer)>,
 ) -> BootReport {
-    let mut report = BootReport { containers: containers.len(), ..BootReport::default() };
+    let mut report = BootReport {
+        containers: containers.len(),
+        ..BootReport::default()
+    };
     let mut known = FxHashSet::default();
     for (link, found) in adopted {
         known.insert(found.id.clone());
@@ -225,7 +263,9 @@ async fn settle(
         match adopt(&container, &link, found).await {
             Ok(true) => report.adopted += 1,
             Ok(false) => {}
-            Err(e) => tracing::error!(id = %container.id, error = %e, "a running container could not be taken over"),
+            Err(e) => {
+                tracing::error!(id = %container.id, error = %e, "a running container could not be taken over")
+            }
         }
     }
     for container in containers {
@@ -240,9 +280,13 @@ async fn settle(
 
 /// A container that a keeper has and no record names: its creation was never announced as started.
 async fn abandon_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
+    let process = ProcessName {
+        pid: found.pid,
+        start_time_ticks: found.start_time_ticks,
+    };
     tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
     if found.exit.is_none()
-        && let Err(e) = link.signal(&found.id, signals::KILL).await
+        && let Err(e) = link.signal(&found.id, process, signals::KILL).await
     {
         tracing::error!(id = %found.id, error = %e, "it can't be killed");
     }
@@ -268,7 +312,10 @@ async fn adopt(
     }
     let sink = logs::open_sink(container)?;
     let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
-    let config = IoConfig { tty: container.fixed.config.tty, sink };
+    let config = IoConfig {
+        tty: container.fixed.config.tty,
+        sink,
+    };
     let io_error = |e| EngineError::io("take over a container's streams", e);
     let io = ContainerIo::adopt(&link.pump, found.slot, config).map_err(io_error)?;
     let shared = &container.shard.shared;
@@ -286,10 +333,14 @@ async fn adopt(
             exiting: Cell::new(false),
         }));
     }
-    container.no_restart.set(container.inner.borrow().state.manually_stopped);
+    container
+        .no_restart
+        .set(container.inner.borrow().state.manually_stopped);
     let hand_over = link.hand_over(&container.id).await?;
     if let Some(spill) = hand_over.spill {
-        io.replay(spill, hand_over.spill_bytes).await.map_err(io_error)?;
+        io.replay(spill, hand_over.spill_bytes)
+            .await
+            .map_err(io_error)?;
     }
     let fds = StreamFds {
         stdin: hand_over.stdin,
@@ -305,7 +356,10 @@ async fn adopt(
 }
 
 /// A launch that no record speaks of: it runs, so that is what is recorded.
-fn record_running(container: &Rc<Container>, found: &AdoptedContainer) -> Result<bool, EngineError> {
+fn record_running(
+    container: &Rc<Container>,
+    found: &AdoptedContainer,
+) -> Result<bool, EngineError> {
     if !container.status().may_become(Status::Running) {
         tracing::error!(id = %container.id, "a container that is being removed still runs");
         return Ok(false);
@@ -325,11 +379,12 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
     let error = if keeper_has_it {
         "the container's streams could not be taken over when the daemon came back".to_owned()
     } else {
-        "the container ended while the daemon and its keeper were away; its exit code is unknown".to_owned()
+        "the container ended while the daemon and its keeper were away; its exit code is unknown"
+            .to_owned()
     };
     let recorded = container.transition(Status::Exited, |state| {
         state.pid = 0;
-        state.exit_code = EXIT_LOST;
+        state.exit_code = exit::EXIT_LOST;
         state.error = error;
         state.finished_unix_ns = clock::unix_ns();
     });
@@ -342,7 +397,10 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
     let parent = cgroup_parent(&container.shard.shared, &container.fixed.host);
-    let (hierarchy, id) = (container.shard.shared.seccomp.hierarchy.clone(), container.id.clone());
+    let (hierarchy, id) = (
+        container.shard.shared.seccomp.hierarchy.clone(),
+        container.id.clone(),
+    );
     let cleaned = files::on_worker(move || {
         let group = Group::open(&hierarchy, &parent, &id)?;
         group.kill_all()?;
@@ -364,13 +422,66 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
         };
         let was_running = container.was_running_at_boot.get() || status == Status::Restarting;
         let policy = container.fixed.host.restart;
-        if status == Status::Removing || (status == Status::Exited && container.fixed.host.auto_remove) {
+        if status == Status::Removing
+            || (status == Status::Exited && container.fixed.host.auto_remove)
+        {
             remove::finish_later(container);
         } else if status == Status::Restarting {
             start::schedule_restart(container, Duration::ZERO);
-        } else if status == Status::Exited && backoff::starts_at_boot(policy, was_running, exit_code, manually) {
+        } else if status == Status::Exited
+            && backoff::starts_at_boot(policy, was_running, exit_code, manually)
+        {
             start::start_later(container);
         }
     }
-    tracing::debug!(shard = shard.id, containers = containers.len(), "shard is up");
+    tracing::debug!(
+        shard = shard.id,
+        containers = containers.len(),
+        "shard is up"
+    );
+}
+
+/// Pause between attempts to start a keeper in place of a dead one.
+const KEEPER_RETRY: Duration = Duration::from_secs(1);
+
+/// A keeper died: a new one for new work, and a watch on every container it had.
+pub(crate) async fn replace_keeper(shard: &Rc<ShardEngine>, dead: &Rc<KeeperLink>) {
+    shard
+        .keepers
+        .borrow_mut()
+        .retain(|link| !Rc::ptr_eq(link, dead));
+    let orphans: Vec<Rc<Container>> = shard
+        .containers
+        .borrow()
+        .values()
+        .filter(|c| c.run().is_some_and(|run| Rc::ptr_eq(&run.keeper, dead)))
+        .cloned()
+        .collect();
+    for container in orphans {
+        gantry_rt::spawn("container.orphan", watch_orphan(container, dead.clone()));
+    }
+    while !shard.shared.is_closing() {
+        match KeeperLink::connect(&shard.shared.config, dead.number()).await {
+            Ok((link, _nothing)) => {
+                shard.keepers.borrow_mut().insert(0, link.clone());
+                link.run(shard);
+                return;
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "no keeper could be started in place of a dead one")
+            }
+        }
+        gantry_rt::sleep(KEEPER_RETRY).await;
+    }
+}
+
+async fn watch_orphan(container: Rc<Container>, dead: Rc<KeeperLink>) {
+    let status = container.process().ended().await;
+    let report = ExitReport {
+        id: container.id.to_string(),
+        wait_status: status,
+        exited_unix_ns: clock::unix_ns(),
+        oom_killed: false,
+    };
+    exit::report(&container.shard, &dead, report);
 }

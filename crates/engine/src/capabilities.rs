@@ -67,12 +67,18 @@ const DEFAULT: [&str; 14] = [
 pub const ALL_MASK: u64 = (1 << NAMES.len()) - 1;
 
 fn bit(name: &str) -> Option<u64> {
-    NAMES.iter().position(|n| *n == name).map(|index| 1 << index)
+    NAMES
+        .iter()
+        .position(|n| *n == name)
+        .map(|index| 1 << index)
 }
 
 /// Docker's default set.
 pub fn default_mask() -> u64 {
-    DEFAULT.iter().filter_map(|name| bit(name)).fold(0, |mask, bit| mask | bit)
+    DEFAULT
+        .iter()
+        .filter_map(|name| bit(name))
+        .fold(0, |mask, bit| mask | bit)
 }
 
 enum Item {
@@ -136,11 +142,23 @@ mod tests {
     #[test]
     fn add_and_drop() {
         let net_admin = 1 << 12;
-        assert_eq!(resolve(&names(&["cap_net_admin"]), &[], false).unwrap(), default_mask() | net_admin);
-        assert_eq!(resolve(&names(&["NET_ADMIN"]), &names(&["ALL"]), false).unwrap(), net_admin);
-        assert_eq!(resolve(&names(&["all"]), &names(&["NET_ADMIN"]), false).unwrap(), ALL_MASK & !net_admin);
+        assert_eq!(
+            resolve(&names(&["cap_net_admin"]), &[], false).unwrap(),
+            default_mask() | net_admin
+        );
+        assert_eq!(
+            resolve(&names(&["NET_ADMIN"]), &names(&["ALL"]), false).unwrap(),
+            net_admin
+        );
+        assert_eq!(
+            resolve(&names(&["all"]), &names(&["NET_ADMIN"]), false).unwrap(),
+            ALL_MASK & !net_admin
+        );
         assert_eq!(resolve(&[], &names(&["CHOWN"]), true).unwrap(), ALL_MASK);
-        assert_eq!(resolve(&[], &names(&["CHOWN"]), false).unwrap(), default_mask() & !1);
+        assert_eq!(
+            resolve(&[], &names(&["CHOWN"]), false).unwrap(),
+            default_mask() & !1
+        );
         assert!(resolve(&names(&["NOPE"]), &[], false).is_err());
     }
 }

@@ -46,7 +46,11 @@ pub fn merge(config: &mut ContainerConfig, image: &ImageDefaults) {
         if config.entrypoint.is_none() && !image.entrypoint.is_empty() {
             config.entrypoint = Some(image.entrypoint.clone());
         }
-    } else if config.entrypoint.as_deref().is_some_and(|e| e.len() == 1 && e[0].is_empty()) {
+    } else if config
+        .entrypoint
+        .as_deref()
+        .is_some_and(|e| e.len() == 1 && e[0].is_empty())
+    {
         // `--entrypoint ""` removes the image's.
         config.entrypoint = None;
     }
@@ -61,7 +65,10 @@ pub fn merge(config: &mut ContainerConfig, image: &ImageDefaults) {
         }
     }
     for (name, value) in &image.labels {
-        config.labels.entry(name.clone()).or_insert_with(|| value.clone());
+        config
+            .labels
+            .entry(name.clone())
+            .or_insert_with(|| value.clone());
     }
     union(&mut config.exposed_ports, &image.exposed_ports);
     union(&mut config.volumes, &image.volumes);
@@ -97,14 +104,24 @@ fn variable_name(item: &str) -> &str {
 
 /// Program and arguments of a merged configuration.
 pub fn resolve_argv(config: &ContainerConfig) -> Result<(String, Vec<String>), EngineError> {
-    let mut all = config.entrypoint.iter().flatten().chain(config.cmd.iter().flatten()).cloned();
-    let path = all.next().ok_or_else(|| EngineError::InvalidParameter("no command specified".to_owned()))?;
+    let mut all = config
+        .entrypoint
+        .iter()
+        .flatten()
+        .chain(config.cmd.iter().flatten())
+        .cloned();
+    let path = all
+        .next()
+        .ok_or_else(|| EngineError::InvalidParameter("no command specified".to_owned()))?;
     Ok((path, all.collect()))
 }
 
 /// The environment of the program: Docker's variables first, the configured ones override.
 pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<String> {
-    let mut env = vec![format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={hostname}")];
+    let mut env = vec![
+        format!("PATH={DEFAULT_PATH}"),
+        format!("HOSTNAME={hostname}"),
+    ];
     if config.tty {
         env.push("TERM=xterm".to_owned());
     }
@@ -129,11 +146,20 @@ mod tests {
         list.iter().map(|s| (*s).to_owned()).collect()
     }
 
-    fn merged(entrypoint: Option<&[&str]>, cmd: Option<&[&str]>) -> Result<(String, Vec<String>), EngineError> {
-        let image =
-            ImageDefaults { entrypoint: words(&["/entry"]), cmd: words(&["image-arg"]), ..ImageDefaults::default() };
-        let mut config =
-            ContainerConfig { entrypoint: entrypoint.map(words), cmd: cmd.map(words), ..ContainerConfig::default() };
+    fn merged(
+        entrypoint: Option<&[&str]>,
+        cmd: Option<&[&str]>,
+    ) -> Result<(String, Vec<String>), EngineError> {
+        let image = ImageDefaults {
+            entrypoint: words(&["/entry"]),
+            cmd: words(&["image-arg"]),
+            ..ImageDefaults::default()
+        };
+        let mut config = ContainerConfig {
+            entrypoint: entrypoint.map(words),
+            cmd: cmd.map(words),
+            ..ContainerConfig::default()
+        };
         merge(&mut config, &image);
         resolve_argv(&config)
     }
@@ -149,29 +175,52 @@ mod tests {
         assert_eq!(ok(Some(&["/mine"]), None), "/mine");
         assert_eq!(ok(Some(&["/mine"]), Some(&["x"])), "/mine x");
         assert_eq!(ok(Some(&[""]), Some(&["x"])), "x");
-        assert_eq!(merged(Some(&[""]), None).unwrap_err().to_string(), "no command specified");
+        assert_eq!(
+            merged(Some(&[""]), None).unwrap_err().to_string(),
+            "no command specified"
+        );
     }
 
     #[test]
     fn environment() {
-        assert_eq!(merge_env(&words(&["A=1", "B=2"]), &words(&["B=3", "C"])), words(&["B=3", "C", "A=1"]));
-        let config = ContainerConfig { env: words(&["PATH=/p", "HOSTNAME"]), tty: true, ..ContainerConfig::default() };
-        assert_eq!(process_env(&config, "h", "/root"), words(&["TERM=xterm", "PATH=/p", "HOME=/root"]));
+        assert_eq!(
+            merge_env(&words(&["A=1", "B=2"]), &words(&["B=3", "C"])),
+            words(&["B=3", "C", "A=1"])
+        );
+        let config = ContainerConfig {
+            env: words(&["PATH=/p", "HOSTNAME"]),
+            tty: true,
+            ..ContainerConfig::default()
+        };
+        assert_eq!(
+            process_env(&config, "h", "/root"),
+            words(&["TERM=xterm", "PATH=/p", "HOME=/root"])
+        );
         let plain = ContainerConfig::default();
         assert_eq!(
             process_env(&plain, "h", "/"),
-            vec![format!("PATH={DEFAULT_PATH}"), "HOSTNAME=h".into(), "HOME=/".into()]
+            vec![
+                format!("PATH={DEFAULT_PATH}"),
+                "HOSTNAME=h".into(),
+                "HOME=/".into()
+            ]
         );
     }
 
     #[test]
     fn labels_of_the_client_win() {
         let image = ImageDefaults {
-            labels: [("a".to_owned(), "i".to_owned()), ("b".to_owned(), "i".to_owned())].into(),
+            labels: [
+                ("a".to_owned(), "i".to_owned()),
+                ("b".to_owned(), "i".to_owned()),
+            ]
+            .into(),
             ..ImageDefaults::default()
         };
-        let mut config =
-            ContainerConfig { labels: [("a".to_owned(), "c".to_owned())].into(), ..ContainerConfig::default() };
+        let mut config = ContainerConfig {
+            labels: [("a".to_owned(), "c".to_owned())].into(),
+            ..ContainerConfig::default()
+        };
         merge(&mut config, &image);
         assert_eq!(config.labels["a"], "c");
         assert_eq!(config.labels["b"], "i");

@@ -42,7 +42,10 @@ impl EngineConfig {
             exec_root,
             keeper_exe,
             shards,
-            default_log: LogConfig { driver: "json-file".to_owned(), options: BTreeMap::new() },
+            default_log: LogConfig {
+                driver: "json-file".to_owned(),
+                options: BTreeMap::new(),
+            },
             default_ulimits: Vec::new(),
             dns: Vec::new(),
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),

@@ -11,7 +11,9 @@ use crate::boot::{self, BootPlan, BootReport};
 use crate::config::EngineConfig;
 use crate::container::attach::AttachTicket;
 use crate::container::logs::LogStream;
-use crate::container::{Container, attach, create, freeze, kill, logs, remove, rename, start, stop, top, wait};
+use crate::container::{
+    Container, attach, create, freeze, kill, logs, remove, rename, start, stop, top, wait,
+};
 use crate::events::{Bus, EventStream, EventsQuery};
 use crate::index::Index;
 use crate::launch_spec::SeccompCache;
@@ -28,14 +30,21 @@ pub struct Engine {
 
 /// The shard that owns a new container.
 pub(crate) fn home_shard(id: &str, shards: usize) -> usize {
-    let head = id.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    let head = id
+        .get(..8)
+        .and_then(|digits| usize::from_str_radix(digits, 16).ok())
+        .unwrap_or(0);
     head % shards.max(1)
 }
 
 impl Engine {
     /// Opens the engine's state. Blocks; call it before the shards run, then [`Engine::boot_shard`]
     /// on every one of them.
-    pub fn open(config: EngineConfig, store: Store, images: Arc<ImageStore>) -> Result<Engine, EngineError> {
+    pub fn open(
+        config: EngineConfig,
+        store: Store,
+        images: Arc<ImageStore>,
+    ) -> Result<Engine, EngineError> {
         let boot = BootPlan::load(&config, &store)?;
         let init_layer = config.init_layer_dir();
         gantry_launch::make_init_layer(&init_layer)
@@ -51,7 +60,9 @@ impl Engine {
             closing: AtomicBool::new(false),
             config,
         };
-        Ok(Engine { shared: Arc::new(shared) })
+        Ok(Engine {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Brings the current shard up: connects its keeper, adopts what runs, reconciles the records.
@@ -88,77 +99,111 @@ impl Engine {
     {
         let (shard, view) = self.shared.index.resolve(key)?;
         let id = view.id.clone();
-        on_shard(shard, move |engine| async move { f(engine.get(&id)?).await }).await
+        on_shard(
+            shard,
+            move |engine| async move { f(engine.get(&id)?).await },
+        )
+        .await
     }
 
     /// Makes a container.
     pub async fn create(&self, mut spec: CreateSpec) -> Result<Created, EngineError> {
         if self.shared.is_closing() {
-            return Err(EngineError::Unavailable("the daemon is shutting down".to_owned()));
+            return Err(EngineError::Unavailable(
+                "the daemon is shutting down".to_owned(),
+            ));
         }
         let image = self.shared.images.snapshot().resolve(&spec.config.image)?;
         let warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
         let id: ContainerId = ids::generate()?.into();
         let shard = home_shard(&id, self.shared.config.shards);
         let new_id = id.clone();
-        on_shard(shard, move |engine| create::create(engine, new_id, spec, image)).await?;
-        Ok(Created { id: id.to_string(), warnings })
+        on_shard(shard, move |engine| {
+            create::create(engine, new_id, spec, image)
+        })
+        .await?;
+        Ok(Created {
+            id: id.to_string(),
+            warnings,
+        })
     }
 
     /// Starts it; `NotModified` if it runs.
     pub async fn start(&self, key: &str) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { start::start(&c).await }).await
+        self.on_owner(key, |c| async move { start::start(&c).await })
+            .await
     }
 
     /// Stops it: signal, grace, kill. `NotModified` if it does not run.
     pub async fn stop(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { stop::stop(&c, &options).await }).await
+        self.on_owner(key, |c| async move { stop::stop(&c, &options).await })
+            .await
     }
 
     /// Stops it if it runs, and starts it.
     pub async fn restart(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { stop::restart(&c, &options).await }).await
+        self.on_owner(key, |c| async move { stop::restart(&c, &options).await })
+            .await
     }
 
     /// Sends a signal (name or number; empty means KILL).
     pub async fn kill(&self, key: &str, signal: &str) -> Result<(), EngineError> {
         let signal = signal.to_owned();
-        self.on_owner(key, |c| async move { kill::kill(&c, &signal).await }).await
+        self.on_owner(key, |c| async move { kill::kill(&c, &signal).await })
+            .await
     }
 
     /// Freezes its processes.
     pub async fn pause(&self, key: &str) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { freeze::pause(&c).await }).await
+        self.on_owner(key, |c| async move { freeze::pause(&c).await })
+            .await
     }
 
     /// Thaws its processes.
     pub async fn unpause(&self, key: &str) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { freeze::unpause(&c).await }).await
+        self.on_owner(key, |c| async move { freeze::unpause(&c).await })
+            .await
     }
 
     /// Registers a wait; await the handle for the result.
-    pub async fn wait(&self, key: &str, condition: WaitCondition) -> Result<WaitHandle, EngineError> {
+    pub async fn wait(
+        &self,
+        key: &str,
+        condition: WaitCondition,
+    ) -> Result<WaitHandle, EngineError> {
         let (reply, receiver) = gantry_rt::reply::channel();
-        self.on_owner(key, move |c| async move { wait::register(&c, condition, reply) }).await?;
+        self.on_owner(
+            key,
+            move |c| async move { wait::register(&c, condition, reply) },
+        )
+        .await?;
         Ok(WaitHandle::new(receiver))
     }
 
     /// Removes it.
     pub async fn remove(&self, key: &str, options: RemoveOptions) -> Result<(), EngineError> {
-        self.on_owner(key, move |c| async move { remove::remove(&c, options).await }).await
+        self.on_owner(
+            key,
+            move |c| async move { remove::remove(&c, options).await },
+        )
+        .await
     }
 
     /// Gives it another name.
     pub async fn rename(&self, key: &str, new_name: &str) -> Result<(), EngineError> {
         let new_name = new_name.to_owned();
-        self.on_owner(key, |c| async move { rename::rename(&c, &new_name).await }).await
+        self.on_owner(key, |c| async move { rename::rename(&c, &new_name).await })
+            .await
     }
 
     /// Sets the size of its terminal.
     pub async fn resize(&self, key: &str, rows: u16, columns: u16) -> Result<(), EngineError> {
         self.on_owner(key, move |c| async move {
             c.running("")?.keeper.resize(&c.id, rows, columns).await?;
-            c.event("resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
+            c.event(
+                "resize",
+                &[("height", rows.to_string()), ("width", columns.to_string())],
+            );
             Ok(())
         })
         .await
@@ -167,18 +212,26 @@ impl Engine {
     /// Its processes.
     pub async fn top(&self, key: &str, ps_args: &str) -> Result<Top, EngineError> {
         let ps_args = ps_args.to_owned();
-        self.on_owner(key, |c| async move { top::top(&c, &ps_args).await }).await
+        self.on_owner(key, |c| async move { top::top(&c, &ps_args).await })
+            .await
     }
 
     /// Checks an attach; the connection is given to the ticket afterwards.
-    pub async fn attach(&self, key: &str, options: AttachOptions) -> Result<AttachTicket, EngineError> {
-        self.on_owner(key, |c| async move { attach::check(&c, options) }).await
+    pub async fn attach(
+        &self,
+        key: &str,
+        options: AttachOptions,
+    ) -> Result<AttachTicket, EngineError> {
+        self.on_owner(key, |c| async move { attach::check(&c, options) })
+            .await
     }
 
     /// Opens its log.
     pub async fn logs(&self, key: &str, options: LogsOptions) -> Result<LogStream, EngineError> {
         let (shard, number, tty) = self
-            .on_owner(key, |c| async move { Ok((c.shard.id, logs::open(&c, &options)?, c.fixed.config.tty)) })
+            .on_owner(key, |c| async move {
+                Ok((c.shard.id, logs::open(&c, &options)?, c.fixed.config.tty))
+            })
             .await?;
         Ok(LogStream::new(shard, number, tty))
     }
@@ -193,9 +246,14 @@ impl Engine {
         let images = self.shared.images.snapshot();
         let ancestor_ids = |reference: &str| match images.resolve(reference) {
             Ok(image) => {
-                let descends = |other: &Arc<gantry_image::Image>| other.diff_ids.starts_with(&image.diff_ids);
-                let mut ids: Vec<String> =
-                    images.list().iter().filter(|i| descends(i)).map(|i| i.id.to_string()).collect();
+                let descends =
+                    |other: &Arc<gantry_image::Image>| other.diff_ids.starts_with(&image.diff_ids);
+                let mut ids: Vec<String> = images
+                    .list()
+                    .iter()
+                    .filter(|i| descends(i))
+                    .map(|i| i.id.to_string())
+                    .collect();
                 ids.push(image.id.to_string());
                 ids
             }
@@ -210,8 +268,16 @@ impl Engine {
     }
 
     /// Tells the world about an event of another kind of object (images).
-    pub fn publish_event(&self, kind: &'static str, action: &str, id: &str, attributes: Vec<(String, String)>) {
-        self.shared.bus.publish(kind, action.to_owned(), id.to_owned(), attributes);
+    pub fn publish_event(
+        &self,
+        kind: &'static str,
+        action: &str,
+        id: &str,
+        attributes: Vec<(String, String)>,
+    ) {
+        self.shared
+            .bus
+            .publish(kind, action.to_owned(), id.to_owned(), attributes);
     }
 
     /// Numbers for `/info`.

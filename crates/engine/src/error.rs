@@ -104,8 +104,12 @@ impl EngineError {
     /// The class of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoSuchContainer(_) | Self::NoSuchImage(_) | Self::NotFound(_) => ErrorClass::NotFound,
-            Self::NameInUse { .. } | Self::NotRunning { .. } | Self::Conflict(_) => ErrorClass::Conflict,
+            Self::NoSuchContainer(_) | Self::NoSuchImage(_) | Self::NotFound(_) => {
+                ErrorClass::NotFound
+            }
+            Self::NameInUse { .. } | Self::NotRunning { .. } | Self::Conflict(_) => {
+                ErrorClass::Conflict
+            }
             Self::AmbiguousPrefix(_) | Self::InvalidParameter(_) | Self::BadCommand { .. } => {
                 ErrorClass::InvalidParameter
             }
@@ -127,6 +131,9 @@ impl EngineError {
 
     /// An I/O failure with what was being done.
     pub(crate) fn io(context: impl Into<String>, source: std::io::Error) -> Self {
-        Self::Io { context: context.into(), source }
+        Self::Io {
+            context: context.into(),
+            source,
+        }
     }
 }

@@ -19,7 +19,18 @@ pub const SUBSCRIBER_QUEUE: usize = 1024;
 pub const MAX_SUBSCRIBERS: usize = 4096;
 
 const KEYS: [&str; 12] = [
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "type",
+    "volume",
 ];
 
 /// Something that happened.
@@ -50,7 +61,9 @@ pub struct EventsQuery {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // The critical sections below can't panic half way through a change.
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The ring and its subscribers.
@@ -101,12 +114,23 @@ impl Subscriber {
 
 impl Bus {
     /// Records an event and tells every subscriber. Times never go back.
-    pub(crate) fn publish(&self, kind: &'static str, action: String, id: String, mut attributes: Vec<(String, String)>) {
+    pub(crate) fn publish(
+        &self,
+        kind: &'static str,
+        action: String,
+        id: String,
+        mut attributes: Vec<(String, String)>,
+    ) {
         attributes.sort();
         let mut inner = locked(&self.inner);
         inner.last_unix_ns = clock::unix_ns().max(inner.last_unix_ns + 1);
-        let event =
-            Arc::new(Event { kind, action, actor_id: id, attributes, time_unix_ns: inner.last_unix_ns });
+        let event = Arc::new(Event {
+            kind,
+            action,
+            actor_id: id,
+            attributes,
+            time_unix_ns: inner.last_unix_ns,
+        });
         if inner.kept.len() == EVENTS_KEPT {
             inner.kept.pop_front();
         }
@@ -130,20 +154,35 @@ impl Bus {
         let mut inner = locked(&self.inner);
         inner.subscribers.retain(|weak| weak.strong_count() > 0);
         if inner.subscribers.len() >= MAX_SUBSCRIBERS {
-            return Err(EngineError::Unavailable(format!("more than {MAX_SUBSCRIBERS} clients follow events")));
+            return Err(EngineError::Unavailable(format!(
+                "more than {MAX_SUBSCRIBERS} clients follow events"
+            )));
         }
         let past = match query.since_unix_ns {
-            Some(since) => inner.kept.iter().filter(|e| e.time_unix_ns >= since).cloned().collect(),
+            Some(since) => inner
+                .kept
+                .iter()
+                .filter(|e| e.time_unix_ns >= since)
+                .cloned()
+                .collect(),
             None => VecDeque::new(),
         };
         let only_past = query.until_unix_ns.is_some_and(|until| until <= now);
         let subscriber = Arc::new(Subscriber {
-            queue: Mutex::new(SubscriberQueue { events: past, waker: None, ended: only_past }),
+            queue: Mutex::new(SubscriberQueue {
+                events: past,
+                waker: None,
+                ended: only_past,
+            }),
         });
         if !only_past {
             inner.subscribers.push(Arc::downgrade(&subscriber));
         }
-        Ok(EventStream { subscriber, filters, until_unix_ns: query.until_unix_ns })
+        Ok(EventStream {
+            subscriber,
+            filters,
+            until_unix_ns: query.until_unix_ns,
+        })
     }
 
     /// Clients that were ended because they fell behind.
@@ -153,7 +192,11 @@ impl Bus {
 
     /// Ends every stream (the daemon goes down).
     pub(crate) fn close(&self) {
-        for subscriber in locked(&self.inner).subscribers.drain(..).filter_map(|weak| weak.upgrade()) {
+        for subscriber in locked(&self.inner)
+            .subscribers
+            .drain(..)
+            .filter_map(|weak| weak.upgrade())
+        {
             let mut queue = locked(&subscriber.queue);
             queue.ended = true;
             if let Some(waker) = queue.waker.take() {
@@ -218,39 +261,64 @@ struct EventFilters {
 impl EventFilters {
     fn parse(map: &FilterMap) -> Result<Self, EngineError> {
         match map.keys().find(|k| !KEYS.contains(&k.as_str())) {
-            Some(key) => Err(EngineError::InvalidParameter(format!("invalid filter '{key}'"))),
+            Some(key) => Err(EngineError::InvalidParameter(format!(
+                "invalid filter '{key}'"
+            ))),
             None => Ok(Self { map: map.clone() }),
         }
     }
 
     fn matches(&self, event: &Event) -> bool {
-        self.map.iter().all(|(key, values)| values.is_empty() || Self::matches_one(key, values, event))
+        self.map
+            .iter()
+            .all(|(key, values)| values.is_empty() || Self::matches_one(key, values, event))
     }
 
     fn matches_one(key: &str, values: &[String], event: &Event) -> bool {
-        let attribute = |name: &str| event.attributes.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        let attribute = |name: &str| {
+            event
+                .attributes
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+        };
         match key {
             "type" => values.iter().any(|v| v == event.kind),
             "scope" => values.iter().any(|v| v == "local"),
             // `exec_start: sh` matches `exec_start`.
             "event" => values.iter().any(|v| {
-                *v == event.action || event.action.strip_prefix(v.as_str()).is_some_and(|rest| rest.starts_with(": "))
+                *v == event.action
+                    || event
+                        .action
+                        .strip_prefix(v.as_str())
+                        .is_some_and(|rest| rest.starts_with(": "))
             }),
             "label" => {
                 let labels = event.attributes.iter().cloned().collect();
                 values.iter().all(|v| label_matches(&labels, v))
             }
             "image" => values.iter().any(|wanted| {
-                let own = if event.kind == "image" { Some(event.actor_id.as_str()) } else { attribute("image") };
-                [own, attribute("name").filter(|_| event.kind == "image")].into_iter().flatten().any(|have| {
-                    have == wanted || have.rsplit_once(':').is_some_and(|(name, _)| name == wanted)
-                })
+                let own = if event.kind == "image" {
+                    Some(event.actor_id.as_str())
+                } else {
+                    attribute("image")
+                };
+                [own, attribute("name").filter(|_| event.kind == "image")]
+                    .into_iter()
+                    .flatten()
+                    .any(|have| {
+                        have == wanted
+                            || have
+                                .rsplit_once(':')
+                                .is_some_and(|(name, _)| name == wanted)
+                    })
             }),
             kind => {
                 event.kind == kind
                     && values.iter().any(|wanted| {
                         event.actor_id.starts_with(wanted.as_str())
-                            || attribute("name").is_some_and(|name| name == wanted.trim_start_matches('/'))
+                            || attribute("name")
+                                .is_some_and(|name| name == wanted.trim_start_matches('/'))
                     })
             }
         }
@@ -278,7 +346,9 @@ mod tests {
     fn matches(filters: &[(&str, &str)], event: &Event) -> bool {
         let mut map = FilterMap::new();
         for (k, v) in filters {
-            map.entry((*k).to_owned()).or_default().push((*v).to_owned());
+            map.entry((*k).to_owned())
+                .or_default()
+                .push((*v).to_owned());
         }
         EventFilters::parse(&map).unwrap().matches(event)
     }
@@ -316,7 +386,13 @@ mod tests {
         }
         let inner = locked(&bus.inner);
         assert_eq!(inner.kept.len(), EVENTS_KEPT);
-        assert!(inner.kept.iter().zip(inner.kept.iter().skip(1)).all(|(a, b)| a.time_unix_ns < b.time_unix_ns));
+        assert!(
+            inner
+                .kept
+                .iter()
+                .zip(inner.kept.iter().skip(1))
+                .all(|(a, b)| a.time_unix_ns < b.time_unix_ns)
+        );
     }
 
     #[test]

@@ -23,7 +23,12 @@ pub fn generate() -> Result<String, EngineError> {
 fn to_hex(raw: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     raw.iter()
-        .flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char])
+        .flat_map(|b| {
+            [
+                DIGITS[usize::from(b >> 4)] as char,
+                DIGITS[usize::from(b & 15)] as char,
+            ]
+        })
         .collect()
 }
 
@@ -34,7 +39,10 @@ pub fn short(id: &str) -> &str {
 
 /// Whether `s` may be the beginning of an id.
 pub fn is_id_prefix(s: &str) -> bool {
-    !s.is_empty() && s.len() <= ID_LEN && s.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+    !s.is_empty()
+        && s.len() <= ID_LEN
+        && s.bytes()
+            .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
 }
 
 #[cfg(test)]

@@ -74,15 +74,22 @@ impl Index {
     }
 
     fn by_name(&self, name: &str) -> Option<ContainerId> {
-        self.names.read().unwrap_or_else(|e| e.into_inner()).get(name).cloned()
+        self.names
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .get(name)
+            .cloned()
     }
 
     fn by_id(&self, id: &str) -> Option<(usize, Arc<ContainerView>)> {
-        self.shards.iter().enumerate().find_map(|(shard, snapshot)| {
-            let snapshot = snapshot.load();
-            let at = snapshot.binary_search_by(|v| (*v.id).cmp(id)).ok()?;
-            Some((shard, snapshot[at].clone()))
-        })
+        self.shards
+            .iter()
+            .enumerate()
+            .find_map(|(shard, snapshot)| {
+                let snapshot = snapshot.load();
+                let at = snapshot.binary_search_by(|v| (*v.id).cmp(id)).ok()?;
+                Some((shard, snapshot[at].clone()))
+            })
     }
 
     /// Owner shard and view of the container with this id, name (slash or not) or id prefix.
@@ -94,7 +101,10 @@ impl Index {
         if let Some(found) = self.by_id(key) {
             return Ok(found);
         }
-        if let Some(found) = self.by_name(key.strip_prefix('/').unwrap_or(key)).and_then(|id| self.by_id(&id)) {
+        if let Some(found) = self
+            .by_name(key.strip_prefix('/').unwrap_or(key))
+            .and_then(|id| self.by_id(&id))
+        {
             return Ok(found);
         }
         if !ids::is_id_prefix(key) {
@@ -104,7 +114,11 @@ impl Index {
         for (shard, snapshot) in self.shards.iter().enumerate() {
             let snapshot = snapshot.load();
             let from = snapshot.partition_point(|v| *v.id < *key);
-            for view in snapshot[from..].iter().take(2).filter(|v| v.id.starts_with(key)) {
+            for view in snapshot[from..]
+                .iter()
+                .take(2)
+                .filter(|v| v.id.starts_with(key))
+            {
                 if found.replace((shard, view.clone())).is_some() {
                     return Err(EngineError::AmbiguousPrefix(key.to_owned()));
                 }
@@ -115,7 +129,10 @@ impl Index {
 
     /// Every container, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<ContainerView>> {
-        self.shards.iter().flat_map(|s| s.load().iter().cloned().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|s| s.load().iter().cloned().collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -129,7 +146,10 @@ pub(crate) mod tests {
         ContainerView {
             id: id.into(),
             name: name.into(),
-            state: StateView { status, ..StateView::default() },
+            state: StateView {
+                status,
+                ..StateView::default()
+            },
             restart_count: 0,
             fixed: Arc::new(FixedView {
                 created_unix_ns: 0,

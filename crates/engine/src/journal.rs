@@ -33,12 +33,16 @@ impl From<JournalError> for EngineError {
 }
 
 fn encode(entry: &JournalEntry) -> Result<Vec<u8>, EngineError> {
-    serde_json::to_vec(entry).map_err(|e| EngineError::System(format!("encode a journal entry: {e}")))
+    serde_json::to_vec(entry)
+        .map_err(|e| EngineError::System(format!("encode a journal entry: {e}")))
 }
 
 impl StateJournal {
     pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
-        Ok(Self { journal: Journal::open(path)?, compacted_bytes: 0 })
+        Ok(Self {
+            journal: Journal::open(path)?,
+            compacted_bytes: 0,
+        })
     }
 
     pub(crate) fn append(&mut self, entry: &JournalEntry) -> Result<(), EngineError> {
@@ -65,7 +69,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<JournalEntry>, EngineError> {
     for raw in replay(path)? {
         match serde_json::from_slice(&raw) {
             Ok(entry) => entries.push(entry),
-            Err(e) => tracing::warn!(path = %path.display(), error = %e, "a journal entry is not readable"),
+            Err(e) => {
+                tracing::warn!(path = %path.display(), error = %e, "a journal entry is not readable")
+            }
         }
     }
     Ok(entries)

@@ -1,17 +1,22 @@
 //! One keeper as this shard sees it: its client, the pump that reads its containers' output, and the
 //! task that takes its exits.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_launch::{AdoptedContainer, HandOver, KeeperClient, KeeperError, KeeperEvent, LaunchError, Prepared};
+use gantry_launch::{
+    AdoptedContainer, HandOver, KeeperClient, KeeperError, KeeperEvent, LaunchError, Prepared,
+};
 use gantry_stream::Pump;
 
+use crate::EngineError;
+use crate::boot;
 use crate::config::EngineConfig;
 use crate::container::exit;
+use crate::orphan::ProcessName;
 use crate::shard::ShardEngine;
-use crate::EngineError;
 
 /// A keeper's answer to a launch.
 pub(crate) type Launched = gantry_launch::Launched;
@@ -20,7 +25,8 @@ pub(crate) type Launched = gantry_launch::Launched;
 #[derive(Debug, Clone)]
 pub(crate) struct ExitReport {
     pub(crate) id: String,
-    pub(crate) wait_status: i32,
+    /// `None`: nobody could see it.
+    pub(crate) wait_status: Option<i32>,
     pub(crate) exited_unix_ns: i64,
     pub(crate) oom_killed: bool,
 }
@@ -29,6 +35,9 @@ pub(crate) struct ExitReport {
 pub(crate) struct KeeperLink {
     pub(crate) client: Rc<KeeperClient>,
     pub(crate) pump: Rc<Pump>,
+    number: usize,
+    /// The connection is gone: the keeper died.
+    gone: Cell<bool>,
 }
 
 impl From<KeeperError> for EngineError {
@@ -44,7 +53,10 @@ impl From<LaunchError> for EngineError {
     fn from(e: LaunchError) -> Self {
         let message = e.to_string();
         match e {
-            LaunchError::Exec { .. } => EngineError::BadCommand { exit_code: e.exit_code(), message },
+            LaunchError::Exec { .. } => EngineError::BadCommand {
+                exit_code: e.exit_code(),
+                message,
+            },
             LaunchError::Invalid { .. } => EngineError::InvalidParameter(message),
             LaunchError::Keeper(e) => e.into(),
             _ => EngineError::System(message),
@@ -63,10 +75,26 @@ impl KeeperLink {
         let epoch = client.epoch();
         let pump = Pump::new(epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
         let journal: OwnedFd = client.journal_memfd()?;
-        pump.set_journal(journal).map_err(|e| EngineError::io("map the keeper's journal", e))?;
-        let ring = pump.ring_memfd().map_err(|e| EngineError::io("share the pump's ring", e))?;
+        pump.set_journal(journal)
+            .map_err(|e| EngineError::io("map the keeper's journal", e))?;
+        let ring = pump
+            .ring_memfd()
+            .map_err(|e| EngineError::io("share the pump's ring", e))?;
         client.set_ring(ring.as_fd(), epoch).await?;
-        Ok((Rc::new(KeeperLink { client, pump }), adopted))
+        Ok((
+            Rc::new(KeeperLink {
+                client,
+                pump,
+                number,
+                gone: Cell::new(false),
+            }),
+            adopted,
+        ))
+    }
+
+    /// Which keeper it is.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
     /// Starts the tasks that read output and take exits.
@@ -83,7 +111,11 @@ impl KeeperLink {
                 let report = ExitReport::new(id, exit);
                 exit::report(&shard, &link, report);
             }
-            tracing::error!("the connection to a keeper is gone");
+            link.gone.set(true);
+            if !shard.shared.is_closing() {
+                tracing::error!(keeper = link.number, "a keeper died");
+                boot::replace_keeper(&shard, &link).await;
+            }
         });
     }
 
@@ -91,11 +123,28 @@ impl KeeperLink {
         Ok(self.client.launch(prepared).await?)
     }
 
-    pub(crate) async fn signal(&self, id: &str, number: i32) -> Result<(), EngineError> {
-        Ok(self.client.signal(id, number).await?)
+    /// Signals a container's first process; past the keeper when that is dead.
+    pub(crate) async fn signal(
+        &self,
+        id: &str,
+        process: ProcessName,
+        number: i32,
+    ) -> Result<(), EngineError> {
+        match self.client.signal(id, number).await {
+            Err(KeeperError::Gone) => {
+                process.signal(number)?;
+                Ok(())
+            }
+            result => Ok(result?),
+        }
     }
 
-    pub(crate) async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<(), EngineError> {
+    pub(crate) async fn resize(
+        &self,
+        id: &str,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), EngineError> {
         match self.client.resize(id, rows, columns).await {
             // Docker takes the size of a container without a terminal and does nothing.
             Err(KeeperError::NoTerminal) | Ok(()) => Ok(()),
@@ -110,7 +159,8 @@ impl KeeperLink {
     /// The keeper may drop an exit: it is recorded. Having dropped it already is no error.
     pub(crate) async fn forget(&self, id: &str) -> Result<(), EngineError> {
         match self.client.forget(id).await {
-            Ok(()) | Err(KeeperError::NoContainer) => Ok(()),
+            // A dead keeper has forgotten everything.
+            Ok(()) | Err(KeeperError::NoContainer | KeeperError::Gone) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
@@ -131,7 +181,9 @@ impl KeeperLink {
         gantry_rt::spawn("keeper.close-stdin", async move {
             match link.client.close_stdin(&id).await {
                 Ok(()) | Err(KeeperError::NoContainer | KeeperError::Ended) => {}
-                Err(e) => tracing::warn!(%id, error = %e, "the end of standard input could not be passed on"),
+                Err(e) => {
+                    tracing::warn!(%id, error = %e, "the end of standard input could not be passed on")
+                }
             }
         });
     }
@@ -149,7 +201,7 @@ impl ExitReport {
     pub(crate) fn new(id: String, exit: gantry_launch::Exit) -> Self {
         Self {
             id,
-            wait_status: exit.wait_status,
+            wait_status: Some(exit.wait_status),
             exited_unix_ns: i64::try_from(exit.exited_at_unix_ns).unwrap_or(i64::MAX),
             oom_killed: exit.oom_killed,
         }

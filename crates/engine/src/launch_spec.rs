@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use gantry_cgroup::{DeviceRule, Hierarchy, Limits};
 use gantry_launch::{
-    BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, LaunchSpec, NetMode, Prepared,
-    Rlimit, RootfsSpec, TmpfsMount,
+    BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
+    LaunchSpec, NetMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
 };
 use gantry_seccomp::{PROGRAM_CACHE_CAPACITY, Profile, ProgramCache};
 
@@ -28,8 +28,13 @@ pub(crate) struct SeccompCache {
 
 impl SeccompCache {
     pub(crate) fn new() -> Result<Self, EngineError> {
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let mut numbers = release.split(['.', '-', '+']).map_while(|n| n.parse::<u32>().ok());
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let mut numbers = release
+            .split(['.', '-', '+'])
+            .map_while(|n| n.parse::<u32>().ok());
         let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         let hierarchy = Hierarchy::detect()?;
         Ok(Self {
@@ -39,7 +44,11 @@ impl SeccompCache {
         })
     }
 
-    fn program(&self, choice: &SeccompChoice, caps_mask: u64) -> Result<Option<Arc<[u8]>>, EngineError> {
+    fn program(
+        &self,
+        choice: &SeccompChoice,
+        caps_mask: u64,
+    ) -> Result<Option<Arc<[u8]>>, EngineError> {
         let profile = match choice {
             SeccompChoice::Unconfined => return Ok(None),
             SeccompChoice::Default => self.default.clone(),
@@ -77,8 +86,13 @@ pub(crate) async fn stage(container: &Rc<Container>) -> Result<Prepared, EngineE
 }
 
 /// The container whose network is joined; it must run.
-fn joined_container(shared: &Shared, fixed: &FixedView) -> Result<Option<Arc<ContainerView>>, EngineError> {
-    let NetworkMode::Container(key) = &fixed.host.network_mode else { return Ok(None) };
+fn joined_container(
+    shared: &Shared,
+    fixed: &FixedView,
+) -> Result<Option<Arc<ContainerView>>, EngineError> {
+    let NetworkMode::Container(key) = &fixed.host.network_mode else {
+        return Ok(None);
+    };
     let view = shared.index.resolve(key)?.1;
     if !view.state.status.is_alive() {
         return Err(EngineError::Conflict(format!(
@@ -117,7 +131,17 @@ fn stage_blocking(
         volatile: fixed.host.auto_remove,
     };
     let network = network(fixed, joined)?;
-    let spec = build(shared, fixed, id, who, rootfs, network, joined)?;
+    let spec = build(
+        shared,
+        fixed,
+        Inputs {
+            id,
+            who,
+            rootfs,
+            network,
+            joined,
+        },
+    )?;
     Ok(gantry_launch::prepare(&spec)?)
 }
 
@@ -125,40 +149,77 @@ fn network(fixed: &FixedView, joined: Option<&ContainerView>) -> Result<NetMode,
     Ok(match (&fixed.host.network_mode, joined) {
         (_, Some(view)) => NetMode::Join(
             gantry_launch::network_namespace_of(view.state.pid, view.state.start_time_ticks)
-                .map_err(|e| EngineError::io(format!("open the network namespace of {}", view.id), e))?,
+                .map_err(|e| {
+                    EngineError::io(format!("open the network namespace of {}", view.id), e)
+                })?,
         ),
         (NetworkMode::Host, None) => NetMode::Host,
         _ => NetMode::New,
     })
 }
 
-#[allow(clippy::too_many_arguments)]
-fn build(
-    shared: &Shared,
-    fixed: &FixedView,
+/// What was found out about a start before its specification is put together.
+struct Inputs<'a> {
     id: String,
     who: Identity,
     rootfs: RootfsSpec,
     network: NetMode,
-    joined: Option<&ContainerView>,
-) -> Result<LaunchSpec, EngineError> {
-    let (config, host) = (&fixed.config, &fixed.host);
-    let hostname = joined.map_or(&config.hostname, |view| &view.fixed.config.hostname).clone();
-    let mask = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    joined: Option<&'a ContainerView>,
+}
+
+fn capability_masks(mask: u64, uid: u32) -> CapabilityMasks {
     // Unprivileged users get no capabilities in force, only a bound.
-    let in_force = if who.uid == 0 { mask } else { 0 };
-    let seccomp = if host.privileged { None } else { shared.seccomp.program(&host.security.seccomp, mask)? };
+    let in_force = if uid == 0 { mask } else { 0 };
+    CapabilityMasks {
+        bounding: mask,
+        effective: in_force,
+        permitted: in_force,
+        inheritable: 0,
+        ambient: 0,
+    }
+}
+
+/// The client's list of paths, or Docker's, or none for privileged containers.
+fn paths(own: &Option<Vec<String>>, default: &[&str], privileged: bool) -> Vec<String> {
+    match own {
+        Some(list) => list.clone(),
+        None if privileged => Vec::new(),
+        None => default.iter().map(|p| (*p).to_owned()).collect(),
+    }
+}
+
+fn build(
+    shared: &Shared,
+    fixed: &FixedView,
+    inputs: Inputs<'_>,
+) -> Result<LaunchSpec, EngineError> {
+    let Inputs {
+        id,
+        who,
+        rootfs,
+        network,
+        joined,
+    } = inputs;
+    let (config, host) = (&fixed.config, &fixed.host);
+    let hostname = joined
+        .map_or(&config.hostname, |view| &view.fixed.config.hostname)
+        .clone();
+    let mask = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    let seccomp = if host.privileged {
+        None
+    } else {
+        shared.seccomp.program(&host.security.seccomp, mask)?
+    };
     let argv = std::iter::once(&fixed.path).chain(&fixed.args);
     let env = command::process_env(config, &hostname, &who.home);
-    let paths = |own: &Option<Vec<String>>, default: &[&str]| match own {
-        Some(list) => list.clone(),
-        None if host.privileged => Vec::new(),
-        None => default.iter().map(|p| (*p).to_owned()).collect(),
-    };
     Ok(LaunchSpec {
         argv: c_strings(argv, "argument")?,
         env: c_strings(&env, "environment variable")?,
-        cwd: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
+        cwd: if config.working_dir.is_empty() {
+            "/".to_owned()
+        } else {
+            config.working_dir.clone()
+        },
         uid: who.uid,
         gid: who.gid,
         groups: who.groups,
@@ -167,49 +228,66 @@ fn build(
         tty: config.tty,
         console_size: host.console_size,
         open_stdin: config.open_stdin,
-        capabilities: CapabilityMasks {
-            bounding: mask,
-            effective: in_force,
-            permitted: in_force,
-            inheritable: 0,
-            ambient: 0,
-        },
+        capabilities: capability_masks(mask, who.uid),
         seccomp,
         no_new_privs: host.security.no_new_privileges,
         rlimits: rlimits(&shared.config.default_ulimits, &host.ulimits)?,
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
-        masked_paths: paths(&host.masked_paths, DEFAULT_MASKED_PATHS),
-        readonly_paths: paths(&host.readonly_paths, DEFAULT_READONLY_PATHS),
+        masked_paths: paths(&host.masked_paths, DEFAULT_MASKED_PATHS, host.privileged),
+        readonly_paths: paths(
+            &host.readonly_paths,
+            DEFAULT_READONLY_PATHS,
+            host.privileged,
+        ),
         readonly_rootfs: host.readonly_rootfs,
         privileged: host.privileged,
-        shm_size_bytes: host.shm_size_bytes.filter(|n| *n > 0).unwrap_or(DEFAULT_SHM_BYTES),
+        shm_size_bytes: host
+            .shm_size_bytes
+            .filter(|n| *n > 0)
+            .unwrap_or(DEFAULT_SHM_BYTES),
         sysctls: sysctls(host),
         rootfs,
         binds: etc_binds(fixed, joined),
         tmpfs: tmpfs(host),
         network,
         cgroup: cgroup(shared, fixed),
-        log_nonblocking: host.log.options.get("mode").is_some_and(|m| m == "non-blocking"),
+        log_nonblocking: host
+            .log
+            .options
+            .get("mode")
+            .is_some_and(|m| m == "non-blocking"),
         id,
     })
 }
 
-fn c_strings<'a>(items: impl IntoIterator<Item = &'a String>, what: &str) -> Result<Vec<CString>, EngineError> {
+fn c_strings<'a>(
+    items: impl IntoIterator<Item = &'a String>,
+    what: &str,
+) -> Result<Vec<CString>, EngineError> {
     items
         .into_iter()
         .map(|s| {
-            CString::new(s.as_str())
-                .map_err(|_| EngineError::InvalidParameter(format!("{what} contains a zero byte: {s:?}")))
+            CString::new(s.as_str()).map_err(|_| {
+                EngineError::InvalidParameter(format!("{what} contains a zero byte: {s:?}"))
+            })
         })
         .collect()
 }
 
 fn sysctls(host: &HostSpec) -> Vec<(String, String)> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
-    if host.network_mode != NetworkMode::Host && !matches!(host.network_mode, NetworkMode::Container(_)) {
+    if host.network_mode != NetworkMode::Host
+        && !matches!(host.network_mode, NetworkMode::Container(_))
+    {
         // As Docker: programs without privileges may ping and serve low ports in their own namespace.
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
-        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        all.insert(
+            "net.ipv4.ping_group_range".to_owned(),
+            "0 2147483647".to_owned(),
+        );
+        all.insert(
+            "net.ipv4.ip_unprivileged_port_start".to_owned(),
+            "0".to_owned(),
+        );
     }
     all.extend(host.sysctls.clone());
     all.into_iter().collect()
@@ -218,7 +296,10 @@ fn sysctls(host: &HostSpec) -> Vec<(String, String)> {
 fn tmpfs(host: &HostSpec) -> Vec<TmpfsMount> {
     host.tmpfs
         .iter()
-        .map(|(target, options)| TmpfsMount { target: target.clone(), options: options.clone() })
+        .map(|(target, options)| TmpfsMount {
+            target: target.clone(),
+            options: options.clone(),
+        })
         .collect()
 }
 
@@ -252,7 +333,9 @@ fn cgroup(shared: &Shared, fixed: &FixedView) -> CgroupSpec {
 
 /// A number of a client that may be larger than the kernel's signed one.
 fn signed(value: Option<u64>) -> Option<i64> {
-    value.filter(|v| *v != 0).map(|v| i64::try_from(v).unwrap_or(i64::MAX))
+    value
+        .filter(|v| *v != 0)
+        .map(|v| i64::try_from(v).unwrap_or(i64::MAX))
 }
 
 fn limits(host: &HostSpec) -> Limits {
@@ -277,7 +360,11 @@ fn limits(host: &HostSpec) -> Limits {
         cpuset_mems: text(&own.cpuset_mems),
         pids_max: own.pids_max.filter(|n| *n != 0),
         blkio_weight: own.blkio_weight.filter(|n| *n != 0),
-        devices: Some(if host.privileged { DeviceRule::privileged() } else { DeviceRule::defaults() }),
+        devices: Some(if host.privileged {
+            DeviceRule::privileged()
+        } else {
+            DeviceRule::defaults()
+        }),
         ..Limits::default()
     }
 }
@@ -308,7 +395,9 @@ fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineErro
         let (_, resource) = RLIMITS
             .iter()
             .find(|(name, _)| *name == limit.name)
-            .ok_or_else(|| EngineError::InvalidParameter(format!("invalid ulimit type: {}", limit.name)))?;
+            .ok_or_else(|| {
+                EngineError::InvalidParameter(format!("invalid ulimit type: {}", limit.name))
+            })?;
         let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
         let (soft, hard) = (value(limit.soft), value(limit.hard));
         if soft > hard {
@@ -316,7 +405,14 @@ fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineErro
                 "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
             )));
         }
-        merged.insert(*resource, Rlimit { resource: *resource, soft, hard });
+        merged.insert(
+            *resource,
+            Rlimit {
+                resource: *resource,
+                soft,
+                hard,
+            },
+        );
     }
     Ok(merged.into_values().collect())
 }
@@ -336,8 +432,16 @@ mod tests {
 
     #[test]
     fn ulimits_merge() {
-        let limit = |name: &str, soft, hard| Ulimit { name: name.to_owned(), soft, hard };
-        let merged = rlimits(&[limit("nofile", 1, 2)], &[limit("nofile", 5, -1), limit("core", 0, 0)]).unwrap();
+        let limit = |name: &str, soft, hard| Ulimit {
+            name: name.to_owned(),
+            soft,
+            hard,
+        };
+        let merged = rlimits(
+            &[limit("nofile", 1, 2)],
+            &[limit("nofile", 5, -1), limit("core", 0, 0)],
+        )
+        .unwrap();
         assert_eq!(merged.len(), 2);
         assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
         assert!(rlimits(&[], &[limit("nope", 1, 1)]).is_err());

@@ -27,6 +27,7 @@ mod list;
 mod lock;
 pub mod model;
 mod names;
+mod orphan;
 mod shard;
 mod signals;
 mod user;

@@ -12,8 +12,23 @@ use crate::model::{ContainerView, FilterMap, ListOptions, NetworkMode, Status};
 pub const MAX_PATTERN_BYTES: usize = 1024;
 
 const KEYS: [&str; 17] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name",
-    "network", "publish", "since", "status", "volume", "driver",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "driver",
 ];
 
 /// Answers which image ids a reference of an `ancestor` filter stands for.
@@ -50,17 +65,29 @@ fn invalid(key: &str, value: &str) -> EngineError {
 }
 
 impl Filters {
-    pub(crate) fn parse(map: &FilterMap, index: &Index, ancestor_ids: &AncestorIds) -> Result<Self, EngineError> {
+    pub(crate) fn parse(
+        map: &FilterMap,
+        index: &Index,
+        ancestor_ids: &AncestorIds,
+    ) -> Result<Self, EngineError> {
         if let Some(key) = map.keys().find(|k| !KEYS.contains(&k.as_str())) {
-            return Err(EngineError::InvalidParameter(format!("invalid filter '{key}'")));
+            return Err(EngineError::InvalidParameter(format!(
+                "invalid filter '{key}'"
+            )));
         }
         let values = |key: &str| map.get(key).cloned().unwrap_or_default();
         let created = |key: &str| -> Result<Option<i64>, EngineError> {
-            values(key).last().map(|v| Ok(index.resolve(v)?.1.fixed.created_unix_ns)).transpose()
+            values(key)
+                .last()
+                .map(|v| Ok(index.resolve(v)?.1.fixed.created_unix_ns))
+                .transpose()
         };
-        let ancestors = map
-            .get("ancestor")
-            .map(|references| references.iter().flat_map(|reference| ancestor_ids(reference)).collect());
+        let ancestors = map.get("ancestor").map(|references| {
+            references
+                .iter()
+                .flat_map(|reference| ancestor_ids(reference))
+                .collect()
+        });
         Ok(Self {
             ancestors,
             before_ns: created("before")?,
@@ -82,12 +109,16 @@ impl Filters {
 
     /// Whether these filters ask for containers that do not run.
     fn implies_all(&self) -> bool {
-        !self.statuses.is_empty() || !self.exited.is_empty() || self.before_ns.is_some() || self.since_ns.is_some()
+        !self.statuses.is_empty()
+            || !self.exited.is_empty()
+            || self.before_ns.is_some()
+            || self.since_ns.is_some()
     }
 
     fn matches(&self, view: &ContainerView) -> bool {
         let fixed = &view.fixed;
-        let any = |list: &[Regex], text: &str| list.is_empty() || list.iter().any(|r| r.is_match(text));
+        let any =
+            |list: &[Regex], text: &str| list.is_empty() || list.iter().any(|r| r.is_match(text));
         let slashed = format!("/{}", view.name);
         self.ancestors.as_ref().is_none_or(|ids| ids.contains(&fixed.image_id))
             && self.before_ns.is_none_or(|ns| fixed.created_unix_ns < ns)
@@ -117,8 +148,15 @@ impl Filters {
     }
 }
 
-fn parse_each<T>(values: &[String], parse: impl Fn(&str) -> Option<T>, key: &str) -> Result<Vec<T>, EngineError> {
-    values.iter().map(|v| parse(v).ok_or_else(|| invalid(key, v))).collect()
+fn parse_each<T>(
+    values: &[String],
+    parse: impl Fn(&str) -> Option<T>,
+    key: &str,
+) -> Result<Vec<T>, EngineError> {
+    values
+        .iter()
+        .map(|v| parse(v).ok_or_else(|| invalid(key, v)))
+        .collect()
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -130,14 +168,23 @@ fn parse_bool(text: &str) -> Option<bool> {
 }
 
 fn parse_health(values: Vec<String>) -> Result<Vec<String>, EngineError> {
-    match values.iter().find(|v| !["none", "starting", "healthy", "unhealthy"].contains(&v.as_str())) {
+    match values
+        .iter()
+        .find(|v| !["none", "starting", "healthy", "unhealthy"].contains(&v.as_str()))
+    {
         Some(bad) => Err(invalid("health", bad)),
         None => Ok(values),
     }
 }
 
 fn patterns(values: &[String], key: &str) -> Result<Vec<Regex>, EngineError> {
-    let compile = |v: &str| if v.len() <= MAX_PATTERN_BYTES { Regex::new(v).ok() } else { None };
+    let compile = |v: &str| {
+        if v.len() <= MAX_PATTERN_BYTES {
+            Regex::new(v).ok()
+        } else {
+            None
+        }
+    };
     parse_each(values, compile, key)
 }
 
@@ -166,7 +213,10 @@ fn on_network(mode: &NetworkMode, wanted: &str) -> bool {
 }
 
 /// `name` or `name=value`.
-pub(crate) fn label_matches(labels: &std::collections::BTreeMap<String, String>, filter: &str) -> bool {
+pub(crate) fn label_matches(
+    labels: &std::collections::BTreeMap<String, String>,
+    filter: &str,
+) -> bool {
     match filter.split_once('=') {
         Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
         None => labels.contains_key(filter),
@@ -188,7 +238,12 @@ pub(crate) fn list(
         .filter(|v| everything || v.state.status.is_alive() || v.state.status == Status::Restarting)
         .filter(|v| filters.matches(v))
         .collect();
-    found.sort_by(|a, b| b.fixed.created_unix_ns.cmp(&a.fixed.created_unix_ns).then_with(|| b.id.cmp(&a.id)));
+    found.sort_by(|a, b| {
+        b.fixed
+            .created_unix_ns
+            .cmp(&a.fixed.created_unix_ns)
+            .then_with(|| b.id.cmp(&a.id))
+    });
     found.truncate(limit.unwrap_or(usize::MAX));
     Ok(found)
 }
@@ -200,13 +255,21 @@ mod tests {
 
     fn sample() -> Index {
         let index = Index::new(2);
-        for (n, (name, status)) in
-            [("web", Status::Running), ("web2", Status::Exited), ("db", Status::Paused)].into_iter().enumerate()
+        for (n, (name, status)) in [
+            ("web", Status::Running),
+            ("web2", Status::Exited),
+            ("db", Status::Paused),
+        ]
+        .into_iter()
+        .enumerate()
         {
             let mut v = view(&format!("{n}abc"), name, status);
             let fixed = Arc::make_mut(&mut v.fixed);
             fixed.created_unix_ns = n as i64;
-            fixed.config.labels.insert("app".to_owned(), name.to_owned());
+            fixed
+                .config
+                .labels
+                .insert("app".to_owned(), name.to_owned());
             fixed.config.exposed_ports.push("80/tcp".to_owned());
             v.state.started_unix_ns = 1;
             v.state.exit_code = if status == Status::Exited { 3 } else { 0 };
@@ -217,12 +280,29 @@ mod tests {
     }
 
     fn names(filters: &[(&str, &str)], all: bool) -> Result<String, EngineError> {
-        let mut options = ListOptions { all, ..ListOptions::default() };
+        let mut options = ListOptions {
+            all,
+            ..ListOptions::default()
+        };
         for (k, v) in filters {
-            options.filters.entry((*k).to_owned()).or_default().push((*v).to_owned());
+            options
+                .filters
+                .entry((*k).to_owned())
+                .or_default()
+                .push((*v).to_owned());
         }
-        let ids = |reference: &str| if reference == "busybox" { vec!["sha256:0123".to_owned()] } else { vec![] };
-        Ok(list(&sample(), &options, &ids)?.iter().map(|v| v.name.to_string()).collect::<Vec<_>>().join(" "))
+        let ids = |reference: &str| {
+            if reference == "busybox" {
+                vec!["sha256:0123".to_owned()]
+            } else {
+                vec![]
+            }
+        };
+        Ok(list(&sample(), &options, &ids)?
+            .iter()
+            .map(|v| v.name.to_string())
+            .collect::<Vec<_>>()
+            .join(" "))
     }
 
     #[test]
@@ -257,10 +337,26 @@ mod tests {
         ] {
             assert_eq!(names(filter, all).unwrap(), expected, "{filter:?}");
         }
-        let bad = [("nope", "x"), ("status", "up"), ("exited", "x"), ("name", "("), ("health", "x"), ("publish", "x")];
+        let bad = [
+            ("nope", "x"),
+            ("status", "up"),
+            ("exited", "x"),
+            ("name", "("),
+            ("health", "x"),
+            ("publish", "x"),
+        ];
         for filter in bad {
-            assert!(matches!(names(&[filter], true), Err(EngineError::InvalidParameter(_))), "{filter:?}");
+            assert!(
+                matches!(
+                    names(&[filter], true),
+                    Err(EngineError::InvalidParameter(_))
+                ),
+                "{filter:?}"
+            );
         }
-        assert!(matches!(names(&[("before", "gone")], true), Err(EngineError::NoSuchContainer(_))));
+        assert!(matches!(
+            names(&[("before", "gone")], true),
+            Err(EngineError::NoSuchContainer(_))
+        ));
     }
 }

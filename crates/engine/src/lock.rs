@@ -24,7 +24,10 @@ impl LocalLock {
             self.freed.notified().await;
         }
         self.held.set(true);
-        LocalGuard { held: self.held.clone(), freed: self.freed.clone() }
+        LocalGuard {
+            held: self.held.clone(),
+            freed: self.freed.clone(),
+        }
     }
 }
 

@@ -61,7 +61,10 @@ pub(crate) struct ShardEngine {
 
 impl ShardEngine {
     /// Makes the engine of the current shard; once.
-    pub(crate) fn install(shared: Arc<Shared>, journal: StateJournal) -> Result<Rc<Self>, EngineError> {
+    pub(crate) fn install(
+        shared: Arc<Shared>,
+        journal: StateJournal,
+    ) -> Result<Rc<Self>, EngineError> {
         let shard = Rc::new(Self {
             id: gantry_rt::current_shard().0,
             shared,
@@ -71,8 +74,9 @@ impl ShardEngine {
             open_logs: OpenLogs::default(),
             booted: Cell::new(false),
         });
-        SHARD.with(|slot| slot.set(shard.clone()))
-            .map_err(|_| EngineError::System("the engine was booted twice on a shard".to_owned()))?;
+        SHARD.with(|slot| slot.set(shard.clone())).map_err(|_| {
+            EngineError::System("the engine was booted twice on a shard".to_owned())
+        })?;
         Ok(shard)
     }
 
@@ -81,11 +85,17 @@ impl ShardEngine {
         SHARD
             .with(|slot| slot.get().cloned())
             .filter(|shard| shard.booted.get())
-            .ok_or_else(|| EngineError::Unavailable("the engine is not up yet on this shard".to_owned()))
+            .ok_or_else(|| {
+                EngineError::Unavailable("the engine is not up yet on this shard".to_owned())
+            })
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Rc<Container>, EngineError> {
-        self.containers.borrow().get(id).cloned().ok_or_else(|| EngineError::NoSuchContainer(id.to_owned()))
+        self.containers
+            .borrow()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| EngineError::NoSuchContainer(id.to_owned()))
     }
 
     /// The keeper that launches.
@@ -128,7 +138,11 @@ where
     R: Send + 'static,
     F: Future<Output = Result<R, EngineError>> + 'static,
 {
-    mailbox::call(ShardId(shard), move || async move { f(ShardEngine::current()?).await }).await.map_err(call_error)?
+    mailbox::call(ShardId(shard), move || async move {
+        f(ShardEngine::current()?).await
+    })
+    .await
+    .map_err(call_error)?
 }
 
 pub(crate) fn call_error(error: CallError) -> EngineError {

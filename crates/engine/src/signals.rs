@@ -54,7 +54,11 @@ pub const KILL: i32 = 9;
 pub fn parse(text: &str) -> Result<i32, EngineError> {
     let invalid = || EngineError::InvalidParameter(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=RT_MAX).contains(&number) { Ok(number) } else { Err(invalid()) };
+        return if (1..=RT_MAX).contains(&number) {
+            Ok(number)
+        } else {
+            Err(invalid())
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -90,12 +94,20 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-14", 50), ("RTMIN", 34), ("winch", 28)]
-        {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("sigterm", 15),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-14", 50),
+            ("RTMIN", 34),
+            ("winch", 28),
+        ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
-        for bad in ["", "0", "65", "-1", "SIG", "NOPE", "RTMIN-1", "RTMAX+1", "RTMIN+99", "RTMIN+"] {
+        for bad in [
+            "", "0", "65", "-1", "SIG", "NOPE", "RTMIN-1", "RTMAX+1", "RTMIN+99", "RTMIN+",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

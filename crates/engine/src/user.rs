@@ -43,20 +43,34 @@ impl Accounts {
     /// Reads both files through the layers of a root file system, top first. A layer that hides the
     /// file (whiteout) ends the search.
     pub fn read(layers: &[PathBuf]) -> Result<Accounts, EngineError> {
-        Ok(Accounts { passwd: read_file(layers, "etc/passwd")?, group: read_file(layers, "etc/group")? })
+        Ok(Accounts {
+            passwd: read_file(layers, "etc/passwd")?,
+            group: read_file(layers, "etc/group")?,
+        })
     }
 }
 
 fn read_file(layers: &[PathBuf], path: &str) -> Result<String, EngineError> {
     for layer in layers {
-        let root = match rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        let root = match rustix::fs::open(
+            layer,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(root) => root,
             Err(rustix::io::Errno::NOENT) => continue,
-            Err(e) => return Err(EngineError::io(format!("open {}", layer.display()), e.into())),
+            Err(e) => {
+                return Err(EngineError::io(
+                    format!("open {}", layer.display()),
+                    e.into(),
+                ));
+            }
         };
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let Ok(found) = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) else { continue };
+        let Ok(found) = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) else {
+            continue;
+        };
         return read_regular(&found);
     }
     Ok(String::new())
@@ -73,7 +87,9 @@ fn read_regular(found: &OwnedFd) -> Result<String, EngineError> {
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     let file = std::fs::File::open(path).map_err(|e| EngineError::io(context(), e))?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|e| EngineError::io(context(), e))?;
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|e| EngineError::io(context(), e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -90,7 +106,12 @@ fn users(text: &str) -> impl Iterator<Item = User<'_>> {
         let (name, _password) = (fields.next()?, fields.next()?);
         let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let home = fields.nth(1).unwrap_or("");
-        (!name.is_empty()).then_some(User { name, uid, gid, home })
+        (!name.is_empty()).then_some(User {
+            name,
+            uid,
+            gid,
+            home,
+        })
     })
 }
 
@@ -105,7 +126,11 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
         let mut fields = line.trim().split(':');
         let (name, _password) = (fields.next()?, fields.next()?);
         let gid = fields.next()?.parse().ok()?;
-        (!name.is_empty()).then_some(Group { name, gid, members: fields.next().unwrap_or("") })
+        (!name.is_empty()).then_some(Group {
+            name,
+            gid,
+            members: fields.next().unwrap_or(""),
+        })
     })
 }
 
@@ -115,12 +140,18 @@ fn number(text: &str) -> Result<Option<u32>, EngineError> {
     }
     match text.parse::<u64>() {
         Ok(value) if value <= MAX_ID => Ok(Some(value as u32)),
-        _ => Err(EngineError::InvalidParameter(format!("uids and gids must be in range 0-{MAX_ID}"))),
+        _ => Err(EngineError::InvalidParameter(format!(
+            "uids and gids must be in range 0-{MAX_ID}"
+        ))),
     }
 }
 
 /// Resolves `user[:group]` and additional groups.
-pub fn resolve(spec: &str, group_add: &[String], accounts: &Accounts) -> Result<Identity, EngineError> {
+pub fn resolve(
+    spec: &str,
+    group_add: &[String],
+    accounts: &Accounts,
+) -> Result<Identity, EngineError> {
     let (user_part, group_part) = spec.split_once(':').unwrap_or((spec, ""));
     let user_part = if user_part.is_empty() { "0" } else { user_part };
     let user_number = number(user_part)?;
@@ -138,7 +169,9 @@ pub fn resolve(spec: &str, group_add: &[String], accounts: &Accounts) -> Result<
         gid = resolve_group(group_part, &accounts.group)?;
     } else if let Some(user) = &user {
         extra.extend(
-            groups(&accounts.group).filter(|g| g.members.split(',').any(|m| m.trim() == user.name)).map(|g| g.gid),
+            groups(&accounts.group)
+                .filter(|g| g.members.split(',').any(|m| m.trim() == user.name))
+                .map(|g| g.gid),
         );
     }
     for name in group_add {
@@ -151,8 +184,17 @@ pub fn resolve(spec: &str, group_add: &[String], accounts: &Accounts) -> Result<
             all.push(id);
         }
     }
-    let home = if home.is_empty() { "/".to_owned() } else { home };
-    Ok(Identity { uid, gid, groups: all, home })
+    let home = if home.is_empty() {
+        "/".to_owned()
+    } else {
+        home
+    };
+    Ok(Identity {
+        uid,
+        gid,
+        groups: all,
+        home,
+    })
 }
 
 fn resolve_group(name: &str, text: &str) -> Result<u32, EngineError> {
@@ -160,12 +202,16 @@ fn resolve_group(name: &str, text: &str) -> Result<u32, EngineError> {
         return Ok(group.gid);
     }
     number(name)?.ok_or_else(|| {
-        EngineError::InvalidParameter(format!("unable to find group {name}: no matching entries in group file"))
+        EngineError::InvalidParameter(format!(
+            "unable to find group {name}: no matching entries in group file"
+        ))
     })
 }
 
 fn no_user(name: &str) -> EngineError {
-    EngineError::InvalidParameter(format!("unable to find user {name}: no matching entries in passwd file"))
+    EngineError::InvalidParameter(format!(
+        "unable to find user {name}: no matching entries in passwd file"
+    ))
 }
 
 #[cfg(test)]
@@ -180,22 +226,51 @@ mod tests {
     }
 
     fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
-        Identity { uid, gid, groups: groups.to_vec(), home: home.to_owned() }
+        Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.to_owned(),
+        }
     }
 
     #[test]
     fn forms() {
         let a = accounts();
         let none = [];
-        assert_eq!(resolve("", &none, &a).unwrap(), identity(0, 0, &[0], "/root"));
-        assert_eq!(resolve("web", &none, &a).unwrap(), identity(1000, 1001, &[1001, 50], "/srv"));
-        assert_eq!(resolve("1000", &none, &a).unwrap(), identity(1000, 1001, &[1001, 50], "/srv"));
-        assert_eq!(resolve("web:staff", &none, &a).unwrap(), identity(1000, 50, &[50], "/srv"));
-        assert_eq!(resolve("77:88", &none, &a).unwrap(), identity(77, 88, &[88], "/"));
-        assert_eq!(resolve("77", &none, &a).unwrap(), identity(77, 0, &[0], "/"));
-        assert_eq!(resolve("1234", &none, &a).unwrap(), identity(7, 8, &[8], "/n"));
+        assert_eq!(
+            resolve("", &none, &a).unwrap(),
+            identity(0, 0, &[0], "/root")
+        );
+        assert_eq!(
+            resolve("web", &none, &a).unwrap(),
+            identity(1000, 1001, &[1001, 50], "/srv")
+        );
+        assert_eq!(
+            resolve("1000", &none, &a).unwrap(),
+            identity(1000, 1001, &[1001, 50], "/srv")
+        );
+        assert_eq!(
+            resolve("web:staff", &none, &a).unwrap(),
+            identity(1000, 50, &[50], "/srv")
+        );
+        assert_eq!(
+            resolve("77:88", &none, &a).unwrap(),
+            identity(77, 88, &[88], "/")
+        );
+        assert_eq!(
+            resolve("77", &none, &a).unwrap(),
+            identity(77, 0, &[0], "/")
+        );
+        assert_eq!(
+            resolve("1234", &none, &a).unwrap(),
+            identity(7, 8, &[8], "/n")
+        );
         let added = ["staff".to_owned(), "99".to_owned()];
-        assert_eq!(resolve("root", &added, &a).unwrap(), identity(0, 0, &[0, 50, 99], "/root"));
+        assert_eq!(
+            resolve("root", &added, &a).unwrap(),
+            identity(0, 0, &[0, 50, 99], "/root")
+        );
         for bad in ["nobody", "web:nogroup", "4294967296", "0:4294967295"] {
             assert!(resolve(bad, &none, &a).is_err(), "{bad}");
         }

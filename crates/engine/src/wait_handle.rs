@@ -17,6 +17,8 @@ impl WaitHandle {
 
     /// Waits for the condition.
     pub async fn wait(self) -> Result<WaitResult, EngineError> {
-        self.receiver.await.map_err(|_| EngineError::System("the waited-for container went away".to_owned()))
+        self.receiver
+            .await
+            .map_err(|_| EngineError::System("the waited-for container went away".to_owned()))
     }
 }

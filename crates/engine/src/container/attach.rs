@@ -54,11 +54,15 @@ impl AttachTicket {
 }
 
 /// Checks a request on the owner shard.
-pub(crate) fn check(container: &Rc<Container>, options: AttachOptions) -> Result<AttachTicket, EngineError> {
+pub(crate) fn check(
+    container: &Rc<Container>,
+    options: AttachOptions,
+) -> Result<AttachTicket, EngineError> {
     let detach_keys = match options.detach_keys.as_deref() {
         None | Some("") => keys::DEFAULT_DETACH_KEYS.to_vec(),
-        Some(text) => keys::parse(text)
-            .map_err(|_| EngineError::InvalidParameter(format!("Invalid detach keys ({text}) provided")))?,
+        Some(text) => keys::parse(text).map_err(|_| {
+            EngineError::InvalidParameter(format!("Invalid detach keys ({text}) provided"))
+        })?,
     };
     match container.status() {
         Status::Paused => {
@@ -74,12 +78,17 @@ pub(crate) fn check(container: &Rc<Container>, options: AttachOptions) -> Result
             )));
         }
         Status::Removing | Status::Dead => {
-            return Err(EngineError::Conflict(format!("container {} is marked for removal", container.id)));
+            return Err(EngineError::Conflict(format!(
+                "container {} is marked for removal",
+                container.id
+            )));
         }
         _ => {}
     }
     if container.inner.borrow().attached >= MAX_ATTACHED {
-        return Err(EngineError::Unavailable(format!("more than {MAX_ATTACHED} clients are attached")));
+        return Err(EngineError::Unavailable(format!(
+            "more than {MAX_ATTACHED} clients are attached"
+        )));
     }
     Ok(AttachTicket {
         shard: container.shard.id,
@@ -109,25 +118,37 @@ impl Drop for Counted {
 fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_read: Bytes) {
     container.event("attach", &[]);
     let counted = Counted::new(container);
-    // Subscribed here and now, not in the task: no output is missed.
-    let live = container.run().map(|run| subscribe(&run, &ticket.options));
+    // Subscribed here and now, not in the task: no output is missed, and what the log has at this
+    // moment is not sent twice.
+    let stream = ticket.options.stream;
+    let live = container
+        .run()
+        .filter(|_| stream)
+        .map(|run| subscribe(&run, &ticket.options));
+    let past = if ticket.options.logs {
+        log_reader(container, &ticket.options)
+    } else {
+        None
+    };
     // One that does not run is waited for: clients attach before they start.
-    let wait = live.is_none() && ticket.options.stream;
+    let wait = live.is_none() && stream;
     let pending = wait.then(|| container.pending_attach(&ticket.options));
     let container = container.clone();
     gantry_rt::spawn("container.attach", async move {
         let _counted = counted;
         let live = match (live, pending) {
             (Some(live), _) => Some(live),
-            (None, Some(mut pending)) => {
-                match race(pending.recv(), hung_up(&socket)).await {
-                    Either::Left(live) => live,
-                    Either::Right(()) => None,
-                }
-            }
+            (None, Some(mut pending)) => match race(pending.recv(), hung_up(&socket)).await {
+                Either::Left(live) => live,
+                Either::Right(()) => None,
+            },
             (None, None) => None,
         };
-        serve(&container, ticket, live, socket, over_read).await;
+        let past = match past {
+            Some(reader) => log_prefix(&container, reader).await,
+            None => None,
+        };
+        serve(&container, ticket, live, past, socket, over_read).await;
     });
 }
 
@@ -142,7 +163,10 @@ fn subscribe(run: &Rc<Run>, options: &AttachOptions) -> Live {
         stdout: options.stdout && options.stream,
         stderr: options.stderr && options.stream,
     };
-    Live { run: run.clone(), subscription: run.io.subscribe(wanted) }
+    Live {
+        run: run.clone(),
+        subscription: run.io.subscribe(wanted),
+    }
 }
 
 /// A client that attached before the start.
@@ -156,7 +180,10 @@ impl Container {
         let (reply, receiver) = gantry_rt::sync::mpsc::channel(1);
         let mut pending = self.pending.borrow_mut();
         pending.retain(|p: &PendingAttach| !p.reply.is_closed());
-        pending.push(PendingAttach { options: options.clone(), reply });
+        pending.push(PendingAttach {
+            options: options.clone(),
+            reply,
+        });
         receiver
     }
 
@@ -164,7 +191,11 @@ impl Container {
     pub(crate) fn serve_pending_attaches(&self, run: &Rc<Run>) {
         for pending in self.pending.take() {
             // A client that left meanwhile has closed its end.
-            if pending.reply.try_send(subscribe(run, &pending.options)).is_err() {
+            if pending
+                .reply
+                .try_send(subscribe(run, &pending.options))
+                .is_err()
+            {
                 tracing::trace!("an attached client left before the start");
             }
         }
@@ -180,11 +211,16 @@ async fn serve(
     container: &Rc<Container>,
     ticket: AttachTicket,
     live: Option<Live>,
+    prefix: Option<Bytes>,
     socket: OwnedFd,
     over_read: Bytes,
 ) {
-    let AttachTicket { tty, options, detach_keys, .. } = ticket;
-    let prefix = if options.logs { log_prefix(container, &options).await } else { None };
+    let AttachTicket {
+        tty,
+        options,
+        detach_keys,
+        ..
+    } = ticket;
     let Some(Live { run, subscription }) = live else {
         if let Some(prefix) = prefix {
             send_only(socket, &prefix).await;
@@ -210,15 +246,28 @@ async fn serve(
     }
 }
 
-async fn log_prefix(container: &Rc<Container>, options: &AttachOptions) -> Option<Bytes> {
-    let wanted = LogsOptions { stdout: options.stdout, stderr: options.stderr, ..LogsOptions::default() };
-    match logs::read_all(container, &wanted, MAX_PREFIX_BYTES).await {
-        Ok(bytes) => Some(bytes),
-        Err(e) => {
-            tracing::warn!(id = %container.id, error = %e, "attach goes on without the log");
-            None
-        }
-    }
+fn log_reader(
+    container: &Rc<Container>,
+    options: &AttachOptions,
+) -> Option<gantry_logs::LogStream> {
+    let wanted = LogsOptions {
+        stdout: options.stdout,
+        stderr: options.stderr,
+        ..LogsOptions::default()
+    };
+    warn_without_log(container, logs::snapshot(container, &wanted))
+}
+
+async fn log_prefix(container: &Rc<Container>, reader: gantry_logs::LogStream) -> Option<Bytes> {
+    warn_without_log(container, logs::read_all(reader, MAX_PREFIX_BYTES).await)
+}
+
+fn warn_without_log<T>(container: &Rc<Container>, result: Result<T, EngineError>) -> Option<T> {
+    result
+        .inspect_err(
+            |e| tracing::warn!(id = %container.id, error = %e, "attach goes on without the log"),
+        )
+        .ok()
 }
 
 async fn send_only(socket: OwnedFd, bytes: &[u8]) {
@@ -236,9 +285,14 @@ async fn hung_up(socket: &OwnedFd) {
     loop {
         gantry_rt::sleep(HANG_UP_CHECK).await;
         let mut polled = [PollFd::new(socket, PollFlags::empty())];
-        let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let zero = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         if rustix::event::poll(&mut polled, Some(&zero)).is_ok()
-            && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+            && polled[0]
+                .revents()
+                .intersects(PollFlags::HUP | PollFlags::ERR)
         {
             return;
         }

@@ -18,13 +18,21 @@ use crate::{EngineError, capabilities, clock, names, signals};
 const MAX_NAME_ATTEMPTS: u32 = 64;
 
 /// Checks a request against the image and the rules; nothing is changed. Runs on any shard.
-pub(crate) fn check(spec: &mut CreateSpec, image: &Image, default_log: &LogConfig) -> Result<Vec<String>, EngineError> {
+pub(crate) fn check(
+    spec: &mut CreateSpec,
+    image: &Image,
+    default_log: &LogConfig,
+) -> Result<Vec<String>, EngineError> {
     if let Some(name) = &spec.name {
         names::validate(name)?;
     }
     command::merge(&mut spec.config, &image_defaults(image));
     command::resolve_argv(&spec.config)?;
-    capabilities::resolve(&spec.host.cap_add, &spec.host.cap_drop, spec.host.privileged)?;
+    capabilities::resolve(
+        &spec.host.cap_add,
+        &spec.host.cap_drop,
+        spec.host.privileged,
+    )?;
     if !spec.config.stop_signal.is_empty() {
         signals::parse(&spec.config.stop_signal)?;
     }
@@ -36,7 +44,9 @@ pub(crate) fn check(spec: &mut CreateSpec, image: &Image, default_log: &LogConfi
     }
     for item in &spec.config.env {
         if item.is_empty() || item.starts_with('=') || item.contains('\0') {
-            return Err(EngineError::InvalidParameter(format!("invalid environment variable: {item}")));
+            return Err(EngineError::InvalidParameter(format!(
+                "invalid environment variable: {item}"
+            )));
         }
     }
     if spec.host.auto_remove && spec.host.restart != RestartPolicy::No {
@@ -55,7 +65,9 @@ fn check_log(log: &LogConfig) -> Result<(), EngineError> {
     match log.driver.as_str() {
         "none" => Ok(()),
         "json-file" => super::logs::check_options(&log.options),
-        other => Err(EngineError::InvalidParameter(format!("logger: no log driver named '{other}' is registered"))),
+        other => Err(EngineError::InvalidParameter(format!(
+            "logger: no log driver named '{other}' is registered"
+        ))),
     }
 }
 
@@ -70,7 +82,7 @@ fn image_defaults(image: &Image) -> ImageDefaults {
         env: config.env.clone().unwrap_or_default(),
         working_dir: config.working_dir.clone(),
         user: config.user.clone(),
-        labels: config.labels.clone().unwrap_or_else(BTreeMap::new),
+        labels: config.labels.clone().unwrap_or_default(),
         exposed_ports: keys(&config.exposed_ports),
         volumes: keys(&config.volumes),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
@@ -87,7 +99,12 @@ pub(crate) async fn create(
     image: Arc<Image>,
 ) -> Result<(), EngineError> {
     let (path, args) = command::resolve_argv(&spec.config)?;
-    let CreateSpec { name, mut config, host, wire } = spec;
+    let CreateSpec {
+        name,
+        mut config,
+        host,
+        wire,
+    } = spec;
     if config.hostname.is_empty() && !matches!(host.network_mode, NetworkMode::Container(_)) {
         config.hostname = match host.network_mode {
             NetworkMode::Host => files::host_name(),
@@ -108,7 +125,10 @@ pub(crate) async fn create(
             config,
             host,
             wire: wire.to_string(),
-            state: StateRecord { sequence: 1, ..StateRecord::default() },
+            state: StateRecord {
+                sequence: 1,
+                ..StateRecord::default()
+            },
             restart_count: 0,
         },
     );
@@ -123,11 +143,17 @@ pub(crate) async fn create(
     Ok(())
 }
 
-fn reserve(shard: &ShardEngine, id: &ContainerId, wanted: Option<&str>) -> Result<String, EngineError> {
+fn reserve(
+    shard: &ShardEngine,
+    id: &ContainerId,
+    wanted: Option<&str>,
+) -> Result<String, EngineError> {
     let index = &shard.shared.index;
     if let Some(wanted) = wanted {
         let name = names::validate(wanted)?;
-        index.reserve_name(name, id).map_err(|holder| in_use(name, &holder))?;
+        index
+            .reserve_name(name, id)
+            .map_err(|holder| in_use(name, &holder))?;
         return Ok(name.to_owned());
     }
     for attempt in 0..MAX_NAME_ATTEMPTS {
@@ -136,7 +162,9 @@ fn reserve(shard: &ShardEngine, id: &ContainerId, wanted: Option<&str>) -> Resul
             return Ok(name);
         }
     }
-    Err(EngineError::System("no free container name was found".to_owned()))
+    Err(EngineError::System(
+        "no free container name was found".to_owned(),
+    ))
 }
 
 async fn make_durable(container: &Rc<Container>, name: &str) -> Result<(), EngineError> {
@@ -148,5 +176,11 @@ async fn make_durable(container: &Rc<Container>, name: &str) -> Result<(), Engin
         .require_absent(Table::Meta, name_key(name))
         .put(Table::Containers, &*container.id, record)
         .put(Table::Meta, name_key(name), container.id.as_bytes());
-    container.shard.shared.store.commit(batch).await.map_err(|e| name_error(e, name))
+    container
+        .shard
+        .shared
+        .store
+        .commit(batch)
+        .await
+        .map_err(|e| name_error(e, name))
 }

@@ -15,6 +15,9 @@ use crate::{EngineError, clock};
 /// How long an exit waits for the end of output before it is announced. Longer than that, either an
 /// attached client is slow, or a process outside the container was given the pipe.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Exit code of a container that ended while nobody could see it.
+pub(crate) const EXIT_LOST: i32 = 255;
+const LOST_ERROR: &str = "the container's keeper died; its exit code is unknown";
 /// How often an announced container with open output is looked at.
 const OUTPUT_CHECK: Duration = Duration::from_secs(1);
 
@@ -26,18 +29,14 @@ pub(crate) fn report(shard: &Rc<ShardEngine>, keeper: &Rc<KeeperLink>, exit: Exi
         return;
     };
     let keeper = keeper.clone();
-    gantry_rt::spawn("container.exit", async move { on_exit(&container, &keeper, exit).await });
+    gantry_rt::spawn("container.exit", async move {
+        on_exit(&container, &keeper, exit).await
+    });
 }
 
 async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
     // The keeper may be faster than the start that waits for its answer.
-    loop {
-        let changed = container.changed.notified();
-        if !container.launching.get() {
-            break;
-        }
-        changed.await;
-    }
+    container.launched().await;
     let Some(run) = container.run() else {
         // Recorded in an earlier life of the daemon, or a launch that was given up.
         keeper.forget_later(exit.id);
@@ -46,7 +45,10 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     if run.exiting.replace(true) {
         return;
     }
-    if gantry_rt::timeout(DRAIN_LIMIT, run.io.drained()).await.is_err() {
+    if gantry_rt::timeout(DRAIN_LIMIT, run.io.drained())
+        .await
+        .is_err()
+    {
         tracing::warn!(id = %container.id, "output is still open {DRAIN_LIMIT:?} after the exit");
     }
     settle(container, &run, &exit).await;
@@ -54,24 +56,40 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
 
 /// Docker's exit code of a wait status.
 pub(crate) fn exit_code(wait_status: i32) -> i32 {
-    if libc::WIFEXITED(wait_status) { libc::WEXITSTATUS(wait_status) } else { 128 + libc::WTERMSIG(wait_status) }
+    if libc::WIFEXITED(wait_status) {
+        libc::WEXITSTATUS(wait_status)
+    } else {
+        128 + libc::WTERMSIG(wait_status)
+    }
 }
 
 /// Records the exit, announces it, and decides what comes next.
 async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
-    let code = exit_code(exit.wait_status);
+    let code = exit.wait_status.map_or(EXIT_LOST, exit_code);
     let (policy, attempts, manually) = {
         let inner = container.inner.borrow();
-        (container.fixed.host.restart, inner.restart_count, container.no_restart.get())
+        (
+            container.fixed.host.restart,
+            inner.restart_count,
+            container.no_restart.get(),
+        )
     };
     let again = backoff::restarts_after_exit(policy, code, attempts, manually)
         && !container.client_restart.get()
         && !container.shard.shared.is_closing();
-    let next = if again { Status::Restarting } else { Status::Exited };
+    let next = if again {
+        Status::Restarting
+    } else {
+        Status::Exited
+    };
     let change = |state: &mut StateRecord| {
         state.pid = 0;
         state.exit_code = code;
-        state.error = String::new();
+        state.error = if exit.wait_status.is_some() {
+            String::new()
+        } else {
+            LOST_ERROR.to_owned()
+        };
         state.finished_unix_ns = exit.exited_unix_ns.max(state.started_unix_ns);
         state.oom_killed = exit.oom_killed;
     };
@@ -114,21 +132,33 @@ async fn commit_exit(
 }
 
 /// Writes a record to the store, durable against a power loss.
-pub(crate) async fn store_record(container: &Container, record: &ContainerRecord) -> Result<(), EngineError> {
-    let bytes =
-        serde_json::to_vec(record).map_err(|e| EngineError::System(format!("encode a container record: {e}")))?;
+pub(crate) async fn store_record(
+    container: &Container,
+    record: &ContainerRecord,
+) -> Result<(), EngineError> {
+    let bytes = serde_json::to_vec(record)
+        .map_err(|e| EngineError::System(format!("encode a container record: {e}")))?;
     let mut batch = Batch::new();
     batch.put(Table::Containers, &*container.id, bytes);
     Ok(container.shard.shared.store.commit(batch).await?)
 }
 
-fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Duration, again: bool) {
+fn announce(
+    container: &Rc<Container>,
+    exit: &ExitReport,
+    code: i32,
+    lasted: Duration,
+    again: bool,
+) {
     if exit.oom_killed {
         container.event("oom", &[]);
     }
     container.event(
         "die",
-        &[("execDuration", lasted.as_secs().to_string()), ("exitCode", code.to_string())],
+        &[
+            ("execDuration", lasted.as_secs().to_string()),
+            ("exitCode", code.to_string()),
+        ],
     );
     wait::announce_exit(container, again);
 }
@@ -157,7 +187,10 @@ async fn finish_output(container: &Rc<Container>, run: &Rc<Run>) {
             }
             return;
         }
-        if gantry_rt::timeout(OUTPUT_CHECK, run.io.drained()).await.is_ok() {
+        if gantry_rt::timeout(OUTPUT_CHECK, run.io.drained())
+            .await
+            .is_ok()
+        {
             return;
         }
     }
@@ -167,10 +200,15 @@ impl Container {
     /// Takes the run away and says how long it lasted.
     fn end_run(&self) -> Duration {
         let mut inner = self.inner.borrow_mut();
-        let clock_lasted = inner.state.finished_unix_ns.saturating_sub(inner.state.started_unix_ns);
+        let clock_lasted = inner
+            .state
+            .finished_unix_ns
+            .saturating_sub(inner.state.started_unix_ns);
         let run = inner.run.take();
-        run.and_then(|r| r.started)
-            .map_or(Duration::from_nanos(u64::try_from(clock_lasted).unwrap_or(0)), |s| s.elapsed())
+        run.and_then(|r| r.started).map_or(
+            Duration::from_nanos(u64::try_from(clock_lasted).unwrap_or(0)),
+            |s| s.elapsed(),
+        )
     }
 
     /// A change of state that could not be made durable.
@@ -188,6 +226,11 @@ impl Container {
     /// Gives up a waiting restart: the container has ended. True if there was one.
     pub(crate) async fn cancel_restart(self: &Rc<Self>) -> Result<bool, EngineError> {
         if self.status() != Status::Restarting {
+            return Ok(false);
+        }
+        if self.launching.get() {
+            // Too late to prevent: what comes of it is a running container or an ended one.
+            self.launched().await;
             return Ok(false);
         }
         self.transition(Status::Exited, |state| {

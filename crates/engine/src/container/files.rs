@@ -21,7 +21,9 @@ pub(crate) const TRASH_DIR: &str = "trash";
 pub(crate) async fn on_worker<R: Send + 'static>(
     f: impl FnOnce() -> Result<R, EngineError> + Send + 'static,
 ) -> Result<R, EngineError> {
-    workers::run(f).await.map_err(|e| EngineError::System(e.to_string()))?
+    workers::run(f)
+        .await
+        .map_err(|e| EngineError::System(e.to_string()))?
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
@@ -33,7 +35,10 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
 }
 
 /// Makes the directories and the record's copy.
-pub(crate) async fn make_dirs(container: &Rc<Container>, record: Vec<u8>) -> Result<(), EngineError> {
+pub(crate) async fn make_dirs(
+    container: &Rc<Container>,
+    record: Vec<u8>,
+) -> Result<(), EngineError> {
     let fixed = container.fixed.clone();
     on_worker(move || {
         make_dir(&fixed.dir, 0o710)?;
@@ -79,7 +84,8 @@ fn trash_of(dir: &Path) -> Option<PathBuf> {
 /// [`delete_trash_later`]. A directory that is gone already is no error.
 pub(crate) async fn move_to_trash(dir: PathBuf) -> Result<(), EngineError> {
     on_worker(move || {
-        let trash = trash_of(&dir).ok_or_else(|| EngineError::System("a container has no directory".to_owned()))?;
+        let trash = trash_of(&dir)
+            .ok_or_else(|| EngineError::System("a container has no directory".to_owned()))?;
         if let Some(parent) = trash.parent() {
             make_dir(parent, 0o700)?;
         }
@@ -126,7 +132,10 @@ pub(crate) fn delete_tree(path: &Path) -> Result<(), EngineError> {
 
 /// The host's name.
 pub(crate) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The three files that a container sees at /etc, as they should be at a start.
@@ -145,7 +154,8 @@ impl EtcFiles {
             (fixed.hostname_path(), &self.hostname),
             (fixed.resolv_conf_path(), &self.resolv_conf),
         ] {
-            fs::write(&path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))?;
+            fs::write(&path, text)
+                .map_err(|e| EngineError::io(format!("write {}", path.display()), e))?;
         }
         Ok(())
     }
@@ -154,7 +164,11 @@ impl EtcFiles {
 /// Makes the text of the three files. Blocks (it reads the host's).
 pub(crate) fn etc_files(fixed: &FixedView, daemon_dns: &[String]) -> EtcFiles {
     let host_mode = fixed.host.network_mode == NetworkMode::Host;
-    let host_hosts = if host_mode { fs::read_to_string("/etc/hosts").ok() } else { None };
+    let host_hosts = if host_mode {
+        fs::read_to_string("/etc/hosts").ok()
+    } else {
+        None
+    };
     let mut hosts = host_hosts.unwrap_or_else(|| DEFAULT_HOSTS.to_owned());
     for extra in &fixed.host.extra_hosts {
         if let Some((name, address)) = extra.split_once([':', '=']) {
@@ -175,14 +189,20 @@ const DEFAULT_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost 
 /// its loopback servers mean nothing and are left out.
 fn resolv_conf(host: &str, fixed: &FixedView, daemon_dns: &[String]) -> String {
     let spec = &fixed.host;
-    let dns = if spec.dns.is_empty() { daemon_dns } else { &spec.dns };
+    let dns = if spec.dns.is_empty() {
+        daemon_dns
+    } else {
+        &spec.dns
+    };
     let host_mode = spec.network_mode == NetworkMode::Host;
     let mut text = String::new();
     for line in host.lines() {
         let mut words = line.split_whitespace();
         let keep = match words.next() {
             Some("nameserver") => {
-                let loopback = words.next().is_some_and(|a| a.starts_with("127.") || a == "::1");
+                let loopback = words
+                    .next()
+                    .is_some_and(|a| a.starts_with("127.") || a == "::1");
                 dns.is_empty() && (host_mode || !loopback)
             }
             Some("search" | "domain") => spec.dns_search.is_empty(),
@@ -211,7 +231,11 @@ fn resolv_conf(host: &str, fixed: &FixedView, daemon_dns: &[String]) -> String {
 /// The view whose /etc files a container uses: its own, or those of the one whose network it joins.
 pub(crate) fn etc_owner(own: &FixedView, joined: Option<&ContainerView>) -> [PathBuf; 3] {
     let fixed = joined.map_or(own, |view| &view.fixed);
-    [fixed.hosts_path(), fixed.hostname_path(), fixed.resolv_conf_path()]
+    [
+        fixed.hosts_path(),
+        fixed.hostname_path(),
+        fixed.resolv_conf_path(),
+    ]
 }
 
 #[cfg(test)]
@@ -222,18 +246,31 @@ mod tests {
 
     #[test]
     fn resolver_configuration() {
-        let host = "# made by\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions edns0\n";
+        let host =
+            "# made by\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions edns0\n";
         let mut fixed = (*view("a", "a", Status::Created).fixed).clone();
-        assert_eq!(resolv_conf(host, &fixed, &[]), "nameserver 10.0.0.1\nsearch a b\noptions edns0\n");
+        assert_eq!(
+            resolv_conf(host, &fixed, &[]),
+            "nameserver 10.0.0.1\nsearch a b\noptions edns0\n"
+        );
         fixed.host.dns = vec!["9.9.9.9".to_owned()];
         fixed.host.dns_search = vec!["c".to_owned()];
-        assert_eq!(resolv_conf(host, &fixed, &[]), "options edns0\nnameserver 9.9.9.9\nsearch c\n");
+        assert_eq!(
+            resolv_conf(host, &fixed, &[]),
+            "options edns0\nnameserver 9.9.9.9\nsearch c\n"
+        );
         fixed.host.dns_search = vec![".".to_owned()];
-        assert_eq!(resolv_conf(host, &fixed, &[]), "options edns0\nnameserver 9.9.9.9\n");
+        assert_eq!(
+            resolv_conf(host, &fixed, &[]),
+            "options edns0\nnameserver 9.9.9.9\n"
+        );
     }
 
     #[test]
     fn trash_lies_beside_the_containers() {
-        assert_eq!(trash_of(Path::new("/r/containers/abc")), Some(PathBuf::from("/r/trash/abc")));
+        assert_eq!(
+            trash_of(Path::new("/r/containers/abc")),
+            Some(PathBuf::from("/r/trash/abc"))
+        );
     }
 }

@@ -11,7 +11,10 @@ pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> 
     let _guard = container.ops.lock().await;
     match container.status() {
         Status::Paused => {
-            return Err(EngineError::Conflict(format!("Container {} is already paused", container.id)));
+            return Err(EngineError::Conflict(format!(
+                "Container {} is already paused",
+                container.id
+            )));
         }
         Status::Restarting => {
             return Err(EngineError::Conflict(format!(
@@ -40,7 +43,10 @@ pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> 
 pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError> {
     let _guard = container.ops.lock().await;
     if container.status() != Status::Paused {
-        return Err(EngineError::Conflict(format!("Container {} is not paused", container.id)));
+        return Err(EngineError::Conflict(format!(
+            "Container {} is not paused",
+            container.id
+        )));
     }
     thaw(container).await
 }

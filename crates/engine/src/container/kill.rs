@@ -12,16 +12,22 @@ pub const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a signal by name or number; empty means KILL, and KILL waits for the end.
 pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), EngineError> {
-    let number = if signal.is_empty() { signals::KILL } else { signals::parse(signal)? };
+    let number = if signal.is_empty() {
+        signals::KILL
+    } else {
+        signals::parse(signal)?
+    };
     if container.status() == Status::Restarting {
         // The next start is what has to be prevented; there is no process.
         container.no_restart.set(true);
-        container.cancel_restart().await?;
-        return Ok(());
+        if container.cancel_restart().await? {
+            return Ok(());
+        }
     }
     let prefix = format!("cannot kill container: {}: ", container.name());
     let run = container.running(&prefix)?;
-    let ends = number == signals::KILL || stop_signal(container, &StopOptions::default())? == number;
+    let ends =
+        number == signals::KILL || stop_signal(container, &StopOptions::default())? == number;
     if ends {
         container.no_restart.set(true);
     }
@@ -42,8 +48,16 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
 }
 
 /// Sends a signal and says so.
-pub(crate) async fn send(container: &Rc<Container>, run: &Rc<Run>, number: i32) -> Result<(), EngineError> {
-    if let Err(e) = run.keeper.signal(&container.id, number).await {
+pub(crate) async fn send(
+    container: &Rc<Container>,
+    run: &Rc<Run>,
+    number: i32,
+) -> Result<(), EngineError> {
+    if let Err(e) = run
+        .keeper
+        .signal(&container.id, container.process(), number)
+        .await
+    {
         // It may have ended between the look and the signal.
         if run.exiting.get() || !container.status().is_alive() {
             return Ok(());
@@ -63,7 +77,10 @@ pub(crate) async fn thaw_if_paused(container: &Rc<Container>) -> Result<(), Engi
 }
 
 /// The signal of `stop`.
-pub(crate) fn stop_signal(container: &Container, options: &StopOptions) -> Result<i32, EngineError> {
+pub(crate) fn stop_signal(
+    container: &Container,
+    options: &StopOptions,
+) -> Result<i32, EngineError> {
     match (&options.signal, container.fixed.config.stop_signal.as_str()) {
         (Some(signal), _) if !signal.is_empty() => signals::parse(signal),
         (_, "") => Ok(signals::TERM),

@@ -25,6 +25,9 @@ pub const MAX_OPEN_LOGS: usize = 4096;
 /// What readers of a log need of its writer.
 pub(crate) type LogHandle = Rc<LogState>;
 
+/// A log open for writing, and what its readers need.
+pub(crate) type OpenSink = (Box<dyn LogSink>, LogHandle);
+
 /// Checks options of the json-file driver.
 pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<(), EngineError> {
     parse_options(options).map(drop)
@@ -39,7 +42,10 @@ fn parse_options(options: &BTreeMap<String, String>) -> Result<JsonFileOptions, 
 fn attributes(container: &Container, log: &LogConfig) -> BTreeMap<String, String> {
     let config = &container.fixed.config;
     let wanted = |key: &str| -> Vec<String> {
-        log.options.get(key).map(|v| v.split(',').map(str::to_owned).collect()).unwrap_or_default()
+        log.options
+            .get(key)
+            .map(|v| v.split(',').map(str::to_owned).collect())
+            .unwrap_or_default()
     };
     let mut found = BTreeMap::new();
     for name in wanted("labels") {
@@ -57,7 +63,7 @@ fn attributes(container: &Container, log: &LogConfig) -> BTreeMap<String, String
 }
 
 /// Opens the log of a container for writing; `None` with driver `none`.
-pub(crate) fn open_sink(container: &Container) -> Result<Option<(Box<dyn LogSink>, LogHandle)>, EngineError> {
+pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, EngineError> {
     let log = &container.fixed.host.log;
     if log.driver == "none" {
         return Ok(None);
@@ -65,8 +71,8 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<(Box<dyn LogSink
     let mut options = parse_options(&log.options)?;
     options.attrs = attributes(container, log);
     let path = container.fixed.log_path(&container.id);
-    let file =
-        JsonFile::open(&path, options).map_err(|e| EngineError::io(format!("open log {}", path.display()), e))?;
+    let file = JsonFile::open(&path, options)
+        .map_err(|e| EngineError::io(format!("open log {}", path.display()), e))?;
     let state = file.state();
     Ok(Some((Box::new(file), state)))
 }
@@ -91,7 +97,9 @@ fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, Engin
         if text.is_empty() || text == "0" {
             return Ok(None);
         }
-        gantry_logs::time::parse(text, now).map(Some).map_err(|e| EngineError::InvalidParameter(e.to_string()))
+        gantry_logs::time::parse(text, now)
+            .map(Some)
+            .map_err(|e| EngineError::InvalidParameter(e.to_string()))
     };
     let tail = match options.tail.as_str() {
         "" | "all" => None,
@@ -111,9 +119,14 @@ fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, Engin
     })
 }
 
-fn reader(container: &Container, options: &LogsOptions) -> Result<gantry_logs::LogStream, EngineError> {
+fn reader(
+    container: &Container,
+    options: &LogsOptions,
+) -> Result<gantry_logs::LogStream, EngineError> {
     if container.fixed.host.log.driver == "none" {
-        return Err(EngineError::NotImplemented("configured logging driver does not support reading".to_owned()));
+        return Err(EngineError::NotImplemented(
+            "configured logging driver does not support reading".to_owned(),
+        ));
     }
     let query = query(container, options)?;
     let state = container.inner.borrow().last_log.clone();
@@ -128,34 +141,49 @@ fn reader(container: &Container, options: &LogsOptions) -> Result<gantry_logs::L
 /// Opens a reader on the owner shard and gives its number.
 pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u64, EngineError> {
     if !options.stdout && !options.stderr {
-        return Err(EngineError::InvalidParameter("You must choose at least one stream".to_owned()));
+        return Err(EngineError::InvalidParameter(
+            "You must choose at least one stream".to_owned(),
+        ));
     }
     let logs = &container.shard.open_logs;
     if logs.open.borrow().len() >= MAX_OPEN_LOGS {
-        return Err(EngineError::Unavailable(format!("more than {MAX_OPEN_LOGS} clients read logs")));
+        return Err(EngineError::Unavailable(format!(
+            "more than {MAX_OPEN_LOGS} clients read logs"
+        )));
     }
     let reader = reader(container, options)?;
     let number = logs.next.get();
     logs.next.set(number + 1);
-    let open =
-        OpenLog { reader: RefCell::new(Some(reader)), closed: Notify::new(), is_closed: Cell::new(false) };
+    let open = OpenLog {
+        reader: RefCell::new(Some(reader)),
+        closed: Notify::new(),
+        is_closed: Cell::new(false),
+    };
     logs.open.borrow_mut().insert(number, Rc::new(open));
     Ok(number)
 }
 
-/// The log so far, as it goes on the wire, up to `limit` bytes (for an attach with `logs`).
-pub(crate) async fn read_all(
-    container: &Rc<Container>,
+/// A reader of the log as it is now, for an attach with `logs`.
+pub(crate) fn snapshot(
+    container: &Container,
     options: &LogsOptions,
+) -> Result<gantry_logs::LogStream, EngineError> {
+    reader(container, options)
+}
+
+/// All that a reader has, up to `limit` bytes.
+pub(crate) async fn read_all(
+    mut reader: gantry_logs::LogStream,
     limit: usize,
 ) -> Result<Bytes, EngineError> {
-    let mut reader = reader(container, options)?;
     let mut all = bytes::BytesMut::new();
     while let Some(chunk) = reader.next().await {
         let chunk = chunk.map_err(|e| EngineError::io("read a container's log", e))?;
         all.extend_from_slice(&chunk);
         if all.len() > limit {
-            return Err(EngineError::Unavailable(format!("the log is longer than {limit} bytes; read it with logs")));
+            return Err(EngineError::Unavailable(format!(
+                "the log is longer than {limit} bytes; read it with logs"
+            )));
         }
     }
     Ok(all.freeze())
@@ -197,7 +225,12 @@ pub struct LogStream {
 
 impl LogStream {
     pub(crate) fn new(shard: usize, number: u64, tty: bool) -> Self {
-        Self { tty, shard, number, ended: false }
+        Self {
+            tty,
+            shard,
+            number,
+            ended: false,
+        }
     }
 
     /// Whether the container has a terminal (raw stream) or not (multiplexed frames).

@@ -29,6 +29,7 @@ use crate::journal::JournalEntry;
 use crate::keeper::KeeperLink;
 use crate::lock::LocalLock;
 use crate::model::*;
+use crate::orphan::ProcessName;
 use crate::shard::ShardEngine;
 
 /// Clients that wait for one container at once.
@@ -150,11 +151,25 @@ impl Container {
     /// The run, or Docker's "is not running".
     pub(crate) fn running(&self, prefix: &str) -> Result<Rc<Run>, EngineError> {
         let alive = self.status().is_alive();
-        self.run().filter(|_| alive).ok_or_else(|| self.not_running(prefix))
+        self.run()
+            .filter(|_| alive)
+            .ok_or_else(|| self.not_running(prefix))
     }
 
     pub(crate) fn not_running(&self, prefix: &str) -> EngineError {
-        EngineError::NotRunning { prefix: prefix.to_owned(), id: self.id.to_string() }
+        EngineError::NotRunning {
+            prefix: prefix.to_owned(),
+            id: self.id.to_string(),
+        }
+    }
+
+    /// The first process; its pid is 0 when there is none.
+    pub(crate) fn process(&self) -> ProcessName {
+        let inner = self.inner.borrow();
+        ProcessName {
+            pid: inner.state.pid,
+            start_time_ticks: inner.state.start_time_ticks,
+        }
     }
 
     /// The record as it is now.
@@ -178,7 +193,8 @@ impl Container {
 
     /// The record as JSON.
     pub(crate) fn record_bytes(&self) -> Result<Vec<u8>, EngineError> {
-        serde_json::to_vec(&self.record()).map_err(|e| EngineError::System(format!("encode a container record: {e}")))
+        serde_json::to_vec(&self.record())
+            .map_err(|e| EngineError::System(format!("encode a container record: {e}")))
     }
 
     /// The view as it is now.
@@ -216,7 +232,10 @@ impl Container {
 
     /// Makes the present view the one readers see.
     pub(crate) fn publish(&self) {
-        self.shard.shared.index.publish(self.shard.id, Arc::new(self.view()));
+        self.shard
+            .shared
+            .index
+            .publish(self.shard.id, Arc::new(self.view()));
         self.changed.notify_all();
     }
 
@@ -240,7 +259,11 @@ impl Container {
             change(&mut state);
             state.status = next;
             state.sequence += 1;
-            assert_eq!(state.pid != 0, next.is_alive(), "a pid exists exactly while processes do");
+            assert_eq!(
+                state.pid != 0,
+                next.is_alive(),
+                "a pid exists exactly while processes do"
+            );
             JournalEntry {
                 id: self.id.to_string(),
                 state,
@@ -265,12 +288,33 @@ impl Container {
 
     /// Publishes an event about this container.
     pub(crate) fn event(&self, action: &str, extra: &[(&str, String)]) {
-        let mut attributes: Vec<(String, String)> =
-            self.fixed.config.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut attributes: Vec<(String, String)> = self
+            .fixed
+            .config
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         attributes.push(("image".to_owned(), self.fixed.config.image.clone()));
         attributes.push(("name".to_owned(), self.name().to_string()));
         attributes.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
-        self.shard.shared.bus.publish("container", action.to_owned(), self.id.to_string(), attributes);
+        self.shard.shared.bus.publish(
+            "container",
+            action.to_owned(),
+            self.id.to_string(),
+            attributes,
+        );
+    }
+
+    /// Waits until no launch is under way.
+    pub(crate) async fn launched(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.launching.get() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until nothing of an earlier run is left.

@@ -11,9 +11,14 @@ use crate::model::{RemoveOptions, Status};
 use crate::{EngineError, signals};
 
 /// Removes a container; with `force` a running one is killed first.
-pub(crate) async fn remove(container: &Rc<Container>, options: RemoveOptions) -> Result<(), EngineError> {
+pub(crate) async fn remove(
+    container: &Rc<Container>,
+    options: RemoveOptions,
+) -> Result<(), EngineError> {
     if options.link {
-        return Err(EngineError::NotImplemented("links are not built; the container was not removed".to_owned()));
+        return Err(EngineError::NotImplemented(
+            "links are not built; the container was not removed".to_owned(),
+        ));
     }
     let status = container.status();
     if !options.force && (status.is_alive() || status == Status::Restarting) {
@@ -62,17 +67,26 @@ impl Drop for RemovalMark {
 }
 
 fn in_progress(container: &Container) -> EngineError {
-    EngineError::Conflict(format!("removal of container {} is already in progress", container.id))
+    EngineError::Conflict(format!(
+        "removal of container {} is already in progress",
+        container.id
+    ))
 }
 
 fn refused(container: &Container, status: Status) -> EngineError {
     let what = match status {
         Status::Paused => "container is paused and must be unpaused first".to_owned(),
         other => {
-            format!("container is {}: stop the container before removing or force remove", other.as_str())
+            format!(
+                "container is {}: stop the container before removing or force remove",
+                other.as_str()
+            )
         }
     };
-    EngineError::Conflict(format!("cannot remove container \"/{}\": {what}", container.name()))
+    EngineError::Conflict(format!(
+        "cannot remove container \"/{}\": {what}",
+        container.name()
+    ))
 }
 
 async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
@@ -81,7 +95,9 @@ async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
     if !container.status().is_alive() {
         return Ok(());
     }
-    let Some(run) = container.run() else { return Ok(()) };
+    let Some(run) = container.run() else {
+        return Ok(());
+    };
     kill::send(container, &run, signals::KILL).await?;
     kill::thaw_if_paused(container).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
@@ -95,7 +111,9 @@ async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
 /// Removes an ended `--rm` container.
 pub(crate) async fn auto_remove(container: &Rc<Container>) {
     // A client that removes it already does the same.
-    let Ok(_mark) = RemovalMark::new(container) else { return };
+    let Ok(_mark) = RemovalMark::new(container) else {
+        return;
+    };
     let _guard = container.ops.lock().await;
     if container.gone.get() || container.status().is_alive() {
         return;
@@ -108,14 +126,18 @@ pub(crate) async fn auto_remove(container: &Rc<Container>) {
 /// As [`auto_remove`], for callers that hold the lock.
 pub(crate) fn auto_remove_later(container: &Rc<Container>) {
     let container = container.clone();
-    gantry_rt::spawn("container.auto-remove", async move { auto_remove(&container).await });
+    gantry_rt::spawn("container.auto-remove", async move {
+        auto_remove(&container).await
+    });
 }
 
 /// Goes on with a removal that an earlier daemon began, or that is due (`--rm`).
 pub(crate) fn finish_later(container: &Rc<Container>) {
     let container = container.clone();
     gantry_rt::spawn("container.finish-removal", async move {
-        let Ok(_mark) = RemovalMark::new(&container) else { return };
+        let Ok(_mark) = RemovalMark::new(&container) else {
+            return;
+        };
         let _guard = container.ops.lock().await;
         if let Err(e) = take_apart(&container, true).await {
             tracing::error!(id = %container.id, error = %e, "a removal of an earlier daemon can't be finished");
@@ -143,7 +165,10 @@ async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), Engi
     let shard = &container.shard;
     shard.containers.borrow_mut().remove(&container.id);
     shard.shared.index.withdraw(shard.id, &container.id);
-    shard.shared.index.release_name(&container.name(), &container.id);
+    shard
+        .shared
+        .index
+        .release_name(&container.name(), &container.id);
     container.close_pending_attaches();
     container.event("destroy", &[]);
     wait::announce_removal(container);
@@ -155,7 +180,9 @@ async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), Engi
 async fn delete_record(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
     files::move_to_trash(container.fixed.dir.clone()).await?;
     let mut batch = Batch::new();
-    batch.delete(Table::Containers, &*container.id).delete(Table::Meta, name_key(&container.name()));
+    batch
+        .delete(Table::Containers, &*container.id)
+        .delete(Table::Meta, name_key(&container.name()));
     let store = &container.shard.shared.store;
     if durable {
         store.commit(batch).await?;

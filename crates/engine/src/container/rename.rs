@@ -15,7 +15,10 @@ pub(crate) fn name_key(name: &str) -> String {
 
 /// Docker's conflict over a name.
 pub(crate) fn in_use(name: &str, holder: &str) -> EngineError {
-    EngineError::NameInUse { name: name.to_owned(), holder: holder.to_owned() }
+    EngineError::NameInUse {
+        name: name.to_owned(),
+        holder: holder.to_owned(),
+    }
 }
 
 /// The error of a commit that reserves a name.
@@ -31,12 +34,17 @@ pub(crate) fn name_error(error: StoreError, name: &str) -> EngineError {
 /// Gives the container another name; durable before it is visible.
 pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<(), EngineError> {
     if new_name.is_empty() {
-        return Err(EngineError::InvalidParameter("Neither old nor new names may be empty".to_owned()));
+        return Err(EngineError::InvalidParameter(
+            "Neither old nor new names may be empty".to_owned(),
+        ));
     }
     let new_name = names::validate(new_name)?.to_owned();
     let _guard = container.ops.lock().await;
     if matches!(container.status(), Status::Removing | Status::Dead) {
-        return Err(EngineError::Conflict(format!("container {} is marked for removal", container.id)));
+        return Err(EngineError::Conflict(format!(
+            "container {} is marked for removal",
+            container.id
+        )));
     }
     let old_name = container.name();
     if *old_name == *new_name {
@@ -45,7 +53,9 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
         ));
     }
     let index = &container.shard.shared.index;
-    index.reserve_name(&new_name, &container.id).map_err(|holder| in_use(&new_name, &holder))?;
+    index
+        .reserve_name(&new_name, &container.id)
+        .map_err(|holder| in_use(&new_name, &holder))?;
     if let Err(e) = commit(container, &old_name, &new_name).await {
         index.release_name(&new_name, &container.id);
         return Err(e);
@@ -57,7 +67,11 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
     Ok(())
 }
 
-async fn commit(container: &Rc<Container>, old_name: &str, new_name: &str) -> Result<(), EngineError> {
+async fn commit(
+    container: &Rc<Container>,
+    old_name: &str,
+    new_name: &str,
+) -> Result<(), EngineError> {
     let mut record = container.record();
     record.name = new_name.to_owned();
     record.state.sequence += 1;
@@ -69,5 +83,11 @@ async fn commit(container: &Rc<Container>, old_name: &str, new_name: &str) -> Re
         .put(Table::Meta, name_key(new_name), container.id.as_bytes())
         .delete(Table::Meta, name_key(old_name))
         .put(Table::Containers, &*container.id, bytes);
-    container.shard.shared.store.commit(batch).await.map_err(|e| name_error(e, new_name))
+    container
+        .shard
+        .shared
+        .store
+        .commit(batch)
+        .await
+        .map_err(|e| name_error(e, new_name))
 }

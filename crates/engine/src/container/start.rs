@@ -11,6 +11,7 @@ use super::{Container, Run, exit, logs, remove};
 use crate::keeper::{KeeperLink, Launched};
 use crate::launch_spec;
 use crate::model::*;
+use crate::orphan::ProcessName;
 use crate::{EngineError, clock, signals};
 
 /// Exit code of a container that could not be started for another reason than its command.
@@ -39,19 +40,32 @@ pub(crate) async fn start(container: &Rc<Container>) -> Result<(), EngineError> 
 pub(crate) fn not_startable(status: Status) -> EngineError {
     match status {
         Status::Running => EngineError::NotModified,
-        Status::Paused => EngineError::Conflict("cannot start a paused container, try unpause instead".to_owned()),
-        _ => EngineError::Conflict("container is marked for removal and cannot be started".to_owned()),
+        Status::Paused => {
+            EngineError::Conflict("cannot start a paused container, try unpause instead".to_owned())
+        }
+        _ => EngineError::Conflict(
+            "container is marked for removal and cannot be started".to_owned(),
+        ),
     }
 }
 
 /// Starts; the lock is held.
-pub(crate) async fn start_locked(container: &Rc<Container>, cause: Cause) -> Result<(), EngineError> {
+pub(crate) async fn start_locked(
+    container: &Rc<Container>,
+    cause: Cause,
+) -> Result<(), EngineError> {
     let status = container.status();
-    if !matches!(status, Status::Created | Status::Exited | Status::Restarting) || container.removing.get() {
+    if !matches!(
+        status,
+        Status::Created | Status::Exited | Status::Restarting
+    ) || container.removing.get()
+    {
         return Err(not_startable(status));
     }
     if container.shard.shared.is_closing() {
-        return Err(EngineError::Unavailable("the daemon is shutting down".to_owned()));
+        return Err(EngineError::Unavailable(
+            "the daemon is shutting down".to_owned(),
+        ));
     }
     container.released().await;
     if cause == Cause::Client {
@@ -86,9 +100,13 @@ async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     let sink = logs::open_sink(container)?;
     let started_unix_ns = clock::unix_ns();
     let launched = keeper.launch(prepared).await?;
+    let process = ProcessName {
+        pid: launched.pid,
+        start_time_ticks: launched.start_time_ticks,
+    };
     if let Err(e) = take_over(container, &keeper, launched, sink, started_unix_ns) {
         // It runs, but nobody could know: it must not go on.
-        if let Err(left) = keeper.signal(&container.id, signals::KILL).await {
+        if let Err(left) = keeper.signal(&container.id, process, signals::KILL).await {
             tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
         }
         keeper.forget_later(container.id.to_string());
@@ -97,7 +115,7 @@ async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     Ok(())
 }
 
-type Sink = Option<(Box<dyn gantry_stream::LogSink>, logs::LogHandle)>;
+type Sink = Option<logs::OpenSink>;
 
 fn take_over(
     container: &Rc<Container>,
@@ -107,7 +125,10 @@ fn take_over(
     started_unix_ns: i64,
 ) -> Result<(), EngineError> {
     let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
-    let config = IoConfig { tty: container.fixed.config.tty, sink };
+    let config = IoConfig {
+        tty: container.fixed.config.tty,
+        sink,
+    };
     let io_error = |e| EngineError::io("take over a container's streams", e);
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
     let run = Rc::new(Run {
@@ -154,7 +175,9 @@ fn remember_running(container: &Rc<Container>) {
             batch.put(gantry_store::Table::Containers, &*container.id, bytes);
             container.shard.shared.store.commit_later(batch);
         }
-        Err(e) => tracing::error!(id = %container.id, error = %e, "a running state can't be encoded"),
+        Err(e) => {
+            tracing::error!(id = %container.id, error = %e, "a running state can't be encoded")
+        }
     }
 }
 
@@ -195,7 +218,9 @@ pub(crate) fn schedule_restart(container: &Rc<Container>, delay: Duration) {
     let container = container.clone();
     gantry_rt::spawn("container.restart", async move {
         let cancelled = container.restart_cancelled.notified();
-        if let gantry_rt::Either::Right(()) = gantry_rt::race(gantry_rt::sleep(delay), cancelled).await {
+        if let gantry_rt::Either::Right(()) =
+            gantry_rt::race(gantry_rt::sleep(delay), cancelled).await
+        {
             return;
         }
         let _guard = container.ops.lock().await;

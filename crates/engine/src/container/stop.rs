@@ -9,7 +9,10 @@ use crate::model::{Status, StopOptions};
 use crate::{EngineError, signals};
 
 /// Signal, grace, kill. `NotModified` if it does not run.
-pub(crate) async fn stop(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
+pub(crate) async fn stop(
+    container: &Rc<Container>,
+    options: &StopOptions,
+) -> Result<(), EngineError> {
     // Checked before the lock, so that a bad signal is an error at once.
     kill::stop_signal(container, options)?;
     // Before the lock for an exit that is on its way, after it for a start that held it.
@@ -30,7 +33,10 @@ pub(crate) async fn stop(container: &Rc<Container>, options: &StopOptions) -> Re
 }
 
 /// Stops if it runs, then starts.
-pub(crate) async fn restart(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
+pub(crate) async fn restart(
+    container: &Rc<Container>,
+    options: &StopOptions,
+) -> Result<(), EngineError> {
     kill::stop_signal(container, options)?;
     let _guard = container.ops.lock().await;
     if matches!(container.status(), Status::Removing | Status::Dead) {
@@ -48,7 +54,10 @@ pub(crate) async fn restart(container: &Rc<Container>, options: &StopOptions) ->
     Ok(())
 }
 
-async fn stop_and_start(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
+async fn stop_and_start(
+    container: &Rc<Container>,
+    options: &StopOptions,
+) -> Result<(), EngineError> {
     container.no_restart.set(true);
     if !container.cancel_restart().await? && container.status().is_alive() {
         end_processes(container, options).await?;
@@ -58,9 +67,14 @@ async fn stop_and_start(container: &Rc<Container>, options: &StopOptions) -> Res
 }
 
 /// Signal, grace, kill, and wait for the end. The lock is held.
-async fn end_processes(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
+async fn end_processes(
+    container: &Rc<Container>,
+    options: &StopOptions,
+) -> Result<(), EngineError> {
     let signal = kill::stop_signal(container, options)?;
-    let Some(run) = container.run() else { return Ok(()) };
+    let Some(run) = container.run() else {
+        return Ok(());
+    };
     kill::send(container, &run, signal).await?;
     kill::thaw_if_paused(container).await?;
     let ended = container.until(|s| !s.is_alive());

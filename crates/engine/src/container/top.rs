@@ -27,7 +27,11 @@ pub(crate) async fn top(container: &Rc<Container>, ps_args: &str) -> Result<Top,
     let args = ps_args.to_owned();
     let top = files::on_worker(move || {
         let pids: BTreeSet<i32> = group.pids()?.into_iter().take(MAX_PROCESSES).collect();
-        if args.is_empty() || args == "-ef" { Ok(own(&pids)) } else { run_ps(&args, &pids) }
+        if args.is_empty() || args == "-ef" {
+            Ok(own(&pids))
+        } else {
+            run_ps(&args, &pids)
+        }
     })
     .await?;
     container.event("top", &[]);
@@ -38,14 +42,23 @@ pub(crate) async fn top(container: &Rc<Container>, ps_args: &str) -> Result<Top,
 fn own(pids: &BTreeSet<i32>) -> Top {
     let boot = boot_unix_s();
     let users = user_names();
-    let processes = pids.iter().filter_map(|pid| row(*pid, boot, &users)).collect();
-    Top { titles: TITLES.map(str::to_owned).to_vec(), processes }
+    let processes = pids
+        .iter()
+        .filter_map(|pid| row(*pid, boot, &users))
+        .collect();
+    Top {
+        titles: TITLES.map(str::to_owned).to_vec(),
+        processes,
+    }
 }
 
 fn boot_unix_s() -> i64 {
     fs::read_to_string("/proc/stat")
         .ok()
-        .and_then(|text| text.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok()))
+        .and_then(|text| {
+            text.lines()
+                .find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok())
+        })
         .unwrap_or(0)
 }
 
@@ -104,7 +117,12 @@ fn row(pid: i32, boot_unix_s: i64, users: &BTreeMap<u32, String>) -> Option<Vec<
         (cpu_s * 100 / alive_s).min(99).to_string(),
         start_text(started, now),
         tty_name(stat.tty),
-        format!("{:02}:{:02}:{:02}", cpu_s / 3600, cpu_s / 60 % 60, cpu_s % 60),
+        format!(
+            "{:02}:{:02}:{:02}",
+            cpu_s / 3600,
+            cpu_s / 60 % 60,
+            cpu_s % 60
+        ),
         command(&raw, &stat.comm),
     ])
 }
@@ -115,18 +133,32 @@ fn command(raw: &[u8], comm: &str) -> String {
     }
     let shown = &raw[..raw.len().min(MAX_COMMAND_BYTES)];
     let text = String::from_utf8_lossy(shown.strip_suffix(b"\0").unwrap_or(shown)).into_owned();
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// HH:MM of the last day, else month and day.
 fn start_text(started_unix_s: i64, now_unix_s: i64) -> String {
-    let Ok(started) = jiff::Timestamp::from_second(started_unix_s) else { return "?".to_owned() };
-    let format = if now_unix_s - started_unix_s < 86_400 { "%H:%M" } else { "%b%d" };
-    started.to_zoned(jiff::tz::TimeZone::UTC).strftime(format).to_string()
+    let Ok(started) = jiff::Timestamp::from_second(started_unix_s) else {
+        return "?".to_owned();
+    };
+    let format = if now_unix_s - started_unix_s < 86_400 {
+        "%H:%M"
+    } else {
+        "%b%d"
+    };
+    started
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .strftime(format)
+        .to_string()
 }
 
 fn tty_name(device: u32) -> String {
-    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
+    let (major, minor) = (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xfff00),
+    );
     match major {
         0 => "?".to_owned(),
         4 if minor < 64 => format!("tty{minor}"),
@@ -138,7 +170,11 @@ fn tty_name(device: u32) -> String {
 /// The host's `ps`, its rows filtered by pid.
 fn run_ps(args: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
     let words = check_ps_args(args)?;
-    let list = pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let list = pids
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
     let run = |with_pids: bool| {
         let mut ps = Command::new("ps");
         ps.args(&words).stdin(Stdio::null());
@@ -163,28 +199,41 @@ fn check_ps_args(args: &str) -> Result<Vec<String>, EngineError> {
     let words: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
     // `-o x=y` renames columns: the pid column could not be found.
     if words.iter().any(|w| w.contains('=')) {
-        return Err(EngineError::InvalidParameter("specifying custom titles for ps columns is not allowed".to_owned()));
+        return Err(EngineError::InvalidParameter(
+            "specifying custom titles for ps columns is not allowed".to_owned(),
+        ));
     }
     Ok(words)
 }
 
 fn parse_ps(text: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
     let mut lines = text.lines();
-    let titles: Vec<String> = lines.next().unwrap_or("").split_whitespace().map(str::to_owned).collect();
-    let pid_column = titles
-        .iter()
-        .position(|t| t == "PID")
-        .ok_or_else(|| EngineError::InvalidParameter("couldn't find PID field in ps output".to_owned()))?;
+    let titles: Vec<String> = lines
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let pid_column = titles.iter().position(|t| t == "PID").ok_or_else(|| {
+        EngineError::InvalidParameter("couldn't find PID field in ps output".to_owned())
+    })?;
     let mut processes = Vec::new();
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let Some(pid) = words.get(pid_column).and_then(|w| w.parse().ok()) else { continue };
+        let Some(pid) = words.get(pid_column).and_then(|w| w.parse().ok()) else {
+            continue;
+        };
         if !pids.contains(&pid) || words.len() < titles.len() {
             continue;
         }
         // The last column is a command line and has blanks.
         let (head, tail) = words.split_at(titles.len() - 1);
-        processes.push(head.iter().map(|w| (*w).to_owned()).chain([tail.join(" ")]).collect());
+        processes.push(
+            head.iter()
+                .map(|w| (*w).to_owned())
+                .chain([tail.join(" ")])
+                .collect(),
+        );
     }
     Ok(Top { titles, processes })
 }
@@ -204,8 +253,18 @@ mod tests {
 
     #[test]
     fn hostile_process_names() {
-        let stat = parse_stat("7 (a) b (c) R 1 2 3 34816 5 6 7 8 9 10 150 50 13 14 15 16 17 18 4200 1").unwrap();
-        assert_eq!((stat.comm.as_str(), stat.ppid, stat.cpu_ticks, stat.start_ticks), ("a) b (c", 1, 200, 4200));
+        let stat =
+            parse_stat("7 (a) b (c) R 1 2 3 34816 5 6 7 8 9 10 150 50 13 14 15 16 17 18 4200 1")
+                .unwrap();
+        assert_eq!(
+            (
+                stat.comm.as_str(),
+                stat.ppid,
+                stat.cpu_ticks,
+                stat.start_ticks
+            ),
+            ("a) b (c", 1, 200, 4200)
+        );
         assert_eq!(tty_name(stat.tty), "pts/0");
         assert_eq!(tty_name(0), "?");
         assert_eq!(command(b"a\0b\nc\0", "x"), "a b c");
@@ -216,7 +275,10 @@ mod tests {
     fn ps_output() {
         let pids = BTreeSet::from([5]);
         let top = parse_ps("  PID COMMAND\n    5 sleep  10\n    6 other\n", &pids).unwrap();
-        assert_eq!(top.processes, vec![vec!["5".to_owned(), "sleep 10".to_owned()]]);
+        assert_eq!(
+            top.processes,
+            vec![vec!["5".to_owned(), "sleep 10".to_owned()]]
+        );
         assert!(parse_ps("X\n", &pids).is_err());
         assert!(check_ps_args("-o pid=x").is_err());
     }

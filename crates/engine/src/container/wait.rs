@@ -22,7 +22,9 @@ pub(crate) fn register(
     // Clients that hung up meanwhile.
     inner.waiters.retain(|w| !w.reply.is_abandoned());
     if inner.waiters.len() >= MAX_WAITERS {
-        return Err(EngineError::Unavailable(format!("more than {MAX_WAITERS} clients wait for this container")));
+        return Err(EngineError::Unavailable(format!(
+            "more than {MAX_WAITERS} clients wait for this container"
+        )));
     }
     inner.waiters.push(Waiter { condition, reply });
     Ok(())
@@ -33,7 +35,10 @@ fn runs(status: Status) -> bool {
 }
 
 fn result(exit_code: i32, error: &str) -> WaitResult {
-    WaitResult { status_code: exit_code, error: (!error.is_empty()).then(|| error.to_owned()) }
+    WaitResult {
+        status_code: exit_code,
+        error: (!error.is_empty()).then(|| error.to_owned()),
+    }
 }
 
 /// Answers those who wait for an exit. With `will_restart`, those who wait for "not running" go on.
@@ -54,8 +59,9 @@ fn answer(container: &Container, wanted: impl Fn(WaitCondition) -> bool) {
     let (answered, result) = {
         let mut inner = container.inner.borrow_mut();
         let result = result(inner.state.exit_code, &inner.state.error);
-        let (answered, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut inner.waiters).into_iter().partition(|w| wanted(w.condition));
+        let (answered, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.waiters)
+            .into_iter()
+            .partition(|w| wanted(w.condition));
         inner.waiters = kept;
         (answered, result)
     };

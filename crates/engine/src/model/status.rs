@@ -75,3 +75,59 @@ impl Status {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn words_round_trip() {
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::parse("up"), None);
+    }
+
+    #[test]
+    fn what_never_happens() {
+        for status in Status::ALL {
+            // Nothing is un-created, a removal is never taken back, only a removal dies.
+            assert_eq!(
+                status.may_become(Status::Created),
+                status == Status::Created
+            );
+            assert_eq!(status.may_become(Status::Dead), status == Status::Removing);
+            assert!(!Status::Removing.may_become(status) || status == Status::Dead);
+            // Live processes are never removed under their feet, and frozen ones only come from running.
+            assert!(!(status.is_alive() && status.may_become(Status::Removing)));
+            assert_eq!(status.may_become(Status::Paused), status == Status::Running);
+            // Every state but a removal's has a way out.
+            assert!(
+                Status::ALL
+                    .iter()
+                    .any(|next| *next != status && status.may_become(*next))
+            );
+        }
+    }
+
+    proptest! {
+        /// Any walk of allowed transitions, from creation: processes exist only between a start and an
+        /// exit, and after a removal began nothing runs again.
+        #[test]
+        fn walks(choices in proptest::collection::vec(0usize..7, 0..64)) {
+            let (mut status, mut started, mut removal) = (Status::Created, false, false);
+            for choice in choices {
+                let next = Status::ALL[choice];
+                if !status.may_become(next) {
+                    continue;
+                }
+                started |= next == Status::Running;
+                removal |= next == Status::Removing;
+                prop_assert!(!removal || !next.is_alive());
+                prop_assert!(started || matches!(next, Status::Created | Status::Removing | Status::Dead));
+                status = next;
+            }
+        }
+    }
+}
