@@ -73,6 +73,15 @@ fn bit(name: &str) -> Option<u64> {
         .map(|index| 1 << index)
 }
 
+/// The bounding set of this process. Blocks.
+pub fn available() -> Result<u64, EngineError> {
+    let text = std::fs::read_to_string("/proc/self/status")
+        .map_err(|e| EngineError::io("read /proc/self/status", e))?;
+    text.lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapBnd:")?.trim(), 16).ok())
+        .ok_or_else(|| EngineError::System("/proc/self/status has no CapBnd".to_owned()))
+}
+
 /// Docker's default set.
 pub fn default_mask() -> u64 {
     DEFAULT
@@ -132,6 +141,11 @@ mod tests {
 
     fn names(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[test]
+    fn own_bounding_set_is_readable() {
+        assert_eq!(available().unwrap() & !ALL_MASK, 0);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct SeccompCache {
     default: Arc<Profile>,
     programs: Mutex<ProgramCache>,
     pub(crate) hierarchy: Arc<Hierarchy>,
+    /// What this daemon itself may have: nobody can be given more.
+    available_caps: u64,
 }
 
 impl SeccompCache {
@@ -41,6 +43,7 @@ impl SeccompCache {
             default: Arc::new(Profile::default_docker()),
             programs: Mutex::new(ProgramCache::new(PROGRAM_CACHE_CAPACITY, kernel)),
             hierarchy: Arc::new(hierarchy),
+            available_caps: capabilities::available()?,
         })
     }
 
@@ -204,7 +207,8 @@ fn build(
     let hostname = joined
         .map_or(&config.hostname, |view| &view.fixed.config.hostname)
         .clone();
-    let mask = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    let wanted = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    let mask = wanted & shared.seccomp.available_caps;
     let seccomp = if host.privileged {
         None
     } else {
