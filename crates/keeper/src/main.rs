@@ -1,1 +1,50 @@
-fn main() {}
+//! `gantry-keeper`: parent of a shard's containers. It clones them, is their parent, holds their pidfds and pipe ends,
+//! and outlives its daemon; a later daemon finds here what happened meanwhile.
+//!
+//! **Architecture invariants**
+//! - One thread, no async runtime. It never waits, except for a child it shares memory with, and such a child is only
+//!   made when nothing on its way to exec can hang.
+//! - An exit is kept until the daemon says that it is durable.
+//! - One reader of a pipe at a time: the daemon, or after its death the keeper, until the hand-over.
+//! - No panic: it would take the parent of the containers away.
+
+mod child;
+mod container;
+mod launch;
+mod poll;
+mod raw;
+mod serve;
+mod server;
+mod setup;
+
+use std::fmt::Arguments;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// One line into the log file (standard error).
+pub fn log(line: Arguments<'_>) {
+    // A full disk must not end the keeper.
+    let _ = writeln!(std::io::stderr(), "{} {line}", container::now_ns());
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let (Some(shard), Some(parent)) = (args.next(), args.next().and_then(|p| p.parse::<i32>().ok())) else {
+        log(format_args!("usage: gantry-keeper SHARD PARENT; it is started by gantryd"));
+        return ExitCode::FAILURE;
+    };
+    let host = match setup::detach() {
+        Ok(host) => host,
+        Err(e) => {
+            log(format_args!("cannot start: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match server::Server::new(host, &shard, parent).and_then(server::Server::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log(format_args!("ends: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -98,8 +97,8 @@ fn start(listener: &OwnedFd, root: &OwnedFd, shard: usize, exe: &Path) -> Result
     let log = CString::new(format!("/proc/self/fd/{}/keeper-{shard}.log", root.as_raw_fd())).map_err(bad)?;
     let name = CString::new("gantry-keeper").map_err(bad)?;
     let shard_arg = CString::new(shard.to_string()).map_err(bad)?;
-    let exe_arg = CString::new(exe.as_os_str().as_bytes()).map_err(bad)?;
-    let argv = [name.as_ptr(), shard_arg.as_ptr(), exe_arg.as_ptr(), std::ptr::null()];
+    let parent_arg = CString::new(std::process::id().to_string()).map_err(bad)?;
+    let argv = [name.as_ptr(), shard_arg.as_ptr(), parent_arg.as_ptr(), std::ptr::null()];
     let mut setup = SpawnSetup::new()?;
     setup.open(0, c"/dev/null", libc::O_RDONLY)?;
     setup.open(1, c"/dev/null", libc::O_WRONLY)?;

@@ -1,0 +1,215 @@
+//! The container's first process between clone and exec: a fixed sequence of system calls.
+//!
+//! **Invariants**: no heap, no locks, no panics, no libc state. It may share the keeper's memory, so it only writes to its
+//! own stack and to the status word.
+
+mod identity;
+mod mounts;
+mod program;
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use gantry_keeper_proto::plan::{Network, Plan, Step};
+
+use crate::raw::{self, Errno, SysResult};
+
+/// Shared between keeper and child: why the child gave up. Zero while it has not.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Status {
+    step: AtomicU32,
+    detail: AtomicU32,
+    errno: AtomicI32,
+}
+
+impl Status {
+    /// Nothing has failed.
+    pub fn clear(&self) {
+        self.step.store(0, Ordering::Release);
+    }
+
+    /// What failed, if anything.
+    pub fn failure(&self) -> Option<Failed> {
+        let step = Step::from_number(self.step.load(Ordering::Acquire))?;
+        Some(Failed {
+            step,
+            detail: self.detail.load(Ordering::Acquire),
+            errno: self.errno.load(Ordering::Acquire),
+        })
+    }
+
+    fn set(&self, failed: Failed) {
+        self.detail.store(failed.detail, Ordering::Release);
+        self.errno.store(failed.errno, Ordering::Release);
+        self.step.store(failed.step as u32, Ordering::Release);
+    }
+}
+
+/// A failed step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Which.
+    pub step: Step,
+    /// Which of several.
+    pub detail: u32,
+    /// The errno.
+    pub errno: Errno,
+}
+
+/// What a step returns.
+pub type Done<T = ()> = Result<T, Failed>;
+
+/// Names the step of a failed call.
+pub fn at<T>(step: Step, result: SysResult<T>) -> Done<T> {
+    at_detail(step, 0, result)
+}
+
+/// Names the step and which of several.
+pub fn at_detail<T>(step: Step, detail: usize, result: SysResult<T>) -> Done<T> {
+    result.map_err(|errno| Failed { step, detail: detail as u32, errno })
+}
+
+/// Everything the child needs, laid out before the clone.
+pub struct Context<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Descriptors by their position in the plan.
+    pub fds: &'a [RawFd],
+    /// Arguments, null-terminated.
+    pub argv: &'a [*const libc::c_char],
+    /// Environment, null-terminated.
+    pub env: &'a [*const libc::c_char],
+    /// Where to say why it failed.
+    pub status: &'a Status,
+    /// Without shared memory: a pipe that closes on exec.
+    pub exec_pipe: Option<RawFd>,
+    /// Capabilities the keeper can give at all.
+    pub available_capabilities: u64,
+    /// Highest capability of this kernel.
+    pub last_capability: u32,
+    /// Limit of open files unless the plan has one.
+    pub nofile: (u64, u64),
+}
+
+impl Context<'_> {
+    fn fd(&self, index: u8) -> RawFd {
+        // Checked when the plan was decoded; -1 gives EBADF.
+        self.fds.get(usize::from(index)).copied().unwrap_or(-1)
+    }
+}
+
+/// Entry of the child.
+pub extern "C" fn entry(context: *const libc::c_void) -> ! {
+    // SAFETY: the keeper passes a `Context` that it keeps until the child has executed or ended.
+    let context = unsafe { &*context.cast::<Context<'_>>() };
+    match run(context) {
+        Ok(never) => match never {},
+        Err(failed) => context.status.set(failed),
+    }
+    raw::exit(1)
+}
+
+enum Never {}
+
+fn run(context: &Context<'_>) -> Done<Never> {
+    let plan = context.plan;
+    raw::umask(0o022);
+    at(Step::Signals, raw::reset_signal_actions())?;
+    join_cgroups(context)?;
+    join_network(context)?;
+    standard_streams(context)?;
+    mounts::attach_root(context)?;
+    mounts::attach_all(context)?;
+    at(Step::Hostname, raw::sethostname(&plan.hostname))?;
+    if !plan.domainname.is_empty() {
+        at(Step::Hostname, raw::setdomainname(&plan.domainname))?;
+    }
+    mounts::write_sysctls(context)?;
+    mounts::write_oom_score(context)?;
+    mounts::mask(context)?;
+    mounts::make_readonly(context)?;
+    // From here on no descriptor of the host is open, so no path of the container can lead out through one.
+    at(Step::CloseFiles, close_files(context))?;
+    limit(context)?;
+    let chosen = identity::become_user(context)?;
+    program::execute(context, chosen)
+}
+
+fn join_cgroups(context: &Context<'_>) -> Done {
+    for (i, index) in context.plan.cgroup_procs.iter().enumerate() {
+        at_detail(Step::CgroupAttach, i, raw::write(context.fd(*index), b"0"))?;
+    }
+    if context.plan.cgroup_namespace {
+        at(Step::CgroupNamespace, raw::unshare(libc::CLONE_NEWCGROUP))?;
+    }
+    Ok(())
+}
+
+fn join_network(context: &Context<'_>) -> Done {
+    match context.plan.network {
+        Network::Host => Ok(()),
+        Network::Join(fd) => at(Step::NetworkJoin, raw::setns(context.fd(fd), libc::CLONE_NEWNET)),
+        Network::New => at(Step::Loopback, loopback_up()),
+    }
+}
+
+fn loopback_up() -> SysResult {
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let socket = raw::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC)?;
+    let mut name = [0; 16];
+    name[0] = b'l';
+    name[1] = b'o';
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let request = Request { name, flags, rest: [0; 22] };
+    let result = raw::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request as usize);
+    raw::close(socket);
+    result
+}
+
+fn standard_streams(context: &Context<'_>) -> Done {
+    at(Step::Session, raw::setsid())?;
+    let stdio = &context.plan.stdio;
+    let mut wanted = [stdio.stdin_read, stdio.stdout_write, stdio.stderr_write];
+    if let Some(slave) = stdio.tty_slave {
+        at(Step::Terminal, raw::ioctl(context.fd(slave), libc::TIOCSCTTY, 0))?;
+        wanted = [Some(slave); 3];
+    }
+    // The keeper's own 0 to 2 are /dev/null and a log file; without a stream of its own the container gets /dev/null.
+    for (to, index) in wanted.into_iter().enumerate() {
+        let from = index.map_or(0, |index| context.fd(index));
+        if from != to as RawFd {
+            at_detail(Step::Stdio, to, raw::dup3(from, to as RawFd, 0))?;
+        }
+    }
+    Ok(())
+}
+
+fn close_files(context: &Context<'_>) -> SysResult {
+    const KEPT: RawFd = 3;
+    let Some(pipe) = context.exec_pipe else {
+        return raw::close_range(KEPT as u32, u32::MAX, 0);
+    };
+    if pipe != KEPT {
+        raw::dup3(pipe, KEPT, libc::O_CLOEXEC)?;
+    }
+    raw::close_range(KEPT as u32 + 1, u32::MAX, 0)
+}
+
+fn limit(context: &Context<'_>) -> Done {
+    let (soft, hard) = context.nofile;
+    at(Step::Rlimit, raw::set_rlimit(libc::RLIMIT_NOFILE, soft, hard))?;
+    for (i, limit) in context.plan.rlimits.iter().enumerate() {
+        at_detail(Step::Rlimit, i, raw::set_rlimit(limit.resource, limit.soft, limit.hard))?;
+    }
+    match raw::new_session_keyring() {
+        // Kernels without keyrings, and hosts whose own filter forbids them.
+        Err(libc::ENOSYS | libc::EPERM | libc::EACCES) => Ok(()),
+        result => at(Step::Keyring, result),
+    }
+}

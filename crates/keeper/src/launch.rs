@@ -1,0 +1,227 @@
+//! The keeper's side of a launch.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use gantry_keeper_proto::plan::{FdIndex, Network, Plan, Step};
+
+use crate::child::{self, Context, Done, Failed, Status, at};
+use crate::container::{Ends, wait};
+use crate::raw;
+use crate::setup::Host;
+
+/// Stack of a child that shares the keeper's memory. Its deepest frame holds one path (4 KiB).
+const STACK_BYTES: usize = 128 * 1024;
+const PAGE: usize = 4096;
+/// The libc crate's constant has too few bits.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Memory of a mapping.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(bytes: usize, flags: i32) -> io::Result<Mapping> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh anonymous mapping touches no existing memory.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags | libc::MAP_ANONYMOUS, -1, 0) };
+        match NonNull::new(base.cast::<u8>()) {
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapping { base, bytes }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `new`; nothing borrowed from it lives on.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// A status word that parent and child see, whether they share memory or not.
+#[derive(Debug)]
+pub struct StatusPage(Mapping);
+
+impl StatusPage {
+    /// All clear.
+    pub fn new() -> io::Result<StatusPage> {
+        Ok(StatusPage(Mapping::new(PAGE, libc::MAP_SHARED)?))
+    }
+
+    /// The word.
+    pub fn get(&self) -> &Status {
+        // SAFETY: the page is zeroed (valid for atomics), aligned, larger than `Status` and lives as long as `self`.
+        unsafe { self.0.base.cast::<Status>().as_ref() }
+    }
+}
+
+/// A clone that has not executed its program yet.
+#[derive(Debug)]
+pub struct Pending {
+    /// Ends when it executes or gives up.
+    pub pipe: OwnedFd,
+    /// Says which.
+    pub status: StatusPage,
+    /// The request to answer, and the connection it came by.
+    pub request: (u64, u32),
+}
+
+/// What launches share.
+#[derive(Debug)]
+pub struct Launcher {
+    stack: Mapping,
+    status: StatusPage,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Process id.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// It may still fail.
+    pub pending: Option<Pending>,
+    /// The keeper's ends.
+    pub ends: Ends,
+    /// Counts OOM kills.
+    pub oom_counter: Option<File>,
+}
+
+fn system<T>(step: Step, result: io::Result<T>) -> Done<T> {
+    at(step, result.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+impl Launcher {
+    /// Reserves what every launch uses.
+    pub fn new() -> io::Result<Launcher> {
+        let stack = Mapping::new(STACK_BYTES, libc::MAP_PRIVATE | libc::MAP_STACK | libc::MAP_NORESERVE)?;
+        // SAFETY: the lowest page of our own mapping becomes the guard.
+        if unsafe { libc::mprotect(stack.base.as_ptr().cast(), PAGE, libc::PROT_NONE) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Launcher { stack, status: StatusPage::new()? })
+    }
+
+    /// Clones the container's first process. When it shares memory (the usual case) it has executed its program, or
+    /// failed, when this returns; otherwise `pending` says how that is told.
+    pub fn start(&self, plan: &Plan, fds: Vec<OwnedFd>, request: (u64, u32), host: &Host) -> Done<Started> {
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
+        let slow = if plan.may_block { Some(Slow::new()?) } else { None };
+        let status = slow.as_ref().map_or(&self.status, |s| &s.status);
+        status.get().clear();
+        let context = Context {
+            plan,
+            fds: &numbers,
+            argv: &argv,
+            env: &env,
+            status: status.get(),
+            exec_pipe: slow.as_ref().map(|s| s.write.as_raw_fd()),
+            available_capabilities: host.capabilities,
+            last_capability: host.last_capability,
+            nofile: host.nofile,
+        };
+        let (pid, pidfd) = self.clone(&context)?;
+        if slow.is_none()
+            && let Some(failed) = status.get().failure()
+        {
+            reap(&pidfd);
+            return Err(failed);
+        }
+        // The write end must go, or the pipe never ends.
+        let pending = slow.map(|s| Pending { pipe: s.read, status: s.status, request });
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let mut take = |index: Option<FdIndex>| fds.get_mut(usize::from(index?))?.take();
+        let ends = Ends {
+            stdin: take(plan.stdio.stdin_write),
+            stdout: take(plan.stdio.stdout_read),
+            stderr: take(plan.stdio.stderr_read),
+            tty_master: take(plan.stdio.tty_master),
+        };
+        let oom_counter = take(plan.oom_counter).map(File::from);
+        Ok(Started { pid, pidfd, pending, ends, oom_counter })
+    }
+
+    fn clone(&self, context: &Context<'_>) -> Done<(i32, OwnedFd)> {
+        let mut pidfd: RawFd = -1;
+        // SAFETY: all-zero is a valid `clone_args`.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+        args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+        args.pidfd = &raw mut pidfd as u64;
+        args.exit_signal = libc::SIGCHLD as u64;
+        if context.plan.network == Network::New {
+            args.flags |= libc::CLONE_NEWNET as u64;
+        }
+        if let Some(dir) = context.plan.cgroup_dir.and_then(|i| context.fds.get(usize::from(i))) {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = *dir as u64;
+        }
+        if context.exec_pipe.is_none() {
+            args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+            args.stack = self.stack.base.as_ptr() as u64;
+            args.stack_size = STACK_BYTES as u64;
+        }
+        // SAFETY: with shared memory the keeper is stopped until the child has executed or ended, so the stack and the
+        // context are the child's alone for that time; without, the child has copies. `entry` never returns.
+        let result = unsafe { raw::clone3(&args, child::entry, (&raw const *context).cast()) };
+        let pid = at(Step::Clone, result)?;
+        // SAFETY: CLONE_PIDFD stored a new descriptor that is ours alone.
+        Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    }
+}
+
+struct Slow {
+    read: OwnedFd,
+    write: OwnedFd,
+    status: StatusPage,
+}
+
+impl Slow {
+    fn new() -> Done<Slow> {
+        let mut ends: [RawFd; 2] = [-1; 2];
+        // SAFETY: the kernel fills both descriptors.
+        let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+        if result < 0 {
+            return system(Step::Status, Err(io::Error::last_os_error()));
+        }
+        // SAFETY: the descriptors are new and ours alone.
+        let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+        Ok(Slow { read, write, status: system(Step::Status, StatusPage::new())? })
+    }
+}
+
+impl Pending {
+    /// The pipe has ended: why the child failed, if it did.
+    pub fn outcome(&self) -> Option<Failed> {
+        self.status.get().failure()
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Waits for a child that has given up and is on its way out.
+pub fn wait_for_end(pidfd: &OwnedFd) {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live pollfd.
+    unsafe { libc::poll(&mut poll, 1, -1) };
+}
+
+/// Collects a child that has given up.
+pub fn reap(pidfd: &OwnedFd) {
+    wait_for_end(pidfd);
+    if let Err(e) = wait(pidfd) {
+        crate::log(format_args!("collect a failed launch: {e}"));
+    }
+}

@@ -1,0 +1,330 @@
+//! System calls as the child may make them: no heap, no locks, no libc wrapper that talks to other threads.
+//!
+//! The child of a vfork-like clone shares the keeper's memory (and `errno`) while the keeper is stopped, so the plain
+//! `syscall(2)` function is safe there; wrappers that keep state of their own (setuid, fork handlers) are not.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+/// An errno.
+pub type Errno = i32;
+/// What a call returns.
+pub type SysResult<T = ()> = Result<T, Errno>;
+
+const EMPTY: &CStr = c"";
+
+fn errno() -> Errno {
+    // SAFETY: glibc always returns a valid pointer.
+    unsafe { *libc::__errno_location() }
+}
+
+/// # Safety
+/// As for the system call: pointers among the arguments must be valid for what the kernel does with them.
+pub unsafe fn sys(number: libc::c_long, args: &[usize]) -> SysResult<usize> {
+    let arg = |i: usize| args.get(i).copied().unwrap_or(0);
+    // SAFETY: the caller's promise; unused arguments are ignored by the kernel.
+    let result = unsafe { libc::syscall(number, arg(0), arg(1), arg(2), arg(3), arg(4), arg(5)) };
+    if result < 0 { Err(errno()) } else { Ok(result as usize) }
+}
+
+fn path(s: &CStr) -> usize {
+    s.as_ptr() as usize
+}
+
+/// A call whose arguments are only numbers and C strings that live through it.
+fn call(number: libc::c_long, args: &[usize]) -> SysResult<usize> {
+    // SAFETY: private; every caller in this file passes only numbers, or addresses of live objects of the size the
+    // kernel expects there.
+    unsafe { sys(number, args) }
+}
+
+pub fn openat2(dir: RawFd, at: &CStr, flags: i32, resolve: u64) -> SysResult<RawFd> {
+    let how: [u64; 3] = [flags as u64, 0, resolve];
+    let fd = call(libc::SYS_openat2, &[dir as usize, path(at), how.as_ptr() as usize, size_of_val(&how)])?;
+    Ok(fd as RawFd)
+}
+
+/// Resolution inside the working directory as if it were the root.
+pub const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+
+/// The object at a path of the container.
+pub fn resolve(at: &CStr, no_symlinks: bool) -> SysResult<RawFd> {
+    let resolve = if no_symlinks { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT };
+    openat2(libc::AT_FDCWD, at, libc::O_PATH | libc::O_CLOEXEC, resolve)
+}
+
+pub fn close(fd: RawFd) {
+    // Nothing can be done about an error, and none is possible for the descriptors closed here.
+    let _ = call(libc::SYS_close, &[fd as usize]);
+}
+
+pub fn close_range(first: u32, last: u32, flags: u32) -> SysResult {
+    call(libc::SYS_close_range, &[first as usize, last as usize, flags as usize]).map(drop)
+}
+
+pub fn dup3(from: RawFd, to: RawFd, flags: i32) -> SysResult {
+    call(libc::SYS_dup3, &[from as usize, to as usize, flags as usize]).map(drop)
+}
+
+pub fn write(fd: RawFd, bytes: &[u8]) -> SysResult<usize> {
+    call(libc::SYS_write, &[fd as usize, bytes.as_ptr() as usize, bytes.len()])
+}
+
+pub fn unshare(flags: i32) -> SysResult {
+    call(libc::SYS_unshare, &[flags as usize]).map(drop)
+}
+
+pub fn setns(fd: RawFd, kind: i32) -> SysResult {
+    call(libc::SYS_setns, &[fd as usize, kind as usize]).map(drop)
+}
+
+pub fn setsid() -> SysResult {
+    call(libc::SYS_setsid, &[]).map(drop)
+}
+
+pub fn ioctl(fd: RawFd, request: u64, arg: usize) -> SysResult {
+    call(libc::SYS_ioctl, &[fd as usize, request as usize, arg]).map(drop)
+}
+
+pub fn socket(domain: i32, kind: i32) -> SysResult<RawFd> {
+    call(libc::SYS_socket, &[domain as usize, kind as usize, 0]).map(|fd| fd as RawFd)
+}
+
+pub fn fchdir(fd: RawFd) -> SysResult {
+    call(libc::SYS_fchdir, &[fd as usize]).map(drop)
+}
+
+pub fn chdir(at: &CStr) -> SysResult {
+    call(libc::SYS_chdir, &[path(at)]).map(drop)
+}
+
+pub fn mkdir(at: &CStr, mode: u32) -> SysResult {
+    call(libc::SYS_mkdirat, &[libc::AT_FDCWD as usize, path(at), mode as usize]).map(drop)
+}
+
+/// First byte of the working directory's path: `/` unless it cannot be reached from the root.
+pub fn cwd_start() -> SysResult<u8> {
+    let mut buf = [0u8; 4096];
+    call(libc::SYS_getcwd, &[buf.as_mut_ptr() as usize, buf.len()])?;
+    Ok(buf.first().copied().unwrap_or(0))
+}
+
+pub fn pivot_root(new: &CStr, old: &CStr) -> SysResult {
+    call(libc::SYS_pivot_root, &[path(new), path(old)]).map(drop)
+}
+
+pub fn umount(at: &CStr, flags: i32) -> SysResult {
+    call(libc::SYS_umount2, &[path(at), flags as usize]).map(drop)
+}
+
+/// Attaches a detached tree at what `target` refers to.
+pub fn move_mount(tree: RawFd, target: RawFd) -> SysResult {
+    const F_EMPTY_PATH: usize = 4;
+    const T_EMPTY_PATH: usize = 0x40;
+    let flags = F_EMPTY_PATH | T_EMPTY_PATH;
+    call(libc::SYS_move_mount, &[tree as usize, path(EMPTY), target as usize, path(EMPTY), flags]).map(drop)
+}
+
+/// A detached copy of the mount at an open file; with the mounts below it if `recursive`.
+pub fn clone_tree(fd: RawFd, recursive: bool) -> SysResult<RawFd> {
+    let mut flags = libc::OPEN_TREE_CLONE as i32 | libc::OPEN_TREE_CLOEXEC as i32 | libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    call(libc::SYS_open_tree, &[fd as usize, path(EMPTY), flags as usize]).map(|fd| fd as RawFd)
+}
+
+pub const MOUNT_ATTR_RDONLY: u64 = 1;
+
+pub fn mount_readonly(fd: RawFd) -> SysResult {
+    let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0];
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let args =
+        [fd as usize, path(EMPTY), flags as usize, attributes.as_ptr() as usize, size_of_val(&attributes)];
+    call(libc::SYS_mount_setattr, &args).map(drop)
+}
+
+/// A new, detached file system.
+pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
+    const FSOPEN_CLOEXEC: usize = 1;
+    const FSCONFIG_CMD_CREATE: usize = 6;
+    const FSMOUNT_CLOEXEC: usize = 1;
+    let fs = call(libc::SYS_fsopen, &[path(kind), FSOPEN_CLOEXEC])?;
+    let mount = call(libc::SYS_fsconfig, &[fs, FSCONFIG_CMD_CREATE, 0, 0, 0])
+        .and_then(|_| call(libc::SYS_fsmount, &[fs, FSMOUNT_CLOEXEC, attributes as usize]));
+    close(fs as RawFd);
+    mount.map(|fd| fd as RawFd)
+}
+
+/// Type and permissions of an open file.
+pub fn mode_of(fd: RawFd) -> SysResult<u32> {
+    // SAFETY: all-zero is a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let args =
+        [fd as usize, path(EMPTY), &raw mut stat as usize, libc::AT_EMPTY_PATH as usize];
+    call(libc::SYS_newfstatat, &args)?;
+    Ok(stat.st_mode)
+}
+
+/// Type and permissions of what a path leads to.
+pub fn mode_at(at: &CStr) -> SysResult<u32> {
+    // SAFETY: all-zero is a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    call(libc::SYS_newfstatat, &[libc::AT_FDCWD as usize, path(at), &raw mut stat as usize, 0])?;
+    Ok(stat.st_mode)
+}
+
+/// Whether the effective user may execute it.
+pub fn may_execute(at: &CStr) -> SysResult {
+    let flags = libc::AT_EACCESS as usize;
+    call(libc::SYS_faccessat2, &[libc::AT_FDCWD as usize, path(at), libc::X_OK as usize, flags]).map(drop)
+}
+
+pub fn sethostname(name: &CStr) -> SysResult {
+    call(libc::SYS_sethostname, &[path(name), name.count_bytes()]).map(drop)
+}
+
+pub fn setdomainname(name: &CStr) -> SysResult {
+    call(libc::SYS_setdomainname, &[path(name), name.count_bytes()]).map(drop)
+}
+
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> SysResult {
+    let limit: [u64; 2] = [soft, hard];
+    call(libc::SYS_prlimit64, &[0, resource as usize, limit.as_ptr() as usize, 0]).map(drop)
+}
+
+pub fn setgroups(groups: &[u32]) -> SysResult {
+    call(libc::SYS_setgroups, &[groups.len(), groups.as_ptr() as usize]).map(drop)
+}
+
+pub fn setresgid(gid: u32) -> SysResult {
+    call(libc::SYS_setresgid, &[gid as usize; 3]).map(drop)
+}
+
+pub fn setresuid(uid: u32) -> SysResult {
+    call(libc::SYS_setresuid, &[uid as usize; 3]).map(drop)
+}
+
+pub fn prctl(option: i32, args: [usize; 4]) -> SysResult<usize> {
+    call(libc::SYS_prctl, &[option as usize, args[0], args[1], args[2], args[3]])
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// Sets the calling task's capability sets.
+pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> SysResult {
+    let header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
+    let low = |v: u64| v as u32;
+    let high = |v: u64| (v >> 32) as u32;
+    let data: [u32; 6] = [
+        low(effective),
+        low(permitted),
+        low(inheritable),
+        high(effective),
+        high(permitted),
+        high(inheritable),
+    ];
+    call(libc::SYS_capset, &[header.as_ptr() as usize, data.as_ptr() as usize]).map(drop)
+}
+
+/// The calling task's permitted capabilities.
+pub fn permitted_capabilities() -> SysResult<u64> {
+    let mut header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
+    let mut data = [0u32; 6];
+    call(libc::SYS_capget, &[header.as_mut_ptr() as usize, data.as_mut_ptr() as usize])?;
+    Ok(u64::from(data[1]) | u64::from(data[4]) << 32)
+}
+
+pub fn load_seccomp(program: &libc::sock_fprog) -> SysResult {
+    const SECCOMP_SET_MODE_FILTER: usize = 1;
+    // SAFETY: the program points to `len` instructions that live through the call.
+    unsafe { sys(libc::SYS_seccomp, &[SECCOMP_SET_MODE_FILTER, 0, &raw const *program as usize]) }.map(drop)
+}
+
+/// Leaves the session keyring of whoever started us.
+pub fn new_session_keyring() -> SysResult {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    call(libc::SYS_keyctl, &[KEYCTL_JOIN_SESSION_KEYRING, 0]).map(drop)
+}
+
+const SIGNALS: usize = 64;
+const SIGSET_BYTES: usize = 8;
+
+/// Every signal at its default, none blocked.
+pub fn reset_signal_actions() -> SysResult {
+    // The kernel's sigaction: handler, flags, restorer, mask.
+    let default: [usize; 4] = [libc::SIG_DFL, 0, 0, 0];
+    for signal in 1..=SIGNALS {
+        if signal as i32 == libc::SIGKILL || signal as i32 == libc::SIGSTOP {
+            continue;
+        }
+        call(libc::SYS_rt_sigaction, &[signal, default.as_ptr() as usize, 0, SIGSET_BYTES])?;
+    }
+    Ok(())
+}
+
+/// Blocks all signals, or none.
+pub fn block_signals(block: bool) -> SysResult {
+    let set: u64 = if block { u64::MAX } else { 0 };
+    let how = libc::SIG_SETMASK as usize;
+    call(libc::SYS_rt_sigprocmask, &[how, &raw const set as usize, 0, SIGSET_BYTES]).map(drop)
+}
+
+pub fn umask(mask: u32) {
+    // Cannot fail.
+    let _ = call(libc::SYS_umask, &[mask as usize]);
+}
+
+/// # Safety
+/// `argv` and `env` must end with a null pointer and point to live C strings.
+pub unsafe fn execve(at: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
+    // SAFETY: the caller's promise.
+    let result = unsafe { sys(libc::SYS_execve, &[path(at), argv.as_ptr() as usize, env.as_ptr() as usize]) };
+    result.err().unwrap_or(0)
+}
+
+/// Ends the calling process at once.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // A filter may forbid one of them.
+        let _ = call(libc::SYS_exit_group, &[code as usize]);
+        let _ = call(libc::SYS_exit, &[code as usize]);
+    }
+}
+
+/// clone3. In the child `entry(arg)` runs, on the given stack, or with `stack` zero on a copy of the caller's.
+///
+/// # Safety
+/// With CLONE_VM the stack must be free for the child and `entry` must only touch memory that the parent does not use
+/// meanwhile (CLONE_VFORK stops it). `entry` must not return.
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn clone3(
+    args: &libc::clone_args,
+    entry: extern "C" fn(*const libc::c_void) -> !,
+    arg: *const libc::c_void,
+) -> SysResult<i32> {
+    let result: isize;
+    // SAFETY: the parent comes back behind the call with registers as declared; the child, whose stack pointer is the
+    // top of its stack (16-aligned) or a copy of ours (aligned before the call), enters `entry` and never comes back.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "and rsp, -16",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") arg,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 { Err(-result as Errno) } else { Ok(result as i32) }
+}
