@@ -101,6 +101,14 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The same complaint about the request with Docker's words about the operation in front.
+    pub(crate) fn prefixed(self, prefix: &str) -> Self {
+        match self {
+            Self::InvalidParameter(text) => Self::InvalidParameter(format!("{prefix}{text}")),
+            other => other,
+        }
+    }
+
     /// The class of this error.
     pub fn class(&self) -> ErrorClass {
         match self {

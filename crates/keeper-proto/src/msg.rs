@@ -1,6 +1,6 @@
 //! Messages between daemon and keeper, one per SOCK_SEQPACKET packet, descriptors beside them.
 
-use crate::wire::{Reader, Writer, WireError};
+use crate::wire::{Reader, WireError, Writer};
 
 /// Version this program speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -217,7 +217,10 @@ pub enum FromKeeper {
 }
 
 fn unknown(field: &'static str, value: u8) -> WireError {
-    WireError::Unknown { field, value: value.into() }
+    WireError::Unknown {
+        field,
+        value: value.into(),
+    }
 }
 
 impl Request {
@@ -229,7 +232,9 @@ impl Request {
             Request::Hello { version, epoch } => w.u8(1).u32(*version).u64(*epoch),
             Request::Launch { plan } => w.u8(2).bytes(plan),
             Request::Signal { id, signo } => w.u8(3).bytes(id.as_bytes()).i32(*signo),
-            Request::Resize { id, rows, columns } => w.u8(4).bytes(id.as_bytes()).u16(*rows).u16(*columns),
+            Request::Resize { id, rows, columns } => {
+                w.u8(4).bytes(id.as_bytes()).u16(*rows).u16(*columns)
+            }
             Request::CloseStdin { id } => w.u8(5).bytes(id.as_bytes()),
             Request::HandOver { id } => w.u8(6).bytes(id.as_bytes()),
             Request::Forget { id } => w.u8(7).bytes(id.as_bytes()),
@@ -249,14 +254,28 @@ impl Request {
         }
         let number = r.u32()?;
         let request = match r.u8()? {
-            1 => Request::Hello { version: r.u32()?, epoch: r.u64()? },
-            2 => Request::Launch { plan: r.bytes()?.to_vec() },
-            3 => Request::Signal { id: r.string()?, signo: r.i32()? },
-            4 => Request::Resize { id: r.string()?, rows: r.u16()?, columns: r.u16()? },
+            1 => Request::Hello {
+                version: r.u32()?,
+                epoch: r.u64()?,
+            },
+            2 => Request::Launch {
+                plan: r.bytes()?.to_vec(),
+            },
+            3 => Request::Signal {
+                id: r.string()?,
+                signo: r.i32()?,
+            },
+            4 => Request::Resize {
+                id: r.string()?,
+                rows: r.u16()?,
+                columns: r.u16()?,
+            },
             5 => Request::CloseStdin { id: r.string()? },
             6 => Request::HandOver { id: r.string()? },
             7 => Request::Forget { id: r.string()? },
-            8 => Request::List { from_slot: r.u32()? },
+            8 => Request::List {
+                from_slot: r.u32()?,
+            },
             9 => Request::SetRing { epoch: r.u64()? },
             10 => Request::ShutdownIfEmpty,
             n => return Err(unknown("request", n)),
@@ -267,14 +286,19 @@ impl Request {
     /// Number of a request whose body may be of a newer version.
     pub fn number_of(bytes: &[u8]) -> Option<u32> {
         let mut r = Reader::new(bytes);
-        (r.u8().ok()? == KIND_REQUEST).then(|| r.u32().ok()).flatten()
+        (r.u8().ok()? == KIND_REQUEST)
+            .then(|| r.u32().ok())
+            .flatten()
     }
 }
 
 impl Exit {
     fn encode(&self, w: &mut Writer) {
         w.i32(self.wait_status).u64(self.exited_at_unix_ns);
-        w.u64(self.user_us).u64(self.system_us).u64(self.maxrss_kib).bool(self.oom_killed);
+        w.u64(self.user_us)
+            .u64(self.system_us)
+            .u64(self.maxrss_kib)
+            .bool(self.oom_killed);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Exit, WireError> {
@@ -291,8 +315,14 @@ impl Exit {
 
 impl Entry {
     fn encode(&self, w: &mut Writer) {
-        w.bytes(self.id.as_bytes()).u32(self.slot).u16(self.generation).i32(self.pid);
-        w.u64(self.start_time_ticks).bool(self.tty).bool(self.stdin_open).u64(self.spill_bytes);
+        w.bytes(self.id.as_bytes())
+            .u32(self.slot)
+            .u16(self.generation)
+            .i32(self.pid);
+        w.u64(self.start_time_ticks)
+            .bool(self.tty)
+            .bool(self.stdin_open)
+            .u64(self.spill_bytes);
         w.option(self.exit.as_ref(), |w, exit| exit.encode(w));
     }
 
@@ -317,29 +347,67 @@ impl Reply {
         let mut w = Writer::new();
         w.u8(KIND_REPLY).u32(number);
         match self {
-            Reply::Hello { version, pid, containers } => w.u8(1).u32(*version).i32(*pid).u32(*containers),
-            Reply::Launched { pid, start_time_ticks, slot, generation } => {
-                w.u8(2).i32(*pid).u64(*start_time_ticks).u32(*slot).u16(*generation)
-            }
-            Reply::HandOver { stdin, stdout, stderr, tty_master, spill, spill_bytes } => {
-                w.u8(3).bool(*stdin).bool(*stdout).bool(*stderr).bool(*tty_master).bool(*spill).u64(*spill_bytes)
-            }
+            Reply::Hello {
+                version,
+                pid,
+                containers,
+            } => w.u8(1).u32(*version).i32(*pid).u32(*containers),
+            Reply::Launched {
+                pid,
+                start_time_ticks,
+                slot,
+                generation,
+            } => w
+                .u8(2)
+                .i32(*pid)
+                .u64(*start_time_ticks)
+                .u32(*slot)
+                .u16(*generation),
+            Reply::HandOver {
+                stdin,
+                stdout,
+                stderr,
+                tty_master,
+                spill,
+                spill_bytes,
+            } => w
+                .u8(3)
+                .bool(*stdin)
+                .bool(*stdout)
+                .bool(*stderr)
+                .bool(*tty_master)
+                .bool(*spill)
+                .u64(*spill_bytes),
             Reply::List { entries, next_slot } => {
-                w.u8(4).list(entries, |w, e| e.encode(w)).option(*next_slot, |w, slot| {
-                    w.u32(slot);
-                })
+                w.u8(4)
+                    .list(entries, |w, e| e.encode(w))
+                    .option(*next_slot, |w, slot| {
+                        w.u32(slot);
+                    })
             }
             Reply::Done => w.u8(5),
-            Reply::Failed { failure, step, detail, errno } => {
-                w.u8(6).u8(*failure as u8).u32(*step).u32(*detail).i32(*errno)
-            }
+            Reply::Failed {
+                failure,
+                step,
+                detail,
+                errno,
+            } => w
+                .u8(6)
+                .u8(*failure as u8)
+                .u32(*step)
+                .u32(*detail)
+                .i32(*errno),
         };
         w.finish()
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Reply, WireError> {
         Ok(match r.u8()? {
-            1 => Reply::Hello { version: r.u32()?, pid: r.i32()?, containers: r.u32()? },
+            1 => Reply::Hello {
+                version: r.u32()?,
+                pid: r.i32()?,
+                containers: r.u32()?,
+            },
             2 => Reply::Launched {
                 pid: r.i32()?,
                 start_time_ticks: r.u64()?,
@@ -354,7 +422,10 @@ impl Reply {
                 spill: r.bool()?,
                 spill_bytes: r.u64()?,
             },
-            4 => Reply::List { entries: r.list(Entry::decode)?, next_slot: r.option(Reader::u32)? },
+            4 => Reply::List {
+                entries: r.list(Entry::decode)?,
+                next_slot: r.option(Reader::u32)?,
+            },
             5 => Reply::Done,
             6 => Reply::Failed {
                 failure: Failure::from_number(r.u8()?)?,
@@ -404,7 +475,10 @@ impl FromKeeper {
         match kind {
             KIND_REPLY => Ok(FromKeeper::Reply(number, Reply::decode(&mut r)?)),
             KIND_EVENT => match r.u8()? {
-                1 => Ok(FromKeeper::Event(Event::Exited { id: r.string()?, exit: Exit::decode(&mut r)? })),
+                1 => Ok(FromKeeper::Event(Event::Exited {
+                    id: r.string()?,
+                    exit: Exit::decode(&mut r)?,
+                })),
                 n => Err(unknown("event", n)),
             },
             n => Err(unknown("packet kind", n)),

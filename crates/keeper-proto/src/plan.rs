@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 
-use crate::wire::{Reader, Writer, WireError};
+use crate::wire::{Reader, WireError, Writer};
 
 /// Position of a descriptor in the message that carries the plan.
 pub type FdIndex = u8;
@@ -167,7 +167,9 @@ impl Plan {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.bytes(self.id.as_bytes()).bool(self.may_block).bool(self.log_nonblocking);
+        w.bytes(self.id.as_bytes())
+            .bool(self.may_block)
+            .bool(self.log_nonblocking);
         w.u8(self.rootfs);
         w.option(self.cgroup_dir, |w, fd| {
             w.u8(fd);
@@ -186,7 +188,8 @@ impl Plan {
                 w.u8(fd);
             });
         }
-        w.bytes(self.hostname.as_bytes()).bytes(self.domainname.as_bytes());
+        w.bytes(self.hostname.as_bytes())
+            .bytes(self.domainname.as_bytes());
         w.list(&self.mounts, encode_mount);
         w.list(&self.sysctls, |w, (path, value)| {
             w.bytes(path.as_bytes()).bytes(value);
@@ -212,10 +215,17 @@ impl Plan {
             w.u32(*g);
         });
         let c = &self.capabilities;
-        w.u64(c.bounding).u64(c.effective).u64(c.permitted).u64(c.inheritable).u64(c.ambient);
+        w.u64(c.bounding)
+            .u64(c.effective)
+            .u64(c.permitted)
+            .u64(c.inheritable)
+            .u64(c.ambient);
         w.bool(self.no_new_privs).bytes(&self.seccomp);
         w.cstrs(&self.cwd_parents).bytes(self.cwd.as_bytes());
-        w.bool(self.search_path).cstrs(&self.candidates).cstrs(&self.argv).cstrs(&self.env);
+        w.bool(self.search_path)
+            .cstrs(&self.candidates)
+            .cstrs(&self.argv)
+            .cstrs(&self.env);
     }
 
     /// From bytes; `fds` descriptors came along.
@@ -223,7 +233,11 @@ impl Plan {
         let mut r = Reader::new(bytes);
         let index = |r: &mut Reader<'_>| {
             let n = r.u8()?;
-            if usize::from(n) < fds { Ok(n) } else { Err(WireError::NoFd(n)) }
+            if usize::from(n) < fds {
+                Ok(n)
+            } else {
+                Err(WireError::NoFd(n))
+            }
         };
         let plan = Plan {
             id: r.string()?,
@@ -244,7 +258,12 @@ impl Plan {
                 0 => Network::New,
                 1 => Network::Host,
                 2 => Network::Join(index(&mut r)?),
-                n => return Err(WireError::Unknown { field: "network", value: n.into() }),
+                n => {
+                    return Err(WireError::Unknown {
+                        field: "network",
+                        value: n.into(),
+                    });
+                }
             },
             stdio: StdioFds {
                 stdin_read: r.option(index)?,
@@ -263,7 +282,13 @@ impl Plan {
             masked_paths: r.cstrs()?,
             mask_dir: r.option(index)?,
             readonly_paths: r.cstrs()?,
-            rlimits: r.list(|r| Ok(Rlimit { resource: r.u32()?, soft: r.u64()?, hard: r.u64()? }))?,
+            rlimits: r.list(|r| {
+                Ok(Rlimit {
+                    resource: r.u32()?,
+                    soft: r.u64()?,
+                    hard: r.u64()?,
+                })
+            })?,
             oom_score_adj: r.option(Reader::i32)?,
             uid: r.u32()?,
             gid: r.u32()?,
@@ -285,7 +310,10 @@ impl Plan {
             env: r.cstrs()?,
         };
         if !plan.seccomp.len().is_multiple_of(8) {
-            return Err(WireError::Unknown { field: "seccomp length", value: plan.seccomp.len() as u64 });
+            return Err(WireError::Unknown {
+                field: "seccomp length",
+                value: plan.seccomp.len() as u64,
+            });
         }
         Ok(plan)
     }
@@ -314,7 +342,9 @@ fn encode_mount(w: &mut Writer, op: &MountOp) {
         MountSource::Mqueue => w.u8(3),
         MountSource::Inside(path) => w.u8(4).bytes(path.as_bytes()),
     };
-    w.bytes(op.target.as_bytes()).u64(op.attributes).bool(op.no_symlinks);
+    w.bytes(op.target.as_bytes())
+        .u64(op.attributes)
+        .bool(op.no_symlinks);
 }
 
 fn decode_mount(r: &mut Reader<'_>, fds: usize) -> Result<MountOp, WireError> {
@@ -330,9 +360,19 @@ fn decode_mount(r: &mut Reader<'_>, fds: usize) -> Result<MountOp, WireError> {
         2 => MountSource::Sysfs,
         3 => MountSource::Mqueue,
         4 => MountSource::Inside(r.cstring()?),
-        n => return Err(WireError::Unknown { field: "mount source", value: n.into() }),
+        n => {
+            return Err(WireError::Unknown {
+                field: "mount source",
+                value: n.into(),
+            });
+        }
     };
-    Ok(MountOp { source, target: r.cstring()?, attributes: r.u64()?, no_symlinks: r.bool()? })
+    Ok(MountOp {
+        source,
+        target: r.cstring()?,
+        attributes: r.u64()?,
+        no_symlinks: r.bool()?,
+    })
 }
 
 macro_rules! steps {

@@ -213,7 +213,11 @@ impl<'a> Reader<'a> {
         &mut self,
         each: impl FnOnce(&mut Self) -> Result<T, WireError>,
     ) -> Result<Option<T>, WireError> {
-        Ok(if self.bool()? { Some(each(self)?) } else { None })
+        Ok(if self.bool()? {
+            Some(each(self)?)
+        } else {
+            None
+        })
     }
 }
 

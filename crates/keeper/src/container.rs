@@ -67,7 +67,9 @@ pub struct Container {
 }
 
 pub fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64)
 }
 
 impl Container {
@@ -147,7 +149,10 @@ impl Container {
     /// A daemon takes over; a declared gap is the last the spill gets.
     pub fn stop_reading(&mut self, poll: &Poll, exec_root: &OwnedFd) -> Result<(), ShmError> {
         self.reading = false;
-        let gone = |source| ShmError::Io { step: "epoll", source };
+        let gone = |source| ShmError::Io {
+            step: "epoll",
+            source,
+        };
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(fd) = self.output(stream) {
                 poll.forget(fd.as_fd()).map_err(gone)?;
@@ -162,15 +167,22 @@ impl Container {
 
     fn spill(&mut self, exec_root: &OwnedFd) -> Result<&mut SpillWriter, ShmError> {
         if self.spill.is_none() {
-            let file = open_spill(exec_root, &self.id)
-                .map_err(|source| ShmError::Io { step: "open of a spill", source })?;
+            let file = open_spill(exec_root, &self.id).map_err(|source| ShmError::Io {
+                step: "open of a spill",
+                source,
+            })?;
             self.spill = Some(SpillWriter::new(file)?);
         }
         self.spill.as_mut().ok_or(ShmError::Corrupt("no spill"))
     }
 
     /// Keeps bytes whatever the limit says: they are in no pipe any more.
-    pub fn keep(&mut self, exec_root: &OwnedFd, stream: Stream, bytes: &[u8]) -> Result<(), ShmError> {
+    pub fn keep(
+        &mut self,
+        exec_root: &OwnedFd,
+        stream: Stream,
+        bytes: &[u8],
+    ) -> Result<(), ShmError> {
         self.spill(exec_root)?.append(stream, bytes, now_ns())
     }
 
@@ -186,9 +198,14 @@ impl Container {
             return Ok(());
         }
         let io_error = |step: &'static str| move |source| ShmError::Io { step, source };
-        let Some(fd) = self.output(stream) else { return Ok(()) };
+        let Some(fd) = self.output(stream) else {
+            return Ok(());
+        };
         let replayed = journal.load(self.slot)?.spill_offset;
-        let room = self.spill.as_ref().is_none_or(|s| s.has_room(replayed, READ_BYTES));
+        let room = self
+            .spill
+            .as_ref()
+            .is_none_or(|s| s.has_room(replayed, READ_BYTES));
         if !room && !self.log_nonblocking {
             // The pipe fills up and the container waits, as its log mode says.
             return poll.forget(fd.as_fd()).map_err(io_error("epoll"));
@@ -218,9 +235,16 @@ impl Container {
 
     /// The pidfd is readable: collects the exit. `None` if it was collected before.
     pub fn collect_exit(&mut self) -> io::Result<Option<Exit>> {
-        let Some(pidfd) = self.pidfd.as_ref() else { return Ok(None) };
-        let Some(mut exit) = wait(pidfd)? else { return Ok(None) };
-        exit.oom_killed = self.oom_counter.take().is_some_and(|f| counted_oom_kill(&f));
+        let Some(pidfd) = self.pidfd.as_ref() else {
+            return Ok(None);
+        };
+        let Some(mut exit) = wait(pidfd)? else {
+            return Ok(None);
+        };
+        exit.oom_killed = self
+            .oom_counter
+            .take()
+            .is_some_and(|f| counted_oom_kill(&f));
         self.pidfd = None;
         self.exit = Some(exit);
         Ok(Some(exit))
@@ -231,7 +255,10 @@ impl Container {
         if self.spill.take().is_some()
             && let Err(e) = unlink(exec_root, &spill_name(&self.id))
         {
-            crate::log(format_args!("{}: the spill file is left behind: {e}", self.id));
+            crate::log(format_args!(
+                "{}: the spill file is left behind: {e}",
+                self.id
+            ));
         }
     }
 }
@@ -239,7 +266,11 @@ impl Container {
 fn read(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is live and as long as stated.
     let n = unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    if n < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(n as usize)
+    }
 }
 
 fn spill_name(id: &str) -> String {
@@ -271,8 +302,12 @@ pub fn unlink(exec_root: &OwnedFd, name: &str) -> io::Result<()> {
 /// waitid with resource usage; `None` if the process has not ended.
 pub fn wait(pidfd: &OwnedFd) -> io::Result<Option<Exit>> {
     // SAFETY: all-zero is valid for both.
-    let (mut info, mut usage): (libc::siginfo_t, libc::rusage) =
-        unsafe { (MaybeUninit::zeroed().assume_init(), MaybeUninit::zeroed().assume_init()) };
+    let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe {
+        (
+            MaybeUninit::zeroed().assume_init(),
+            MaybeUninit::zeroed().assume_init(),
+        )
+    };
     let flags = (libc::WEXITED | libc::WNOHANG) as usize;
     let args = [
         libc::P_PIDFD as usize,
@@ -306,10 +341,14 @@ pub fn wait(pidfd: &OwnedFd) -> io::Result<Option<Exit>> {
 
 fn counted_oom_kill(file: &File) -> bool {
     let mut buf = [0u8; 512];
-    let Ok(n) = file.read_at(&mut buf, 0) else { return false };
+    let Ok(n) = file.read_at(&mut buf, 0) else {
+        return false;
+    };
     let text = String::from_utf8_lossy(buf.get(..n).unwrap_or_default()).into_owned();
     let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    count.and_then(|n| n.trim().parse::<u64>().ok()).is_some_and(|n| n > 0)
+    count
+        .and_then(|n| n.trim().parse::<u64>().ok())
+        .is_some_and(|n| n > 0)
 }
 
 /// Reads a whole memfd from its beginning.

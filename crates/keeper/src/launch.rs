@@ -30,8 +30,16 @@ impl Mapping {
     fn new(bytes: usize, flags: i32) -> io::Result<Mapping> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh anonymous mapping touches no existing memory.
-        let base =
-            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags | libc::MAP_ANONYMOUS, -1, 0) };
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                flags | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
         match NonNull::new(base.cast::<u8>()) {
             Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapping { base, bytes }),
             _ => Err(io::Error::last_os_error()),
@@ -97,26 +105,45 @@ pub struct Started {
 }
 
 fn system<T>(step: Step, result: io::Result<T>) -> Done<T> {
-    at(step, result.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)))
+    at(
+        step,
+        result.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)),
+    )
 }
 
 impl Launcher {
     /// Reserves what every launch uses.
     pub fn new() -> io::Result<Launcher> {
-        let stack = Mapping::new(STACK_BYTES, libc::MAP_PRIVATE | libc::MAP_STACK | libc::MAP_NORESERVE)?;
+        let stack = Mapping::new(
+            STACK_BYTES,
+            libc::MAP_PRIVATE | libc::MAP_STACK | libc::MAP_NORESERVE,
+        )?;
         // SAFETY: the lowest page of our own mapping becomes the guard.
         if unsafe { libc::mprotect(stack.base.as_ptr().cast(), PAGE, libc::PROT_NONE) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Launcher { stack, status: StatusPage::new()? })
+        Ok(Launcher {
+            stack,
+            status: StatusPage::new()?,
+        })
     }
 
     /// Clones the container's first process. When it shares memory (the usual case) it has executed its program, or
     /// failed, when this returns; otherwise `pending` says how that is told.
-    pub fn start(&self, plan: &Plan, fds: Vec<OwnedFd>, request: (u64, u32), host: &Host) -> Done<Started> {
+    pub fn start(
+        &self,
+        plan: &Plan,
+        fds: Vec<OwnedFd>,
+        request: (u64, u32),
+        host: &Host,
+    ) -> Done<Started> {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
-        let slow = if plan.may_block { Some(Slow::new()?) } else { None };
+        let slow = if plan.may_block {
+            Some(Slow::new()?)
+        } else {
+            None
+        };
         let status = slow.as_ref().map_or(&self.status, |s| &s.status);
         status.get().clear();
         let context = Context {
@@ -138,7 +165,11 @@ impl Launcher {
             return Err(failed);
         }
         // The write end must go, or the pipe never ends.
-        let pending = slow.map(|s| Pending { pipe: s.read, status: s.status, request });
+        let pending = slow.map(|s| Pending {
+            pipe: s.read,
+            status: s.status,
+            request,
+        });
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut take = |index: Option<FdIndex>| fds.get_mut(usize::from(index?))?.take();
         let ends = Ends {
@@ -148,21 +179,32 @@ impl Launcher {
             tty_master: take(plan.stdio.tty_master),
         };
         let oom_counter = take(plan.oom_counter).map(File::from);
-        Ok(Started { pid, pidfd, pending, ends, oom_counter })
+        Ok(Started {
+            pid,
+            pidfd,
+            pending,
+            ends,
+            oom_counter,
+        })
     }
 
     fn clone(&self, context: &Context<'_>) -> Done<(i32, OwnedFd)> {
         let mut pidfd: RawFd = -1;
         // SAFETY: all-zero is a valid `clone_args`.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+        let namespaces =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
         args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
         args.pidfd = &raw mut pidfd as u64;
         args.exit_signal = libc::SIGCHLD as u64;
         if context.plan.network == Network::New {
             args.flags |= libc::CLONE_NEWNET as u64;
         }
-        if let Some(dir) = context.plan.cgroup_dir.and_then(|i| context.fds.get(usize::from(i))) {
+        if let Some(dir) = context
+            .plan
+            .cgroup_dir
+            .and_then(|i| context.fds.get(usize::from(i)))
+        {
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = *dir as u64;
         }
@@ -195,8 +237,13 @@ impl Slow {
             return system(Step::Status, Err(io::Error::last_os_error()));
         }
         // SAFETY: the descriptors are new and ours alone.
-        let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
-        Ok(Slow { read, write, status: system(Step::Status, StatusPage::new())? })
+        let (read, write) =
+            unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+        Ok(Slow {
+            read,
+            write,
+            status: system(Step::Status, StatusPage::new())?,
+        })
     }
 }
 
@@ -208,12 +255,20 @@ impl Pending {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 /// Waits for a child that has given up and is on its way out.
 pub fn wait_for_end(pidfd: &OwnedFd) {
-    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: pidfd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one live pollfd.
     unsafe { libc::poll(&mut poll, 1, -1) };
 }

@@ -29,8 +29,12 @@ pub fn log(line: Arguments<'_>) {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(shard), Some(parent)) = (args.next(), args.next().and_then(|p| p.parse::<i32>().ok())) else {
-        log(format_args!("usage: gantry-keeper SHARD PARENT; it is started by gantryd"));
+    let (Some(shard), Some(parent)) =
+        (args.next(), args.next().and_then(|p| p.parse::<i32>().ok()))
+    else {
+        log(format_args!(
+            "usage: gantry-keeper SHARD PARENT; it is started by gantryd"
+        ));
         return ExitCode::FAILURE;
     };
     let host = match setup::detach() {

@@ -71,7 +71,10 @@ impl Poll {
     }
 
     fn control(&self, op: i32, fd: BorrowedFd<'_>, events: i32, token: Token) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: events as u32, u64: token.encode() };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: token.encode(),
+        };
         // SAFETY: both descriptors are open, the event lives through the call.
         match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd.as_raw_fd(), &mut event) } {
             0 => Ok(()),
@@ -86,7 +89,11 @@ impl Poll {
 
     /// Watches for room, too, or no longer.
     pub fn want_output(&self, fd: BorrowedFd<'_>, token: Token, wanted: bool) -> io::Result<()> {
-        let events = if wanted { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
+        let events = if wanted {
+            libc::EPOLLIN | libc::EPOLLOUT
+        } else {
+            libc::EPOLLIN
+        };
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
 
@@ -102,12 +109,22 @@ impl Poll {
     pub fn wait(&self, out: &mut Vec<Token>) -> io::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         // SAFETY: the buffer has room for BATCH events.
-        let n = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH as i32, -1) };
+        let n =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH as i32, -1) };
         if n < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(())
+            } else {
+                Err(error)
+            };
         }
-        out.extend(events.iter().take(n as usize).filter_map(|e| Token::decode(e.u64)));
+        out.extend(
+            events
+                .iter()
+                .take(n as usize)
+                .filter_map(|e| Token::decode(e.u64)),
+        );
         Ok(())
     }
 }
@@ -115,7 +132,11 @@ impl Poll {
 /// Whether reading would not wait: there is input, an end or an error. Container pipes are blocking, and a told event may
 /// be of a descriptor that has gone since.
 pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one live pollfd.
     unsafe { libc::poll(&mut poll, 1, 0) == 1 }
 }

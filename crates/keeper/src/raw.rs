@@ -24,7 +24,11 @@ pub unsafe fn sys(number: libc::c_long, args: &[usize]) -> SysResult<usize> {
     let arg = |i: usize| args.get(i).copied().unwrap_or(0);
     // SAFETY: the caller's promise; unused arguments are ignored by the kernel.
     let result = unsafe { libc::syscall(number, arg(0), arg(1), arg(2), arg(3), arg(4), arg(5)) };
-    if result < 0 { Err(errno()) } else { Ok(result as usize) }
+    if result < 0 {
+        Err(errno())
+    } else {
+        Ok(result as usize)
+    }
 }
 
 fn path(s: &CStr) -> usize {
@@ -40,7 +44,15 @@ fn call(number: libc::c_long, args: &[usize]) -> SysResult<usize> {
 
 pub fn openat2(dir: RawFd, at: &CStr, flags: i32, resolve: u64) -> SysResult<RawFd> {
     let how: [u64; 3] = [flags as u64, 0, resolve];
-    let fd = call(libc::SYS_openat2, &[dir as usize, path(at), how.as_ptr() as usize, size_of_val(&how)])?;
+    let fd = call(
+        libc::SYS_openat2,
+        &[
+            dir as usize,
+            path(at),
+            how.as_ptr() as usize,
+            size_of_val(&how),
+        ],
+    )?;
     Ok(fd as RawFd)
 }
 
@@ -49,7 +61,11 @@ pub const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 
 /// The object at a path of the container.
 pub fn resolve(at: &CStr, no_symlinks: bool) -> SysResult<RawFd> {
-    let resolve = if no_symlinks { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT };
+    let resolve = if no_symlinks {
+        IN_ROOT | libc::RESOLVE_NO_SYMLINKS
+    } else {
+        IN_ROOT
+    };
     openat2(libc::AT_FDCWD, at, libc::O_PATH | libc::O_CLOEXEC, resolve)
 }
 
@@ -59,15 +75,26 @@ pub fn close(fd: RawFd) {
 }
 
 pub fn close_range(first: u32, last: u32, flags: u32) -> SysResult {
-    call(libc::SYS_close_range, &[first as usize, last as usize, flags as usize]).map(drop)
+    call(
+        libc::SYS_close_range,
+        &[first as usize, last as usize, flags as usize],
+    )
+    .map(drop)
 }
 
 pub fn dup3(from: RawFd, to: RawFd, flags: i32) -> SysResult {
-    call(libc::SYS_dup3, &[from as usize, to as usize, flags as usize]).map(drop)
+    call(
+        libc::SYS_dup3,
+        &[from as usize, to as usize, flags as usize],
+    )
+    .map(drop)
 }
 
 pub fn write(fd: RawFd, bytes: &[u8]) -> SysResult<usize> {
-    call(libc::SYS_write, &[fd as usize, bytes.as_ptr() as usize, bytes.len()])
+    call(
+        libc::SYS_write,
+        &[fd as usize, bytes.as_ptr() as usize, bytes.len()],
+    )
 }
 
 pub fn unshare(flags: i32) -> SysResult {
@@ -99,7 +126,11 @@ pub fn chdir(at: &CStr) -> SysResult {
 }
 
 pub fn mkdir(at: &CStr, mode: u32) -> SysResult {
-    call(libc::SYS_mkdirat, &[libc::AT_FDCWD as usize, path(at), mode as usize]).map(drop)
+    call(
+        libc::SYS_mkdirat,
+        &[libc::AT_FDCWD as usize, path(at), mode as usize],
+    )
+    .map(drop)
 }
 
 /// First byte of the working directory's path: `/` unless it cannot be reached from the root.
@@ -122,16 +153,31 @@ pub fn move_mount(tree: RawFd, target: RawFd) -> SysResult {
     const F_EMPTY_PATH: usize = 4;
     const T_EMPTY_PATH: usize = 0x40;
     let flags = F_EMPTY_PATH | T_EMPTY_PATH;
-    call(libc::SYS_move_mount, &[tree as usize, path(EMPTY), target as usize, path(EMPTY), flags]).map(drop)
+    call(
+        libc::SYS_move_mount,
+        &[
+            tree as usize,
+            path(EMPTY),
+            target as usize,
+            path(EMPTY),
+            flags,
+        ],
+    )
+    .map(drop)
 }
 
 /// A detached copy of the mount at an open file; with the mounts below it if `recursive`.
 pub fn clone_tree(fd: RawFd, recursive: bool) -> SysResult<RawFd> {
-    let mut flags = libc::OPEN_TREE_CLONE as i32 | libc::OPEN_TREE_CLOEXEC as i32 | libc::AT_EMPTY_PATH;
+    let mut flags =
+        libc::OPEN_TREE_CLONE as i32 | libc::OPEN_TREE_CLOEXEC as i32 | libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
     }
-    call(libc::SYS_open_tree, &[fd as usize, path(EMPTY), flags as usize]).map(|fd| fd as RawFd)
+    call(
+        libc::SYS_open_tree,
+        &[fd as usize, path(EMPTY), flags as usize],
+    )
+    .map(|fd| fd as RawFd)
 }
 
 pub const MOUNT_ATTR_RDONLY: u64 = 1;
@@ -139,8 +185,13 @@ pub const MOUNT_ATTR_RDONLY: u64 = 1;
 pub fn mount_readonly(fd: RawFd) -> SysResult {
     let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0];
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    let args =
-        [fd as usize, path(EMPTY), flags as usize, attributes.as_ptr() as usize, size_of_val(&attributes)];
+    let args = [
+        fd as usize,
+        path(EMPTY),
+        flags as usize,
+        attributes.as_ptr() as usize,
+        size_of_val(&attributes),
+    ];
     call(libc::SYS_mount_setattr, &args).map(drop)
 }
 
@@ -150,8 +201,12 @@ pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
     const FSCONFIG_CMD_CREATE: usize = 6;
     const FSMOUNT_CLOEXEC: usize = 1;
     let fs = call(libc::SYS_fsopen, &[path(kind), FSOPEN_CLOEXEC])?;
-    let mount = call(libc::SYS_fsconfig, &[fs, FSCONFIG_CMD_CREATE, 0, 0, 0])
-        .and_then(|_| call(libc::SYS_fsmount, &[fs, FSMOUNT_CLOEXEC, attributes as usize]));
+    let mount = call(libc::SYS_fsconfig, &[fs, FSCONFIG_CMD_CREATE, 0, 0, 0]).and_then(|_| {
+        call(
+            libc::SYS_fsmount,
+            &[fs, FSMOUNT_CLOEXEC, attributes as usize],
+        )
+    });
     close(fs as RawFd);
     mount.map(|fd| fd as RawFd)
 }
@@ -160,8 +215,12 @@ pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
 pub fn mode_of(fd: RawFd) -> SysResult<u32> {
     // SAFETY: all-zero is a valid `stat`.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    let args =
-        [fd as usize, path(EMPTY), &raw mut stat as usize, libc::AT_EMPTY_PATH as usize];
+    let args = [
+        fd as usize,
+        path(EMPTY),
+        &raw mut stat as usize,
+        libc::AT_EMPTY_PATH as usize,
+    ];
     call(libc::SYS_newfstatat, &args)?;
     Ok(stat.st_mode)
 }
@@ -170,14 +229,26 @@ pub fn mode_of(fd: RawFd) -> SysResult<u32> {
 pub fn mode_at(at: &CStr) -> SysResult<u32> {
     // SAFETY: all-zero is a valid `stat`.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    call(libc::SYS_newfstatat, &[libc::AT_FDCWD as usize, path(at), &raw mut stat as usize, 0])?;
+    call(
+        libc::SYS_newfstatat,
+        &[libc::AT_FDCWD as usize, path(at), &raw mut stat as usize, 0],
+    )?;
     Ok(stat.st_mode)
 }
 
 /// Whether the effective user may execute it.
 pub fn may_execute(at: &CStr) -> SysResult {
     let flags = libc::AT_EACCESS as usize;
-    call(libc::SYS_faccessat2, &[libc::AT_FDCWD as usize, path(at), libc::X_OK as usize, flags]).map(drop)
+    call(
+        libc::SYS_faccessat2,
+        &[
+            libc::AT_FDCWD as usize,
+            path(at),
+            libc::X_OK as usize,
+            flags,
+        ],
+    )
+    .map(drop)
 }
 
 pub fn sethostname(name: &CStr) -> SysResult {
@@ -190,11 +261,19 @@ pub fn setdomainname(name: &CStr) -> SysResult {
 
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> SysResult {
     let limit: [u64; 2] = [soft, hard];
-    call(libc::SYS_prlimit64, &[0, resource as usize, limit.as_ptr() as usize, 0]).map(drop)
+    call(
+        libc::SYS_prlimit64,
+        &[0, resource as usize, limit.as_ptr() as usize, 0],
+    )
+    .map(drop)
 }
 
 pub fn setgroups(groups: &[u32]) -> SysResult {
-    call(libc::SYS_setgroups, &[groups.len(), groups.as_ptr() as usize]).map(drop)
+    call(
+        libc::SYS_setgroups,
+        &[groups.len(), groups.as_ptr() as usize],
+    )
+    .map(drop)
 }
 
 pub fn setresgid(gid: u32) -> SysResult {
@@ -206,7 +285,10 @@ pub fn setresuid(uid: u32) -> SysResult {
 }
 
 pub fn prctl(option: i32, args: [usize; 4]) -> SysResult<usize> {
-    call(libc::SYS_prctl, &[option as usize, args[0], args[1], args[2], args[3]])
+    call(
+        libc::SYS_prctl,
+        &[option as usize, args[0], args[1], args[2], args[3]],
+    )
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -224,21 +306,34 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> SysResult {
         high(permitted),
         high(inheritable),
     ];
-    call(libc::SYS_capset, &[header.as_ptr() as usize, data.as_ptr() as usize]).map(drop)
+    call(
+        libc::SYS_capset,
+        &[header.as_ptr() as usize, data.as_ptr() as usize],
+    )
+    .map(drop)
 }
 
 /// The calling task's permitted capabilities.
 pub fn permitted_capabilities() -> SysResult<u64> {
     let mut header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
     let mut data = [0u32; 6];
-    call(libc::SYS_capget, &[header.as_mut_ptr() as usize, data.as_mut_ptr() as usize])?;
+    call(
+        libc::SYS_capget,
+        &[header.as_mut_ptr() as usize, data.as_mut_ptr() as usize],
+    )?;
     Ok(u64::from(data[1]) | u64::from(data[4]) << 32)
 }
 
 pub fn load_seccomp(program: &libc::sock_fprog) -> SysResult {
     const SECCOMP_SET_MODE_FILTER: usize = 1;
     // SAFETY: the program points to `len` instructions that live through the call.
-    unsafe { sys(libc::SYS_seccomp, &[SECCOMP_SET_MODE_FILTER, 0, &raw const *program as usize]) }.map(drop)
+    unsafe {
+        sys(
+            libc::SYS_seccomp,
+            &[SECCOMP_SET_MODE_FILTER, 0, &raw const *program as usize],
+        )
+    }
+    .map(drop)
 }
 
 /// Leaves the session keyring of whoever started us.
@@ -258,7 +353,10 @@ pub fn reset_signal_actions() -> SysResult {
         if signal as i32 == libc::SIGKILL || signal as i32 == libc::SIGSTOP {
             continue;
         }
-        call(libc::SYS_rt_sigaction, &[signal, default.as_ptr() as usize, 0, SIGSET_BYTES])?;
+        call(
+            libc::SYS_rt_sigaction,
+            &[signal, default.as_ptr() as usize, 0, SIGSET_BYTES],
+        )?;
     }
     Ok(())
 }
@@ -267,7 +365,11 @@ pub fn reset_signal_actions() -> SysResult {
 pub fn block_signals(block: bool) -> SysResult {
     let set: u64 = if block { u64::MAX } else { 0 };
     let how = libc::SIG_SETMASK as usize;
-    call(libc::SYS_rt_sigprocmask, &[how, &raw const set as usize, 0, SIGSET_BYTES]).map(drop)
+    call(
+        libc::SYS_rt_sigprocmask,
+        &[how, &raw const set as usize, 0, SIGSET_BYTES],
+    )
+    .map(drop)
 }
 
 pub fn umask(mask: u32) {
@@ -277,9 +379,18 @@ pub fn umask(mask: u32) {
 
 /// # Safety
 /// `argv` and `env` must end with a null pointer and point to live C strings.
-pub unsafe fn execve(at: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
+pub unsafe fn execve(
+    at: &CStr,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> Errno {
     // SAFETY: the caller's promise.
-    let result = unsafe { sys(libc::SYS_execve, &[path(at), argv.as_ptr() as usize, env.as_ptr() as usize]) };
+    let result = unsafe {
+        sys(
+            libc::SYS_execve,
+            &[path(at), argv.as_ptr() as usize, env.as_ptr() as usize],
+        )
+    };
     result.err().unwrap_or(0)
 }
 
@@ -326,5 +437,9 @@ pub unsafe fn clone3(
             lateout("r11") _,
         );
     }
-    if result < 0 { Err(-result as Errno) } else { Ok(result as i32) }
+    if result < 0 {
+        Err(-result as Errno)
+    } else {
+        Ok(result as i32)
+    }
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use gantry_keeper_proto::msg::{Entry, Event, Failure, LIST_PAGE, PROTOCOL_VERSION, Reply, Request};
+use gantry_keeper_proto::msg::{
+    Entry, Event, Failure, LIST_PAGE, PROTOCOL_VERSION, Reply, Request,
+};
 use gantry_keeper_proto::plan::{Plan, Step};
 use gantry_keeper_proto::shm::{MAX_CONTAINERS_PER_KEEPER, RingMap};
 use gantry_keeper_proto::wire::MAX_FIELD_BYTES;
@@ -47,7 +49,16 @@ impl Server {
 
     /// Answers that a request was not done.
     pub fn refuse(&mut self, number: u32, failure: Failure, errno: i32) {
-        self.reply(number, &Reply::Failed { failure, step: 0, detail: 0, errno }, Vec::new());
+        self.reply(
+            number,
+            &Reply::Failed {
+                failure,
+                step: 0,
+                detail: 0,
+                errno,
+            },
+            Vec::new(),
+        );
     }
 
     fn hello(&mut self, number: u32) {
@@ -68,7 +79,12 @@ impl Server {
             .slots
             .iter()
             .flatten()
-            .filter_map(|c| Some(Event::Exited { id: c.id.clone(), exit: c.exit? }))
+            .filter_map(|c| {
+                Some(Event::Exited {
+                    id: c.id.clone(),
+                    exit: c.exit?,
+                })
+            })
             .collect();
         exits.iter().for_each(|event| self.tell(event));
     }
@@ -82,8 +98,17 @@ impl Server {
 
     fn launch(&mut self, number: u32, plan: Vec<u8>, fds: Vec<OwnedFd>) {
         if let Err(failed) = self.try_launch(number, plan, fds) {
-            let Failed { step, detail, errno } = failed;
-            let reply = Reply::Failed { failure: Failure::Launch, step: step as u32, detail, errno };
+            let Failed {
+                step,
+                detail,
+                errno,
+            } = failed;
+            let reply = Reply::Failed {
+                failure: Failure::Launch,
+                step: step as u32,
+                detail,
+                errno,
+            };
             self.reply(number, &reply, Vec::new());
         }
     }
@@ -96,10 +121,21 @@ impl Server {
         }
         let slot = self.free_slot()?;
         let reset = self.journal.reset(slot);
-        let generation = reset.map_err(|_| Failed { step: Step::Journal, detail: slot, errno: libc::EIO })?;
+        let generation = reset.map_err(|_| Failed {
+            step: Step::Journal,
+            detail: slot,
+            errno: libc::EIO,
+        })?;
         let connection = self.connection.as_ref().map_or(0, |c| c.serial);
-        let Started { pid, pidfd, pending, ends, oom_counter } =
-            self.launcher.start(&plan, fds, (connection, number), &self.host)?;
+        let Started {
+            pid,
+            pidfd,
+            pending,
+            ends,
+            oom_counter,
+        } = self
+            .launcher
+            .start(&plan, fds, (connection, number), &self.host)?;
         let mut container = Box::new(Container::new(plan.id, slot, generation, pid, pidfd));
         container.ends = ends;
         container.oom_counter = oom_counter;
@@ -115,12 +151,23 @@ impl Server {
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = Some(container);
         }
-        if waits { Ok(()) } else { self.launched(slot, Some(number), None).map_err(|_| journal_failed(slot)) }
+        if waits {
+            Ok(())
+        } else {
+            self.launched(slot, Some(number), None)
+                .map_err(|_| journal_failed(slot))
+        }
     }
 
     fn watch(&self, container: &Container) {
-        let pidfd = container.pidfd.as_ref().map(|fd| (fd, Token::Process(container.slot)));
-        let pipe = container.pending.as_ref().map(|p| (&p.pipe, Token::Exec(container.slot)));
+        let pidfd = container
+            .pidfd
+            .as_ref()
+            .map(|fd| (fd, Token::Process(container.slot)));
+        let pipe = container
+            .pending
+            .as_ref()
+            .map(|p| (&p.pipe, Token::Exec(container.slot)));
         for (fd, token) in [pidfd, pipe].into_iter().flatten() {
             if let Err(e) = self.poll.watch(fd.as_fd(), token) {
                 log(format_args!("{}: watch: {e}", container.id));
@@ -134,7 +181,11 @@ impl Server {
         }
         let slot = self.slots.len() as u32;
         if slot >= MAX_CONTAINERS_PER_KEEPER {
-            return Err(Failed { step: Step::Slots, detail: slot, errno: libc::ENOSPC });
+            return Err(Failed {
+                step: Step::Slots,
+                detail: slot,
+                errno: libc::ENOSPC,
+            });
         }
         self.slots.push(None);
         Ok(slot)
@@ -142,9 +193,16 @@ impl Server {
 
     /// A launch is decided: answers it, if who asked is still there, and drops the container if it failed. If who
     /// asked is gone, a failed launch ends like a container, so that the next daemon hears of it.
-    pub fn launched(&mut self, slot: u32, number: Option<u32>, failed: Option<Failed>) -> io::Result<()> {
+    pub fn launched(
+        &mut self,
+        slot: u32,
+        number: Option<u32>,
+        failed: Option<Failed>,
+    ) -> io::Result<()> {
         let no_daemon = self.daemon.is_none();
-        let Some(container) = self.container(slot) else { return Ok(()) };
+        let Some(container) = self.container(slot) else {
+            return Ok(());
+        };
         match (number, failed) {
             (Some(number), None) => {
                 let reply = Reply::Launched {
@@ -157,17 +215,32 @@ impl Server {
             }
             (None, None) if no_daemon => self.read_output_of(slot)?,
             (None, None) => {}
-            (Some(number), Some(Failed { step, detail, errno })) => {
+            (
+                Some(number),
+                Some(Failed {
+                    step,
+                    detail,
+                    errno,
+                }),
+            ) => {
                 let id = container.id.clone();
                 if let Some(pidfd) = container.pidfd.as_ref() {
                     reap(pidfd);
                 }
                 self.drop_container(&id);
-                let reply = Reply::Failed { failure: Failure::Launch, step: step as u32, detail, errno };
+                let reply = Reply::Failed {
+                    failure: Failure::Launch,
+                    step: step as u32,
+                    detail,
+                    errno,
+                };
                 self.reply(number, &reply, Vec::new());
             }
             (None, Some(failed)) => {
-                log(format_args!("{}: {failed:?}, and nobody to tell", container.id));
+                log(format_args!(
+                    "{}: {failed:?}, and nobody to tell",
+                    container.id
+                ));
                 if let Some(pidfd) = container.pidfd.as_ref() {
                     wait_for_end(pidfd);
                 }
@@ -188,7 +261,9 @@ impl Server {
     }
 
     fn drop_container(&mut self, id: &str) {
-        let Some(slot) = self.ids.remove(id) else { return };
+        let Some(slot) = self.ids.remove(id) else {
+            return;
+        };
         if let Some(mut container) = self.slots.get_mut(slot as usize).and_then(Option::take) {
             // The daemon may hold copies of the pipe ends: closing ours does not take them out of epoll.
             if let Err(e) = container.stop_reading(&self.poll, &self.host.exec_root) {
@@ -212,7 +287,10 @@ impl Server {
         let pidfd = container.pidfd.as_ref().ok_or((Failure::Ended, 0))?;
         // SAFETY: a plain system call without pointers (no siginfo).
         let sent = unsafe {
-            raw::sys(libc::SYS_pidfd_send_signal, &[pidfd.as_raw_fd() as usize, signo as usize, 0, 0])
+            raw::sys(
+                libc::SYS_pidfd_send_signal,
+                &[pidfd.as_raw_fd() as usize, signo as usize, 0, 0],
+            )
         };
         match sent {
             Ok(_) => Ok(()),
@@ -223,10 +301,20 @@ impl Server {
 
     fn resize(&mut self, id: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
         let container = self.find(id).ok_or((Failure::NoContainer, 0))?;
-        let master = container.ends.tty_master.as_ref().ok_or((Failure::NoTerminal, 0))?;
-        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let master = container
+            .ends
+            .tty_master
+            .as_ref()
+            .ok_or((Failure::NoTerminal, 0))?;
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         let arg = &raw const size as usize;
-        raw::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, arg).map_err(|errno| (Failure::System, errno))
+        raw::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, arg)
+            .map_err(|errno| (Failure::System, errno))
     }
 
     fn close_stdin(&mut self, id: &str) -> Result<(), Refusal> {
@@ -263,7 +351,13 @@ impl Server {
     }
 
     fn try_hand_over(&mut self, id: &str) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
-        let Server { ids, slots, poll, host, .. } = self;
+        let Server {
+            ids,
+            slots,
+            poll,
+            host,
+            ..
+        } = self;
         let slot = *ids.get(id).ok_or((Failure::NoContainer, 0))?;
         let place = slots.get_mut(slot as usize).and_then(Option::as_mut);
         let container = place.ok_or((Failure::NoContainer, 0))?;
@@ -273,9 +367,14 @@ impl Server {
         })?;
         let ends = &container.ends;
         let spill = container.spill_file().map(|f| f.as_fd());
-        let all = [&ends.stdin, &ends.stdout, &ends.stderr, &ends.tty_master].map(|e| e.as_ref().map(AsFd::as_fd));
-        let fds: io::Result<Vec<OwnedFd>> =
-            all.iter().chain([&spill]).flatten().map(|fd| fd.try_clone_to_owned()).collect();
+        let all = [&ends.stdin, &ends.stdout, &ends.stderr, &ends.tty_master]
+            .map(|e| e.as_ref().map(AsFd::as_fd));
+        let fds: io::Result<Vec<OwnedFd>> = all
+            .iter()
+            .chain([&spill])
+            .flatten()
+            .map(|fd| fd.try_clone_to_owned())
+            .collect();
         let reply = Reply::HandOver {
             stdin: ends.stdin.is_some(),
             stdout: ends.stdout.is_some(),
@@ -289,12 +388,20 @@ impl Server {
 }
 
 fn journal_failed(slot: u32) -> Failed {
-    Failed { step: Step::Journal, detail: slot, errno: libc::EIO }
+    Failed {
+        step: Step::Journal,
+        detail: slot,
+        errno: libc::EIO,
+    }
 }
 
 /// The plan from the message, or from its last descriptor.
 fn read_plan(mut bytes: Vec<u8>, fds: &[OwnedFd]) -> Result<Plan, Failed> {
-    let failed = |errno| Failed { step: Step::Plan, detail: 0, errno };
+    let failed = |errno| Failed {
+        step: Step::Plan,
+        detail: 0,
+        errno,
+    };
     if bytes.is_empty() {
         let memfd = fds.last().ok_or(failed(libc::EBADMSG))?.try_clone();
         let read = memfd.and_then(|fd| read_memfd(fd, MAX_FIELD_BYTES));

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use gantry_keeper_proto::msg::{Event, Reply, Request};
 use gantry_keeper_proto::scm;
-use gantry_keeper_proto::shm::{JournalMap, MAX_CONTAINERS_PER_KEEPER, RingMap, Stream, drain_ring};
+use gantry_keeper_proto::shm::{
+    JournalMap, MAX_CONTAINERS_PER_KEEPER, RingMap, Stream, drain_ring,
+};
 
 use crate::container::{Container, unlink};
 use crate::launch::Launcher;
@@ -176,7 +178,9 @@ impl Server {
             Some(known) if known.pid != pid && !is_readable(known.pidfd.as_fd()) => {
                 self.waiting = Some((socket, pid, pidfd));
             }
-            Some(known) if known.pid == pid && !is_readable(known.pidfd.as_fd()) => self.connect(socket)?,
+            Some(known) if known.pid == pid && !is_readable(known.pidfd.as_fd()) => {
+                self.connect(socket)?
+            }
             _ => {
                 self.bury_daemon();
                 self.meet(pid, pidfd)?;
@@ -188,19 +192,32 @@ impl Server {
 
     fn listen(&mut self, wanted: bool) -> io::Result<()> {
         self.poll.forget(self.host.listener.as_fd())?;
-        if wanted { self.poll.watch(self.host.listener.as_fd(), Token::Listener) } else { Ok(()) }
+        if wanted {
+            self.poll.watch(self.host.listener.as_fd(), Token::Listener)
+        } else {
+            Ok(())
+        }
     }
 
     fn meet(&mut self, pid: i32, pidfd: OwnedFd) -> io::Result<()> {
         self.poll.watch(pidfd.as_fd(), Token::Daemon)?;
-        self.daemon = Some(Daemon { pid, pidfd, ring: None });
+        self.daemon = Some(Daemon {
+            pid,
+            pidfd,
+            ring: None,
+        });
         Ok(())
     }
 
     fn connect(&mut self, socket: OwnedFd) -> io::Result<()> {
         self.poll.watch(socket.as_fd(), Token::Connection)?;
         self.connections += 1;
-        self.connection = Some(Connection { socket, queue: VecDeque::new(), serial: self.connections, greeted: false });
+        self.connection = Some(Connection {
+            socket,
+            queue: VecDeque::new(),
+            serial: self.connections,
+            greeted: false,
+        });
         Ok(())
     }
 
@@ -215,7 +232,11 @@ impl Server {
     }
 
     fn daemon_event(&mut self) -> io::Result<()> {
-        if self.daemon.as_ref().is_some_and(|d| is_readable(d.pidfd.as_fd())) {
+        if self
+            .daemon
+            .as_ref()
+            .is_some_and(|d| is_readable(d.pidfd.as_fd()))
+        {
             self.bury_daemon();
         }
         Ok(())
@@ -223,7 +244,9 @@ impl Server {
 
     /// The daemon is dead: its completions are saved, then the pipes are read here. Then the next one may come in.
     fn bury_daemon(&mut self) {
-        let Some(mut dead) = self.daemon.take() else { return };
+        let Some(mut dead) = self.daemon.take() else {
+            return;
+        };
         self.connection = None;
         if let Some(ring) = dead.ring.take() {
             self.drain(ring);
@@ -243,53 +266,84 @@ impl Server {
     }
 
     fn drain(&mut self, ring: RingMap) {
-        let Server { slots, host, journal, .. } = self;
-        let result = drain_ring(ring, journal, &mut |slot, stream, bytes| {
-            match slots.get_mut(slot as usize).and_then(Option::as_mut) {
-                Some(container) => container.keep(&host.exec_root, stream, bytes),
-                None => Ok(()),
-            }
+        let Server {
+            slots,
+            host,
+            journal,
+            ..
+        } = self;
+        let result = drain_ring(ring, journal, &mut |slot, stream, bytes| match slots
+            .get_mut(slot as usize)
+            .and_then(Option::as_mut)
+        {
+            Some(container) => container.keep(&host.exec_root, stream, bytes),
+            None => Ok(()),
         });
         match result {
-            Ok(stats) => log(format_args!("the daemon is gone; saved from its ring: {stats:?}")),
-            Err(e) => log(format_args!("the daemon is gone; its ring could not be saved: {e}")),
+            Ok(stats) => log(format_args!(
+                "the daemon is gone; saved from its ring: {stats:?}"
+            )),
+            Err(e) => log(format_args!(
+                "the daemon is gone; its ring could not be saved: {e}"
+            )),
         }
     }
 
     fn output_event(&mut self, slot: u32, stream: Stream) -> io::Result<()> {
-        let Server { slots, poll, journal, host, .. } = self;
-        let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else { return Ok(()) };
+        let Server {
+            slots,
+            poll,
+            journal,
+            host,
+            ..
+        } = self;
+        let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return Ok(());
+        };
         let result = container.read_output(stream, poll, journal, &host.exec_root);
         if let Err(e) = result {
             // The disk is full, say: the bytes stay in the pipe, the container waits. Level-triggered epoll would
             // spin; the next daemon takes over where this stopped.
             log(format_args!("{}: {e}", container.id));
-            return container.stop_reading(poll, &host.exec_root).map_err(io::Error::other);
+            return container
+                .stop_reading(poll, &host.exec_root)
+                .map_err(io::Error::other);
         }
         Ok(())
     }
 
     fn process_event(&mut self, slot: u32) -> io::Result<()> {
-        let Some(container) = self.container(slot) else { return Ok(()) };
+        let Some(container) = self.container(slot) else {
+            return Ok(());
+        };
         if container.pending.is_some() {
             // The end of its pipe comes first and says whether it ever was a container.
             return self.exec_event(slot);
         }
-        let Some(exit) = container.collect_exit()? else { return Ok(()) };
+        let Some(exit) = container.collect_exit()? else {
+            return Ok(());
+        };
         let id = container.id.clone();
         self.tell(&Event::Exited { id, exit });
         Ok(())
     }
 
     fn exec_event(&mut self, slot: u32) -> io::Result<()> {
-        let Some(container) = self.container(slot) else { return Ok(()) };
-        let Some(pending) = container.pending.take() else { return Ok(()) };
+        let Some(container) = self.container(slot) else {
+            return Ok(());
+        };
+        let Some(pending) = container.pending.take() else {
+            return Ok(());
+        };
         if !is_readable(pending.pipe.as_fd()) {
             container.pending = Some(pending);
             return Ok(());
         }
         let (connection, number) = pending.request;
-        let asked = self.connection.as_ref().is_some_and(|c| c.serial == connection);
+        let asked = self
+            .connection
+            .as_ref()
+            .is_some_and(|c| c.serial == connection);
         self.launched(slot, asked.then_some(number), pending.outcome())
     }
 
@@ -306,9 +360,13 @@ impl Server {
     }
 
     fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) {
-        let Some(connection) = self.connection.as_mut() else { return };
+        let Some(connection) = self.connection.as_mut() else {
+            return;
+        };
         if connection.queue.len() >= MAX_QUEUED {
-            log(format_args!("the daemon does not read: its connection is dropped"));
+            log(format_args!(
+                "the daemon does not read: its connection is dropped"
+            ));
             return self.disconnect();
         }
         connection.queue.push_back((bytes, fds));
@@ -319,7 +377,9 @@ impl Server {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
+        let Some(connection) = self.connection.as_mut() else {
+            return Ok(());
+        };
         while let Some((bytes, fds)) = connection.queue.front() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match scm::send(connection.socket.as_fd(), bytes, &borrowed) {
@@ -329,7 +389,8 @@ impl Server {
             }
         }
         let full = !connection.queue.is_empty();
-        self.poll.want_output(connection.socket.as_fd(), Token::Connection, full)
+        self.poll
+            .want_output(connection.socket.as_fd(), Token::Connection, full)
     }
 
     fn serve_connection(&mut self) -> io::Result<()> {
@@ -337,7 +398,9 @@ impl Server {
             self.disconnect();
             return Ok(());
         }
-        let Some(connection) = self.connection.as_ref() else { return Ok(()) };
+        let Some(connection) = self.connection.as_ref() else {
+            return Ok(());
+        };
         let mut fds = Vec::new();
         let n = match scm::receive(connection.socket.as_fd(), &mut self.buf, &mut fds) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -358,7 +421,9 @@ impl Server {
             Err(e) => {
                 log(format_args!("a request was not understood: {e}"));
                 let number = Request::number_of(bytes);
-                number.into_iter().for_each(|n| self.refuse(n, gantry_keeper_proto::msg::Failure::Protocol, 0));
+                number
+                    .into_iter()
+                    .for_each(|n| self.refuse(n, gantry_keeper_proto::msg::Failure::Protocol, 0));
             }
         }
         Ok(())
@@ -367,7 +432,8 @@ impl Server {
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call.
-    let fd = unsafe { raw::sys(libc::SYS_pidfd_open, &[pid as usize, 0]) }.map_err(io::Error::from_raw_os_error)?;
+    let fd = unsafe { raw::sys(libc::SYS_pidfd_open, &[pid as usize, 0]) }
+        .map_err(io::Error::from_raw_os_error)?;
     // SAFETY: the descriptor is new and ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -375,7 +441,11 @@ fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
 /// Who connected: its pid and pidfd.
 fn peer(socket: &OwnedFd) -> io::Result<(i32, OwnedFd)> {
     const SO_PEERPIDFD: i32 = 77;
-    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let level = libc::SOL_SOCKET;
     // SAFETY: the kernel fills the struct of the stated size.
@@ -395,7 +465,13 @@ fn peer(socket: &OwnedFd) -> io::Result<(i32, OwnedFd)> {
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: as above.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, SO_PEERPIDFD, (&raw mut pidfd).cast(), &mut len)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            SO_PEERPIDFD,
+            (&raw mut pidfd).cast(),
+            &mut len,
+        )
     };
     if result < 0 {
         // Before 6.5: the pid could have been used again, which a daemon that waits for our hello rules out.

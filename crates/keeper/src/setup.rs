@@ -41,7 +41,12 @@ pub struct SetupError {
 
 impl std::fmt::Display for SetupError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.step, io::Error::from_raw_os_error(self.errno))
+        write!(
+            f,
+            "{}: {}",
+            self.step,
+            io::Error::from_raw_os_error(self.errno)
+        )
     }
 }
 
@@ -55,13 +60,24 @@ fn errno_of(error: &io::Error) -> Errno {
 
 /// Does all of it.
 pub fn detach() -> Result<Host, SetupError> {
-    at("close inherited files", raw::close_range(EXEC_ROOT_FD as u32 + 1, u32::MAX, 0))?;
+    at(
+        "close inherited files",
+        raw::close_range(EXEC_ROOT_FD as u32 + 1, u32::MAX, 0),
+    )?;
     // SAFETY: the daemon starts this program with exactly these two descriptors open; nothing else owns them.
-    let (listener, exec_root) = unsafe { (OwnedFd::from_raw_fd(LISTEN_FD), OwnedFd::from_raw_fd(EXEC_ROOT_FD)) };
+    let (listener, exec_root) = unsafe {
+        (
+            OwnedFd::from_raw_fd(LISTEN_FD),
+            OwnedFd::from_raw_fd(EXEC_ROOT_FD),
+        )
+    };
     for fd in [&listener, &exec_root] {
         // SAFETY: a plain system call on an open descriptor.
         if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-            return at("inherited descriptors", Err(errno_of(&io::Error::last_os_error())));
+            return at(
+                "inherited descriptors",
+                Err(errno_of(&io::Error::last_os_error())),
+            );
         }
     }
     let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)?;
@@ -71,11 +87,21 @@ pub fn detach() -> Result<Host, SetupError> {
     let last_capability = read_number("/proc/sys/kernel/cap_last_cap").unwrap_or(40);
     let capabilities = at("capget", raw::permitted_capabilities())?;
     private_mounts()?;
-    Ok(Host { listener, exec_root, proc, capabilities, last_capability, nofile })
+    Ok(Host {
+        listener,
+        exec_root,
+        proc,
+        capabilities,
+        last_capability,
+        nofile,
+    })
 }
 
 fn open(path: &CStr, flags: i32) -> Result<OwnedFd, SetupError> {
-    let fd = at("open /proc", raw::openat2(libc::AT_FDCWD, path, flags | libc::O_CLOEXEC, 0))?;
+    let fd = at(
+        "open /proc",
+        raw::openat2(libc::AT_FDCWD, path, flags | libc::O_CLOEXEC, 0),
+    )?;
     // SAFETY: the descriptor is new and ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -83,9 +109,24 @@ fn open(path: &CStr, flags: i32) -> Result<OwnedFd, SetupError> {
 /// Not to be dumped, traced or ended by what ends others.
 fn be_quiet() -> Result<(), SetupError> {
     at("prctl", raw::prctl(libc::PR_SET_DUMPABLE, [0; 4]))?;
-    at("prctl", raw::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]))?;
-    at("prctl", raw::prctl(libc::PR_SET_NAME, [c"gantry-keeper".as_ptr() as usize, 0, 0, 0]))?;
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGPIPE] {
+    at(
+        "prctl",
+        raw::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]),
+    )?;
+    at(
+        "prctl",
+        raw::prctl(
+            libc::PR_SET_NAME,
+            [c"gantry-keeper".as_ptr() as usize, 0, 0, 0],
+        ),
+    )?;
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+    ] {
         // SAFETY: no handler is installed, the signals are ignored.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
@@ -101,7 +142,10 @@ fn raise_open_files() -> Result<(u64, u64), SetupError> {
     }
     // SAFETY: filled by the successful call above.
     let limit = unsafe { limit.assume_init() };
-    at("setrlimit", raw::set_rlimit(libc::RLIMIT_NOFILE, limit.rlim_max, limit.rlim_max))?;
+    at(
+        "setrlimit",
+        raw::set_rlimit(libc::RLIMIT_NOFILE, limit.rlim_max, limit.rlim_max),
+    )?;
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
@@ -113,36 +157,59 @@ fn read_number(path: &str) -> Option<u32> {
 /// service. A hierarchy that refuses is only reported.
 fn leave_cgroups() {
     let mut mountinfo = String::new();
-    let read = File::open("/proc/self/mountinfo").and_then(|mut f| f.read_to_string(&mut mountinfo));
+    let read =
+        File::open("/proc/self/mountinfo").and_then(|mut f| f.read_to_string(&mut mountinfo));
     if let Err(e) = read {
         return crate::log(format_args!("cannot read mountinfo: {e}"));
     }
     for line in mountinfo.lines() {
-        let Some((mount, fs)) = line.split_once(" - ") else { continue };
-        let Some(point) = mount.split(' ').nth(4) else { continue };
+        let Some((mount, fs)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = mount.split(' ').nth(4) else {
+            continue;
+        };
         if !fs.starts_with("cgroup ") && !fs.starts_with("cgroup2 ") {
             continue;
         }
         let path = Path::new(point).join("cgroup.procs");
         if let Err(e) = std::fs::write(&path, "0") {
-            crate::log(format_args!("stay in the daemon's cgroup: {}: {e}", path.display()));
+            crate::log(format_args!(
+                "stay in the daemon's cgroup: {}: {e}",
+                path.display()
+            ));
         }
     }
 }
 
 /// A mount namespace with one mount, a tmpfs: each mount more costs every container.
 fn private_mounts() -> Result<(), SetupError> {
-    at("unshare the mount namespace", raw::unshare(libc::CLONE_NEWNS))?;
+    at(
+        "unshare the mount namespace",
+        raw::unshare(libc::CLONE_NEWNS),
+    )?;
     mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
     // Any directory does: it is only covered inside this namespace, until the old root is gone.
     let on = c"/proc";
-    mount(Some(c"none"), on, Some(c"tmpfs"), libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, Some(c"mode=755,size=64k"))?;
+    mount(
+        Some(c"none"),
+        on,
+        Some(c"tmpfs"),
+        libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        Some(c"mode=755,size=64k"),
+    )?;
     at("enter the private root", raw::chdir(on))?;
     at("make the root point", raw::mkdir(c"r", 0o755))?;
     at("pivot_root", raw::pivot_root(c".", c"."))?;
     at("detach the old root", raw::umount(c".", libc::MNT_DETACH))?;
     at("enter the private root", raw::chdir(c"/"))?;
-    mount(None, c"/", None, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, None)
+    mount(
+        None,
+        c"/",
+        None,
+        libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY,
+        None,
+    )
 }
 
 fn mount(
@@ -154,9 +221,20 @@ fn mount(
 ) -> Result<(), SetupError> {
     let pointer = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: every pointer is null or a C string that lives through the call.
-    let result =
-        unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, pointer(data).cast()) };
-    if result < 0 { at("mount", Err(errno_of(&io::Error::last_os_error()))) } else { Ok(()) }
+    let result = unsafe {
+        libc::mount(
+            pointer(source),
+            target.as_ptr(),
+            pointer(kind),
+            flags,
+            pointer(data).cast(),
+        )
+    };
+    if result < 0 {
+        at("mount", Err(errno_of(&io::Error::last_os_error())))
+    } else {
+        Ok(())
+    }
 }
 
 /// Field 22 of /proc/PID/stat.
@@ -168,8 +246,13 @@ pub fn start_time_ticks(proc: BorrowedFd<'_>, pid: i32) -> io::Result<u64> {
     let mut file = unsafe { File::from_raw_fd(fd) };
     let mut stat = Vec::with_capacity(512);
     file.read_to_end(&mut stat)?;
-    let after = stat.iter().rposition(|b| *b == b')').and_then(|at| stat.get(at + 2..));
+    let after = stat
+        .iter()
+        .rposition(|b| *b == b')')
+        .and_then(|at| stat.get(at + 2..));
     let fields = after.and_then(|rest| std::str::from_utf8(rest).ok());
-    let ticks = fields.and_then(|f| f.split(' ').nth(19)).and_then(|t| t.parse().ok());
+    let ticks = fields
+        .and_then(|f| f.split(' ').nth(19))
+        .and_then(|t| t.parse().ok());
     ticks.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -139,7 +139,10 @@ impl KeeperClient {
         let (root, exe) = (exec_root.to_owned(), keeper_exe.to_owned());
         let connected = workers::run(move || spawn::connect_or_spawn(&root, shard, &exe))
             .await
-            .map_err(|e| KeeperError::Start { step: "worker", source: e.into() })??;
+            .map_err(|e| KeeperError::Start {
+                step: "worker",
+                source: e.into(),
+            })??;
         let client = Rc::new(KeeperClient {
             socket: AsyncFd::new(connected.socket)?,
             state: RefCell::default(),
@@ -156,11 +159,17 @@ impl KeeperClient {
     }
 
     async fn hello(&self) -> Result<(), KeeperError> {
-        let hello = Request::Hello { version: PROTOCOL_VERSION, epoch: self.epoch };
+        let hello = Request::Hello {
+            version: PROTOCOL_VERSION,
+            epoch: self.epoch,
+        };
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         let (reply, mut fds) = gantry_rt::timeout(HELLO_TIMEOUT, self.call(hello, &[]))
             .await
-            .map_err(|_| KeeperError::Start { step: "hello", source: late() })??;
+            .map_err(|_| KeeperError::Start {
+                step: "hello",
+                source: late(),
+            })??;
         let Reply::Hello { version, pid, .. } = reply else {
             return Err(unexpected(&reply));
         };
@@ -168,7 +177,9 @@ impl KeeperClient {
             return Err(KeeperError::Version(version));
         }
         self.keeper_pid.set(pid);
-        let journal = fds.pop().ok_or_else(|| KeeperError::Protocol("hello without a journal".into()))?;
+        let journal = fds
+            .pop()
+            .ok_or_else(|| KeeperError::Protocol("hello without a journal".into()))?;
         *self.journal.borrow_mut() = Some(journal);
         Ok(())
     }
@@ -198,14 +209,27 @@ impl KeeperClient {
     /// Launches. Once sent it goes on even if this future is dropped, so run it in a task of its own.
     /// A launch that fails leaves no control group behind.
     pub async fn launch(&self, prepared: Prepared) -> Result<Launched, LaunchError> {
-        let PreparedParts { plan, plan_bytes, fds, ends, mut group } = prepared.into_parts();
+        let PreparedParts {
+            plan,
+            plan_bytes,
+            fds,
+            ends,
+            mut group,
+        } = prepared.into_parts();
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let answer = self.call(Request::Launch { plan: plan_bytes }, &borrowed).await;
+        let answer = self
+            .call(Request::Launch { plan: plan_bytes }, &borrowed)
+            .await;
         // The container's ends must be closed here, or its end of file is never seen.
         drop(fds);
         let (reply, _) = answer?;
         match reply {
-            Reply::Launched { pid, start_time_ticks, slot, generation } => Ok(Launched {
+            Reply::Launched {
+                pid,
+                start_time_ticks,
+                slot,
+                generation,
+            } => Ok(Launched {
                 pid,
                 start_time_ticks,
                 slot,
@@ -216,37 +240,70 @@ impl KeeperClient {
                 tty_master: ends.tty_master,
                 group: group.take().ok_or(KeeperError::Gone)?,
             }),
-            Reply::Failed { failure: Failure::Launch, step, detail, errno } => {
-                Err(launch_error(&plan, step, detail, errno))
+            Reply::Failed {
+                failure: Failure::Launch,
+                step,
+                detail,
+                errno,
+            } => Err(launch_error(&plan, step, detail, errno)),
+            Reply::Failed { failure, errno, .. } => {
+                Err(KeeperError::from_failure(failure, errno).into())
             }
-            Reply::Failed { failure, errno, .. } => Err(KeeperError::from_failure(failure, errno).into()),
             other => Err(unexpected(&other).into()),
         }
     }
 
     /// Sends a signal to the container's first process.
     pub async fn signal(&self, id: &str, signo: i32) -> Result<(), KeeperError> {
-        self.done(Request::Signal { id: id.to_owned(), signo }, &[]).await
+        self.done(
+            Request::Signal {
+                id: id.to_owned(),
+                signo,
+            },
+            &[],
+        )
+        .await
     }
 
     /// Sets the size of the container's terminal.
     pub async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<(), KeeperError> {
-        self.done(Request::Resize { id: id.to_owned(), rows, columns }, &[]).await
+        self.done(
+            Request::Resize {
+                id: id.to_owned(),
+                rows,
+                columns,
+            },
+            &[],
+        )
+        .await
     }
 
     /// Makes the keeper drop its copy of standard input's write end; the caller drops its own.
     pub async fn close_stdin(&self, id: &str) -> Result<(), KeeperError> {
-        self.done(Request::CloseStdin { id: id.to_owned() }, &[]).await
+        self.done(Request::CloseStdin { id: id.to_owned() }, &[])
+            .await
     }
 
     /// Makes the keeper stop reading an adopted container's output and takes its files over.
     pub async fn handover(&self, id: &str) -> Result<HandOver, KeeperError> {
-        let (reply, fds) = self.call(Request::HandOver { id: id.to_owned() }, &[]).await?;
+        let (reply, fds) = self
+            .call(Request::HandOver { id: id.to_owned() }, &[])
+            .await?;
         match reply {
-            Reply::HandOver { stdin, stdout, stderr, tty_master, spill, spill_bytes } => {
+            Reply::HandOver {
+                stdin,
+                stdout,
+                stderr,
+                tty_master,
+                spill,
+                spill_bytes,
+            } => {
                 let mut fds = fds.into_iter();
                 let mut next = |wanted: bool| match wanted {
-                    true => fds.next().map(Some).ok_or_else(|| KeeperError::Protocol("a file is missing".into())),
+                    true => fds
+                        .next()
+                        .map(Some)
+                        .ok_or_else(|| KeeperError::Protocol("a file is missing".into())),
                     false => Ok(None),
                 };
                 Ok(HandOver {
@@ -357,7 +414,10 @@ impl KeeperClient {
                 }
             }
             FromKeeper::Event(Event::Exited { id, exit }) => {
-                self.state.borrow_mut().events.push_back(KeeperEvent::Exited { id, exit });
+                self.state
+                    .borrow_mut()
+                    .events
+                    .push_back(KeeperEvent::Exited { id, exit });
                 self.event.notify_one();
             }
         }
@@ -410,7 +470,9 @@ async fn receive_all(client: Rc<KeeperClient>) {
 
 fn epoch() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+    (now.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(now.tv_nsec as u64)
 }
 
 fn unexpected(reply: &Reply) -> KeeperError {
@@ -420,19 +482,39 @@ fn unexpected(reply: &Reply) -> KeeperError {
     }
 }
 
-fn launch_error(plan: &gantry_keeper_proto::plan::Plan, step: u32, detail: u32, errno: i32) -> LaunchError {
+fn launch_error(
+    plan: &gantry_keeper_proto::plan::Plan,
+    step: u32,
+    detail: u32,
+    errno: i32,
+) -> LaunchError {
     let Some(step) = Step::from_number(step) else {
         return KeeperError::Protocol(format!("unknown launch step {step}")).into();
     };
-    let program = || plan.argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
+    let program = || {
+        plan.argv
+            .first()
+            .map(|a| a.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
     let stage = match step {
         Step::LookupNotFound => ExecStage::NotInPath,
         Step::LookupStat => ExecStage::Stat,
         Step::LookupDirectory => ExecStage::IsDirectory,
         Step::LookupPermission => ExecStage::Permission,
-        _ => return LaunchError::Child { step, about: crate::prepare::subject_of(plan, step, detail), errno },
+        _ => {
+            return LaunchError::Child {
+                step,
+                about: crate::prepare::subject_of(plan, step, detail),
+                errno,
+            };
+        }
     };
-    LaunchError::Exec { path: program(), errno, stage }
+    LaunchError::Exec {
+        path: program(),
+        errno,
+        stage,
+    }
 }
 
 impl From<Entry> for AdoptedContainer {

@@ -83,15 +83,29 @@ impl LaunchError {
     /// Exit code `docker run` shows for it: 127 not found, 126 not executable, 128 otherwise.
     pub fn exit_code(&self) -> i32 {
         match self {
-            LaunchError::Exec { stage: ExecStage::NotInPath, .. } => 127,
-            LaunchError::Exec { errno: libc::ENOENT, .. } => 127,
+            LaunchError::Exec {
+                stage: ExecStage::NotInPath,
+                ..
+            } => 127,
+            LaunchError::Exec {
+                errno: libc::ENOENT,
+                ..
+            } => 127,
             LaunchError::Exec { .. } => 126,
             _ => 128,
         }
     }
 
-    pub(crate) fn prepare(step: &'static str, about: impl Into<String>, source: impl Into<io::Error>) -> LaunchError {
-        LaunchError::Prepare { step, about: about.into(), source: source.into() }
+    pub(crate) fn prepare(
+        step: &'static str,
+        about: impl Into<String>,
+        source: impl Into<io::Error>,
+    ) -> LaunchError {
+        LaunchError::Prepare {
+            step,
+            about: about.into(),
+            source: source.into(),
+        }
     }
 }
 
@@ -169,7 +183,9 @@ fn exec_reason(path: &str, errno: i32, stage: ExecStage) -> String {
 }
 
 fn io_text(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), errno_text)
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), errno_text)
 }
 
 /// An errno as Go (and so Docker) words it.
@@ -189,19 +205,46 @@ mod tests {
     use super::*;
 
     fn exec(path: &str, errno: i32, stage: ExecStage) -> (String, i32) {
-        let error = LaunchError::Exec { path: path.into(), errno, stage };
+        let error = LaunchError::Exec {
+            path: path.into(),
+            errno,
+            stage,
+        };
         let code = error.exit_code();
-        (error.to_string().split("container init: ").nth(1).unwrap_or_default().to_owned(), code)
+        (
+            error
+                .to_string()
+                .split("container init: ")
+                .nth(1)
+                .unwrap_or_default()
+                .to_owned(),
+            code,
+        )
     }
 
     #[test]
     fn exec_errors_read_as_dockers_do() {
         let missing = exec("nosuch", libc::ENOENT, ExecStage::NotInPath);
-        assert_eq!(missing, ("exec: \"nosuch\": executable file not found in $PATH".into(), 127));
+        assert_eq!(
+            missing,
+            (
+                "exec: \"nosuch\": executable file not found in $PATH".into(),
+                127
+            )
+        );
         let stat = exec("/nosuch", libc::ENOENT, ExecStage::Stat);
-        assert_eq!(stat, ("exec: \"/nosuch\": stat /nosuch: no such file or directory".into(), 127));
+        assert_eq!(
+            stat,
+            (
+                "exec: \"/nosuch\": stat /nosuch: no such file or directory".into(),
+                127
+            )
+        );
         let denied = exec("/etc/passwd", libc::EACCES, ExecStage::Permission);
-        assert_eq!(denied, ("exec: \"/etc/passwd\": permission denied".into(), 126));
+        assert_eq!(
+            denied,
+            ("exec: \"/etc/passwd\": permission denied".into(), 126)
+        );
         let dir = exec("/etc", libc::EISDIR, ExecStage::IsDirectory);
         assert_eq!(dir, ("exec: \"/etc\": is a directory".into(), 126));
     }

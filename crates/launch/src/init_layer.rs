@@ -6,7 +6,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 const DIRECTORIES: &[&str] = &["dev", "dev/pts", "dev/shm", "etc", "proc", "sys"];
-const FILES: &[&str] = &[".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
+const FILES: &[&str] = &[
+    ".dockerenv",
+    "dev/console",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/resolv.conf",
+];
 
 /// Makes the layer at `dir` (again, if it is there). Add it last to [`crate::RootfsSpec::lowers`].
 pub fn make_init_layer(dir: &Path) -> io::Result<()> {
@@ -19,8 +25,18 @@ pub fn make_init_layer(dir: &Path) -> io::Result<()> {
         }
     }
     for name in FILES {
-        std::fs::OpenOptions::new().create(true).append(true).open(dir.join(name))?;
-        mode(&dir.join(name), if *name == "dev/console" || *name == ".dockerenv" { 0o755 } else { 0o644 })?;
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join(name))?;
+        mode(
+            &dir.join(name),
+            if *name == "dev/console" || *name == ".dockerenv" {
+                0o755
+            } else {
+                0o644
+            },
+        )?;
     }
     match symlink("/proc/mounts", dir.join("etc/mtab")) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),

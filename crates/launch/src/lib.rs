@@ -22,7 +22,7 @@ pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
 pub use prepare::{Prepared, prepare};
 pub use spec::{
-    BindFile, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES, LaunchSpec, NetMode,
-    RootfsSpec, TmpfsMount,
+    BindFile, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES,
+    LaunchSpec, NetMode, RootfsSpec, TmpfsMount,
 };
 pub use sys::{network_namespace_of, process_start_time_ticks};

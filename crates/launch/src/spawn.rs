@@ -28,18 +28,31 @@ pub(crate) struct Connected {
 }
 
 fn failed(step: &'static str) -> impl Fn(rustix::io::Errno) -> KeeperError {
-    move |e| KeeperError::Start { step, source: e.into() }
+    move |e| KeeperError::Start {
+        step,
+        source: e.into(),
+    }
 }
 
-pub(crate) fn connect_or_spawn(exec_root: &Path, shard: usize, exe: &Path) -> Result<Connected, KeeperError> {
+pub(crate) fn connect_or_spawn(
+    exec_root: &Path,
+    shard: usize,
+    exe: &Path,
+) -> Result<Connected, KeeperError> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(exec_root, flags, Mode::empty()).map_err(failed("open the exec root"))?;
+    let root =
+        rustix::fs::open(exec_root, flags, Mode::empty()).map_err(failed("open the exec root"))?;
     let name = format!("keeper-{shard}.sock");
     // Through /proc, so that the length of the exec root does not matter.
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", root.as_raw_fd()))
         .map_err(failed("socket address"))?;
     match connect(&address) {
-        Ok(socket) => return Ok(Connected { socket, child: None }),
+        Ok(socket) => {
+            return Ok(Connected {
+                socket,
+                child: None,
+            });
+        }
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(failed("connect")(e)),
     }
@@ -49,28 +62,43 @@ pub(crate) fn connect_or_spawn(exec_root: &Path, shard: usize, exe: &Path) -> Re
     }
     let listener = socket().map_err(failed("socket"))?;
     rustix::net::bind(&listener, &address).map_err(failed("bind"))?;
-    rustix::fs::chmodat(&root, &name, Mode::RUSR | Mode::WUSR, AtFlags::empty()).map_err(failed("chmod"))?;
+    rustix::fs::chmodat(&root, &name, Mode::RUSR | Mode::WUSR, AtFlags::empty())
+        .map_err(failed("chmod"))?;
     rustix::net::listen(&listener, BACKLOG).map_err(failed("listen"))?;
     let child = start(&listener, &root, shard, exe)?;
     let socket = connect(&address).map_err(failed("connect"))?;
-    Ok(Connected { socket, child: Some(child) })
+    Ok(Connected {
+        socket,
+        child: Some(child),
+    })
 }
 
 fn socket() -> rustix::io::Result<OwnedFd> {
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+    rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
 }
 
 fn connect(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
     let socket = socket()?;
     rustix::net::connect(&socket, address)?;
     // Room for the longest message; the default limit may be lower, then the kernel clamps it.
-    rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4 * gantry_keeper_proto::scm::MAX_MESSAGE_BYTES)?;
+    rustix::net::sockopt::set_socket_send_buffer_size(
+        &socket,
+        4 * gantry_keeper_proto::scm::MAX_MESSAGE_BYTES,
+    )?;
     Ok(socket)
 }
 
 /// The program as a sealed memfd: a container can never reach a file of it through /proc.
 fn sealed(exe: &Path) -> Result<OwnedFd, KeeperError> {
-    let io_failed = |source: io::Error| KeeperError::Start { step: "read the keeper's program", source };
+    let io_failed = |source: io::Error| KeeperError::Start {
+        step: "read the keeper's program",
+        source,
+    };
     let mut from = File::open(exe).map_err(io_failed)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know MFD_EXEC; there every memfd is executable.
@@ -90,15 +118,29 @@ fn sealed(exe: &Path) -> Result<OwnedFd, KeeperError> {
 /// the child until exec, so the size of this process does not matter.
 fn start(listener: &OwnedFd, root: &OwnedFd, shard: usize, exe: &Path) -> Result<i32, KeeperError> {
     let program = sealed(exe)?;
-    let high = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 16).map_err(failed("duplicate a descriptor"));
+    let high = |fd: &OwnedFd| {
+        rustix::io::fcntl_dupfd_cloexec(fd, 16).map_err(failed("duplicate a descriptor"))
+    };
     let (listener, root, program) = (high(listener)?, high(root)?, high(&program)?);
-    let bad = |_| KeeperError::Start { step: "arguments", source: io::ErrorKind::InvalidInput.into() };
+    let bad = |_| KeeperError::Start {
+        step: "arguments",
+        source: io::ErrorKind::InvalidInput.into(),
+    };
     let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(bad)?;
-    let log = CString::new(format!("/proc/self/fd/{}/keeper-{shard}.log", root.as_raw_fd())).map_err(bad)?;
+    let log = CString::new(format!(
+        "/proc/self/fd/{}/keeper-{shard}.log",
+        root.as_raw_fd()
+    ))
+    .map_err(bad)?;
     let name = CString::new("gantry-keeper").map_err(bad)?;
     let shard_arg = CString::new(shard.to_string()).map_err(bad)?;
     let parent_arg = CString::new(std::process::id().to_string()).map_err(bad)?;
-    let argv = [name.as_ptr(), shard_arg.as_ptr(), parent_arg.as_ptr(), std::ptr::null()];
+    let argv = [
+        name.as_ptr(),
+        shard_arg.as_ptr(),
+        parent_arg.as_ptr(),
+        std::ptr::null(),
+    ];
     let mut setup = SpawnSetup::new()?;
     setup.open(0, c"/dev/null", libc::O_RDONLY)?;
     setup.open(1, c"/dev/null", libc::O_WRONLY)?;
@@ -116,7 +158,10 @@ struct SpawnSetup {
 fn spawn_result(step: &'static str, code: i32) -> Result<(), KeeperError> {
     match code {
         0 => Ok(()),
-        errno => Err(KeeperError::Start { step, source: io::Error::from_raw_os_error(errno) }),
+        errno => Err(KeeperError::Start {
+            step,
+            source: io::Error::from_raw_os_error(errno),
+        }),
     }
 }
 
@@ -127,15 +172,33 @@ impl SpawnSetup {
         let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID;
         // SAFETY: both init functions fill their argument; the sets are filled before they are passed on.
         unsafe {
-            spawn_result("posix_spawn", libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-            spawn_result("posix_spawn", libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-            let mut setup = SpawnSetup { actions: actions.assume_init(), attributes: attributes.assume_init() };
+            spawn_result(
+                "posix_spawn",
+                libc::posix_spawn_file_actions_init(actions.as_mut_ptr()),
+            )?;
+            spawn_result(
+                "posix_spawn",
+                libc::posix_spawnattr_init(attributes.as_mut_ptr()),
+            )?;
+            let mut setup = SpawnSetup {
+                actions: actions.assume_init(),
+                attributes: attributes.assume_init(),
+            };
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
-            spawn_result("posix_spawn", libc::posix_spawnattr_setsigmask(&mut setup.attributes, &set))?;
+            spawn_result(
+                "posix_spawn",
+                libc::posix_spawnattr_setsigmask(&mut setup.attributes, &set),
+            )?;
             libc::sigfillset(&mut set);
-            spawn_result("posix_spawn", libc::posix_spawnattr_setsigdefault(&mut setup.attributes, &set))?;
-            spawn_result("posix_spawn", libc::posix_spawnattr_setflags(&mut setup.attributes, flags as i16))?;
+            spawn_result(
+                "posix_spawn",
+                libc::posix_spawnattr_setsigdefault(&mut setup.attributes, &set),
+            )?;
+            spawn_result(
+                "posix_spawn",
+                libc::posix_spawnattr_setflags(&mut setup.attributes, flags as i16),
+            )?;
             Ok(setup)
         }
     }
@@ -143,7 +206,13 @@ impl SpawnSetup {
     fn open(&mut self, fd: i32, path: &std::ffi::CStr, flags: i32) -> Result<(), KeeperError> {
         // SAFETY: initialised in `new`; glibc copies the path.
         spawn_result("posix_spawn", unsafe {
-            libc::posix_spawn_file_actions_addopen(&mut self.actions, fd, path.as_ptr(), flags, 0o600)
+            libc::posix_spawn_file_actions_addopen(
+                &mut self.actions,
+                fd,
+                path.as_ptr(),
+                flags,
+                0o600,
+            )
         })
     }
 

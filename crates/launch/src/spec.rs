@@ -28,8 +28,13 @@ pub const DEFAULT_MASKED_PATHS: &[&str] = &[
 ];
 
 /// Paths a container cannot write unless it is privileged (Docker's list).
-pub const DEFAULT_READONLY_PATHS: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const DEFAULT_READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The root file system: an overlay mounted for this start.
 #[derive(Clone, Debug, Default)]

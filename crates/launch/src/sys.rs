@@ -22,8 +22,17 @@ pub(crate) enum Kind {
 }
 
 /// Sets `MOUNT_ATTR_*` bits of a mount.
-pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+pub(crate) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated and the struct lives through the call, which reads it only.
     let result = unsafe {
@@ -36,7 +45,11 @@ pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: b
             size_of::<libc::mount_attr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Makes sure that `path` exists below `root`, as a mount target: directories 0755, files 0644 are made where they are
@@ -45,9 +58,25 @@ pub(crate) fn ensure(root: BorrowedFd<'_>, path: &str, kind: Kind) -> io::Result
     ensure_limited(root, path, kind, MAX_LINKS).map_err(io::Error::from)
 }
 
-fn ensure_limited(root: BorrowedFd<'_>, path: &str, kind: Kind, links: usize) -> rustix::io::Result<()> {
-    let open = |path: &str| rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), IN_ROOT);
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+fn ensure_limited(
+    root: BorrowedFd<'_>,
+    path: &str,
+    kind: Kind,
+    links: usize,
+) -> rustix::io::Result<()> {
+    let open = |path: &str| {
+        rustix::fs::openat2(
+            root,
+            path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            IN_ROOT,
+        )
+    };
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
     if parts.is_empty() {
         return Ok(());
     }
@@ -69,7 +98,11 @@ fn ensure_limited(root: BorrowedFd<'_>, path: &str, kind: Kind, links: usize) ->
             Err(Errno::NOENT) => {}
             Err(e) => return Err(e),
         }
-        match make(parent.as_fd(), parts[i], if last { kind } else { Kind::Directory }) {
+        match make(
+            parent.as_fd(),
+            parts[i],
+            if last { kind } else { Kind::Directory },
+        ) {
             Ok(()) => parent = open(&prefix)?,
             Err(Errno::EXIST) => {
                 // A dangling link (or someone was faster): go where it points.
@@ -79,7 +112,11 @@ fn ensure_limited(root: BorrowedFd<'_>, path: &str, kind: Kind, links: usize) ->
                     Err(Errno::INVAL) => return ensure_limited(root, path, kind, left),
                     Err(e) => return Err(e),
                 };
-                let base = if target.starts_with('/') { String::new() } else { parts[..i].join("/") };
+                let base = if target.starts_with('/') {
+                    String::new()
+                } else {
+                    parts[..i].join("/")
+                };
                 let next = format!("{base}/{target}/{}", parts[i + 1..].join("/"));
                 return ensure_limited(root, &next, kind, left);
             }
@@ -93,14 +130,21 @@ fn make(parent: BorrowedFd<'_>, name: &str, kind: Kind) -> rustix::io::Result<()
     match kind {
         Kind::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
         Kind::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            let flags =
+                OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
     }
 }
 
 /// Makes a device node with exactly this mode, whatever the umask.
-pub(crate) fn make_node(dir: BorrowedFd<'_>, name: &str, kind: FileType, mode: u32, device: u64) -> io::Result<()> {
+pub(crate) fn make_node(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    kind: FileType,
+    mode: u32,
+    device: u64,
+) -> io::Result<()> {
     let mode = Mode::from_raw_mode(mode);
     rustix::fs::mknodat(dir, name, kind, mode, device)?;
     Ok(rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?)
@@ -154,7 +198,8 @@ mod tests {
     #[test]
     fn dangling_links_are_followed_inside_the_root() {
         let (dir, root) = dir();
-        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.path().join(name));
+        let link =
+            |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.path().join(name));
         std::fs::create_dir(dir.path().join("etc")).expect("mkdir");
         link("../run/systemd/resolv.conf", "etc/resolv.conf").expect("symlink");
         link("/../../escape", "out").expect("symlink");

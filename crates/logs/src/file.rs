@@ -167,6 +167,8 @@ pub struct JsonFile {
     buffer: Vec<u8>,
     written: u64,
     partial: [Partial; 2],
+    last_time_ns: u64,
+    stamp: Vec<u8>,
 }
 
 /// The path of the `n`-th rotated file.
@@ -218,6 +220,8 @@ impl JsonFile {
             buffer: Vec::new(),
             written: len,
             partial: Default::default(),
+            last_time_ns: 0,
+            stamp: Vec::with_capacity(32),
         })
     }
 
@@ -227,9 +231,23 @@ impl JsonFile {
     }
 
     fn record(&mut self, stream: Stream, line: &[u8], newline: bool, time_ns: u64) {
-        let mut stamp = Vec::with_capacity(32);
-        time::format_into(&mut stamp, time_ns, false);
-        json::encode_into(&mut self.buffer, line, newline, stream, &self.attrs, &stamp);
+        self.stamp.clear();
+        time::format_into(&mut self.stamp, time_ns, false);
+        json::encode_into(
+            &mut self.buffer,
+            line,
+            newline,
+            stream,
+            &self.attrs,
+            &self.stamp,
+        );
+    }
+
+    /// The time of the next line. Lines of one batch are read at one instant, but no two get one time: a follower that
+    /// comes back with `since` tells them apart by it.
+    fn next_time(&mut self, now_ns: u64) -> u64 {
+        self.last_time_ns = now_ns.max(self.last_time_ns + 1);
+        self.last_time_ns
     }
 
     /// Handles one piece of a line that has no newline yet: kept, and cut into records where Docker cuts.
@@ -307,19 +325,18 @@ fn end_of_last_record(file: &File) -> io::Result<u64> {
 }
 
 impl LogSink for JsonFile {
-    fn append(&mut self, stream: Stream, bytes: &[u8], time_ns: u64) {
+    fn append(&mut self, stream: Stream, bytes: &[u8], now_ns: u64) {
         let i = stream.index();
-        let mut stamp = Vec::with_capacity(32);
-        time::format_into(&mut stamp, time_ns, false);
         let mut rest = bytes;
         while let Some(n) = rest.iter().position(|b| *b == b'\n') {
             let line = &rest[..n];
             rest = &rest[n + 1..];
+            let time_ns = self.next_time(now_ns);
             if self.partial[i].carry.is_empty()
                 && self.partial[i].time_ns == 0
                 && line.len() < CARRY_BYTES
             {
-                json::encode_into(&mut self.buffer, line, true, stream, &self.attrs, &stamp);
+                self.record(stream, line, true, time_ns);
                 continue;
             }
             self.keep(stream, line, time_ns);
@@ -334,10 +351,12 @@ impl LogSink for JsonFile {
                 if first == 0 { time_ns } else { first },
             );
         }
+        let time_ns = self.next_time(now_ns);
         self.keep(stream, rest, time_ns);
     }
 
-    fn finish(&mut self, stream: Stream, time_ns: u64) {
+    fn finish(&mut self, stream: Stream, now_ns: u64) {
+        let time_ns = self.next_time(now_ns);
         let carry = std::mem::take(&mut self.partial[stream.index()].carry);
         if !carry.is_empty() {
             self.write_partial(stream, &carry, time_ns);

@@ -12,10 +12,11 @@ pub const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a signal by name or number; empty means KILL, and KILL waits for the end.
 pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), EngineError> {
+    let prefix = format!("cannot kill container: {}: ", container.name());
     let number = if signal.is_empty() {
         signals::KILL
     } else {
-        signals::parse(signal)?
+        signals::parse(signal).map_err(|e| e.prefixed(&prefix))?
     };
     if container.status() == Status::Restarting {
         // The next start is what has to be prevented; there is no process.
@@ -24,7 +25,6 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
             return Ok(());
         }
     }
-    let prefix = format!("cannot kill container: {}: ", container.name());
     let run = container.running(&prefix)?;
     let ends =
         number == signals::KILL || stop_signal(container, &StopOptions::default())? == number;

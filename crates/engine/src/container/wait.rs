@@ -43,27 +43,32 @@ fn result(exit_code: i32, error: &str) -> WaitResult {
 
 /// Answers those who wait for an exit. With `will_restart`, those who wait for "not running" go on.
 pub(crate) fn announce_exit(container: &Container, will_restart: bool) {
-    answer(container, |condition| match condition {
+    let result = {
+        let inner = container.inner.borrow();
+        result(inner.state.exit_code, &inner.state.error)
+    };
+    answer(container, &result, |condition| match condition {
         WaitCondition::NextExit => true,
         WaitCondition::NotRunning => !will_restart,
         WaitCondition::Removed => false,
     });
 }
 
-/// Answers everybody: the container is gone.
+/// Answers everybody: the container is gone. The error of such an answer is one of the removal, and there was none:
+/// a failed start was told to the client that started, and the CLI prints this one as its own failure to wait.
 pub(crate) fn announce_removal(container: &Container) {
-    answer(container, |_| true);
+    let result = result(container.inner.borrow().state.exit_code, "");
+    answer(container, &result, |_| true);
 }
 
-fn answer(container: &Container, wanted: impl Fn(WaitCondition) -> bool) {
-    let (answered, result) = {
+fn answer(container: &Container, result: &WaitResult, wanted: impl Fn(WaitCondition) -> bool) {
+    let answered = {
         let mut inner = container.inner.borrow_mut();
-        let result = result(inner.state.exit_code, &inner.state.error);
         let (answered, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.waiters)
             .into_iter()
             .partition(|w| wanted(w.condition));
         inner.waiters = kept;
-        (answered, result)
+        answered
     };
     for waiter in answered {
         waiter.reply.send(result.clone());

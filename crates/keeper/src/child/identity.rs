@@ -16,25 +16,39 @@ pub(super) fn become_user<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     // As root first: the user may lack the right to pass through, as with runc.
     let there = enter_directory(context);
     if plan.uid != 0 {
-        at(Step::Identity, raw::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]))?;
+        at(
+            Step::Identity,
+            raw::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]),
+        )?;
     }
     at(Step::Identity, raw::setgroups(&plan.groups))?;
     at(Step::Identity, raw::setresgid(plan.gid))?;
     at(Step::Identity, raw::setresuid(plan.uid))?;
     // Loading a filter needs CAP_SYS_ADMIN, or no_new_privs.
-    let extra = if plan.seccomp.is_empty() || plan.no_new_privs { 0 } else { CAP_SYS_ADMIN };
+    let extra = if plan.seccomp.is_empty() || plan.no_new_privs {
+        0
+    } else {
+        CAP_SYS_ADMIN
+    };
     set_capabilities(context, extra)?;
     match there {
         Err(libc::EACCES | libc::EPERM) => at(Step::Cwd, raw::chdir(&plan.cwd))?,
         other => at(Step::Cwd, other)?,
     }
     if at(Step::CwdOutside, raw::cwd_start())? != b'/' {
-        return Err(Failed { step: Step::CwdOutside, detail: 0, errno: libc::ENOENT });
+        return Err(Failed {
+            step: Step::CwdOutside,
+            detail: 0,
+            errno: libc::ENOENT,
+        });
     }
     let chosen = program::find(context)?;
     at(Step::Signals, raw::block_signals(false))?;
     if plan.no_new_privs {
-        at(Step::NoNewPrivs, raw::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]))?;
+        at(
+            Step::NoNewPrivs,
+            raw::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]),
+        )?;
     }
     load_filter(context)?;
     if extra != 0 {
@@ -58,13 +72,21 @@ fn set_capabilities(context: &Context<'_>, extra: u64) -> Done {
     let available = context.available_capabilities;
     let effective = (wanted.effective | extra) & available;
     let permitted = (wanted.permitted | extra) & available;
-    at(Step::Capabilities, raw::capset(effective, permitted, wanted.inheritable & available))?;
+    at(
+        Step::Capabilities,
+        raw::capset(effective, permitted, wanted.inheritable & available),
+    )?;
     let ambient = wanted.ambient & wanted.permitted & wanted.inheritable & available;
     if extra != 0 || ambient == 0 {
         return Ok(());
     }
     for capability in (0..=context.last_capability).filter(|c| ambient & (1 << c) != 0) {
-        let raise = [libc::PR_CAP_AMBIENT_RAISE as usize, capability as usize, 0, 0];
+        let raise = [
+            libc::PR_CAP_AMBIENT_RAISE as usize,
+            capability as usize,
+            0,
+            0,
+        ];
         at(Step::Capabilities, raw::prctl(libc::PR_CAP_AMBIENT, raise))?;
     }
     Ok(())

@@ -67,7 +67,11 @@ pub fn at<T>(step: Step, result: SysResult<T>) -> Done<T> {
 
 /// Names the step and which of several.
 pub fn at_detail<T>(step: Step, detail: usize, result: SysResult<T>) -> Done<T> {
-    result.map_err(|errno| Failed { step, detail: detail as u32, errno })
+    result.map_err(|errno| Failed {
+        step,
+        detail: detail as u32,
+        errno,
+    })
 }
 
 /// Everything the child needs, laid out before the clone.
@@ -149,7 +153,10 @@ fn join_cgroups(context: &Context<'_>) -> Done {
 fn join_network(context: &Context<'_>) -> Done {
     match context.plan.network {
         Network::Host => Ok(()),
-        Network::Join(fd) => at(Step::NetworkJoin, raw::setns(context.fd(fd), libc::CLONE_NEWNET)),
+        Network::Join(fd) => at(
+            Step::NetworkJoin,
+            raw::setns(context.fd(fd), libc::CLONE_NEWNET),
+        ),
         Network::New => at(Step::Loopback, loopback_up()),
     }
 }
@@ -166,7 +173,11 @@ fn loopback_up() -> SysResult {
     name[0] = b'l';
     name[1] = b'o';
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let request = Request { name, flags, rest: [0; 22] };
+    let request = Request {
+        name,
+        flags,
+        rest: [0; 22],
+    };
     let result = raw::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request as usize);
     raw::close(socket);
     result
@@ -177,7 +188,10 @@ fn standard_streams(context: &Context<'_>) -> Done {
     let stdio = &context.plan.stdio;
     let mut wanted = [stdio.stdin_read, stdio.stdout_write, stdio.stderr_write];
     if let Some(slave) = stdio.tty_slave {
-        at(Step::Terminal, raw::ioctl(context.fd(slave), libc::TIOCSCTTY, 0))?;
+        at(
+            Step::Terminal,
+            raw::ioctl(context.fd(slave), libc::TIOCSCTTY, 0),
+        )?;
         wanted = [Some(slave); 3];
     }
     // The keeper's own 0 to 2 are /dev/null and a log file; without a stream of its own the container gets /dev/null.
@@ -203,9 +217,16 @@ fn close_files(context: &Context<'_>) -> SysResult {
 
 fn limit(context: &Context<'_>) -> Done {
     let (soft, hard) = context.nofile;
-    at(Step::Rlimit, raw::set_rlimit(libc::RLIMIT_NOFILE, soft, hard))?;
+    at(
+        Step::Rlimit,
+        raw::set_rlimit(libc::RLIMIT_NOFILE, soft, hard),
+    )?;
     for (i, limit) in context.plan.rlimits.iter().enumerate() {
-        at_detail(Step::Rlimit, i, raw::set_rlimit(limit.resource, limit.soft, limit.hard))?;
+        at_detail(
+            Step::Rlimit,
+            i,
+            raw::set_rlimit(limit.resource, limit.soft, limit.hard),
+        )?;
     }
     match raw::new_session_keyring() {
         // Kernels without keyrings, and hosts whose own filter forbids them.

@@ -24,7 +24,11 @@ pub(super) fn attach_root(context: &Context<'_>) -> Done {
 pub(super) fn attach_all(context: &Context<'_>) -> Done {
     for (i, op) in context.plan.mounts.iter().enumerate() {
         let tree = at_detail(Step::Mount, i, tree_of(context, op))?;
-        let target = at_detail(Step::MountTarget, i, raw::resolve(&op.target, op.no_symlinks))?;
+        let target = at_detail(
+            Step::MountTarget,
+            i,
+            raw::resolve(&op.target, op.no_symlinks),
+        )?;
         let moved = raw::move_mount(tree, target);
         raw::close(target);
         raw::close(tree);
@@ -70,7 +74,9 @@ pub(super) fn write_sysctls(context: &Context<'_>) -> Done {
 }
 
 pub(super) fn write_oom_score(context: &Context<'_>) -> Done {
-    let Some(score) = context.plan.oom_score_adj else { return Ok(()) };
+    let Some(score) = context.plan.oom_score_adj else {
+        return Ok(());
+    };
     let mut digits = [0u8; 12];
     let text = decimal(score, &mut digits);
     // Its own directory by number: "self" would be a symbolic link, and it is the first process of its namespace.
@@ -104,7 +110,9 @@ fn absent(errno: raw::Errno) -> bool {
 }
 
 pub(super) fn mask(context: &Context<'_>) -> Done {
-    let Some(mask_dir) = context.plan.mask_dir else { return Ok(()) };
+    let Some(mask_dir) = context.plan.mask_dir else {
+        return Ok(());
+    };
     let mask_dir = context.fd(mask_dir);
     let mut attached = false;
     for (i, path) in context.plan.masked_paths.iter().enumerate() {
@@ -127,7 +135,11 @@ fn mask_one(target: RawFd, mask_dir: RawFd, attached: &mut bool) -> SysResult {
         *attached = true;
         return raw::move_mount(mask_dir, target);
     }
-    let tree = if is_dir { raw::clone_tree(mask_dir, false)? } else { clone_at(c"/dev/null")? };
+    let tree = if is_dir {
+        raw::clone_tree(mask_dir, false)?
+    } else {
+        clone_at(c"/dev/null")?
+    };
     let result = raw::move_mount(tree, target);
     raw::close(tree);
     result

@@ -35,16 +35,36 @@ pub(super) fn find<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     let plan = context.plan;
     if plan.search_path {
         let found = plan.candidates.iter().find(|path| check(path).is_ok());
-        let missing = Failed { step: Step::LookupNotFound, detail: 0, errno: libc::ENOENT };
+        let missing = Failed {
+            step: Step::LookupNotFound,
+            detail: 0,
+            errno: libc::ENOENT,
+        };
         return found.map(|path| path.as_c_str()).ok_or(missing);
     }
-    let empty = Failed { step: Step::LookupNotFound, detail: 0, errno: libc::ENOENT };
+    let empty = Failed {
+        step: Step::LookupNotFound,
+        detail: 0,
+        errno: libc::ENOENT,
+    };
     let path = plan.candidates.first().ok_or(empty)?;
     match check(path) {
         Ok(()) => Ok(path),
-        Err(Unfit::Stat(errno)) => Err(Failed { step: Step::LookupStat, detail: 0, errno }),
-        Err(Unfit::Directory) => Err(Failed { step: Step::LookupDirectory, detail: 0, errno: libc::EISDIR }),
-        Err(Unfit::Permission(errno)) => Err(Failed { step: Step::LookupPermission, detail: 0, errno }),
+        Err(Unfit::Stat(errno)) => Err(Failed {
+            step: Step::LookupStat,
+            detail: 0,
+            errno,
+        }),
+        Err(Unfit::Directory) => Err(Failed {
+            step: Step::LookupDirectory,
+            detail: 0,
+            errno: libc::EISDIR,
+        }),
+        Err(Unfit::Permission(errno)) => Err(Failed {
+            step: Step::LookupPermission,
+            detail: 0,
+            errno,
+        }),
     }
 }
 
@@ -53,7 +73,13 @@ pub(super) fn find<'a>(context: &Context<'a>) -> Done<&'a CStr> {
 pub(super) fn execute(context: &Context<'_>, path: &CStr) -> Done<Never> {
     // SAFETY: both lists were made null-terminated from strings that the context keeps.
     let errno = unsafe { raw::execve(path, context.argv, context.env) };
-    for part in [b"exec ".as_slice(), path.to_bytes(), b": ", text(errno).as_bytes(), b"\n"] {
+    for part in [
+        b"exec ".as_slice(),
+        path.to_bytes(),
+        b": ",
+        text(errno).as_bytes(),
+        b"\n",
+    ] {
         // Nobody else can be told.
         let _ = raw::write(2, part);
     }

@@ -73,17 +73,36 @@ pub(crate) struct PreparedGroup {
     pub(crate) discarded: Vec<&'static str>,
 }
 
-pub(crate) fn prepare(spec: &CgroupSpec, id: &str, fds: &mut FdTable) -> Result<PreparedGroup, LaunchError> {
+pub(crate) fn prepare(
+    spec: &CgroupSpec,
+    id: &str,
+    fds: &mut FdTable,
+) -> Result<PreparedGroup, LaunchError> {
     let group = Group::create(&spec.hierarchy, &spec.parent, id)?;
     let guard = GroupGuard(Some(group.clone()));
     let discarded = group.apply(&spec.limits)?;
     let attach = group.attach_fds()?;
     let dir = attach.into.map(|fd| fds.add(fd)).transpose()?;
-    let procs = attach.procs.into_iter().map(|fd| fds.add(fd)).collect::<Result<_, _>>()?;
+    let procs = attach
+        .procs
+        .into_iter()
+        .map(|fd| fds.add(fd))
+        .collect::<Result<_, _>>()?;
     let v2 = spec.hierarchy.version() == Version::V2;
     let oom_counter = oom_counter(&group, v2)?.map(|fd| fds.add(fd)).transpose()?;
-    let trees = if v2 { v2_tree(&group)? } else { v1_trees(&group)? };
-    Ok(PreparedGroup { guard, dir, procs, oom_counter, trees, discarded })
+    let trees = if v2 {
+        v2_tree(&group)?
+    } else {
+        v1_trees(&group)?
+    };
+    Ok(PreparedGroup {
+        guard,
+        dir,
+        procs,
+        oom_counter,
+        trees,
+        discarded,
+    })
 }
 
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, LaunchError> {
@@ -93,13 +112,22 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, LaunchError> {
 
 /// The keeper reads it at the exit, so that the truth survives the group and the daemon.
 fn oom_counter(group: &Group, v2: bool) -> Result<Option<OwnedFd>, LaunchError> {
-    let Some(dir) = group.path(Controller::Memory) else { return Ok(None) };
-    let file = if v2 { "memory.events" } else { "memory.oom_control" };
+    let Some(dir) = group.path(Controller::Memory) else {
+        return Ok(None);
+    };
+    let file = if v2 {
+        "memory.events"
+    } else {
+        "memory.oom_control"
+    };
     open(&dir.join(file), OFlags::RDONLY).map(Some)
 }
 
 fn v2_tree(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
-    let dir = group.v2_path().map(|path| open(path, OFlags::PATH | OFlags::DIRECTORY)).transpose()?;
+    let dir = group
+        .v2_path()
+        .map(|path| open(path, OFlags::PATH | OFlags::DIRECTORY))
+        .transpose()?;
     Ok(dir.into_iter().map(|fd| (String::new(), fd)).collect())
 }
 
@@ -107,7 +135,9 @@ fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
     let mut seen: Vec<PathBuf> = Vec::new();
     let mut trees = Vec::new();
     for path in V1_CONTROLLERS.iter().filter_map(|c| group.path(*c)) {
-        let Some(name) = hierarchy_name(path, group.relative()) else { continue };
+        let Some(name) = hierarchy_name(path, group.relative()) else {
+            continue;
+        };
         if !seen.iter().any(|known| known == path) {
             seen.push(path.to_owned());
             trees.push((name, open(path, OFlags::PATH | OFlags::DIRECTORY)?));
@@ -118,7 +148,9 @@ fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
 
 /// The name of the mount point a group lies under: `cpu,cpuacct` of `/sys/fs/cgroup/cpu,cpuacct/docker/ID`.
 fn hierarchy_name(path: &Path, relative: &str) -> Option<String> {
-    let depth = Path::new(relative.trim_start_matches('/')).components().count();
+    let depth = Path::new(relative.trim_start_matches('/'))
+        .components()
+        .count();
     let mount = path.ancestors().nth(depth)?;
     Some(mount.file_name()?.to_str()?.to_owned())
 }
@@ -130,7 +162,10 @@ mod tests {
     #[test]
     fn hierarchies_have_the_name_of_their_mount() {
         let path = Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/abc");
-        assert_eq!(hierarchy_name(path, "/docker/abc").as_deref(), Some("cpu,cpuacct"));
+        assert_eq!(
+            hierarchy_name(path, "/docker/abc").as_deref(),
+            Some("cpu,cpuacct")
+        );
         assert_eq!(hierarchy_name(Path::new("/"), "/a"), None);
     }
 }

@@ -10,8 +10,14 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::sys::make_node;
 
-const NODES: &[(&str, u32, u32)] =
-    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const NODES: &[(&str, u32, u32)] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -26,11 +32,17 @@ const MAX_HOST_DEVICES: usize = 4096;
 /// Nesting of directories below the host's /dev that is followed.
 const MAX_DEPTH: usize = 8;
 /// Not copied from the host: the container has its own.
-const OWN: &[&str] =
-    &["pts", "shm", "fd", "mqueue", "console", "ptmx", "null", "zero", "full", "random", "urandom", "tty"];
+const OWN: &[&str] = &[
+    "pts", "shm", "fd", "mqueue", "console", "ptmx", "null", "zero", "full", "random", "urandom",
+    "tty",
+];
 
 /// A new, detached file system.
-pub(crate) fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+pub(crate) fn new_fs(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         match value.is_empty() {
@@ -39,7 +51,11 @@ pub(crate) fn new_fs(kind: &str, options: &[(&str, &str)], attributes: MountAttr
         }
     }
     rustix::mount::fsconfig_create(&fs)?;
-    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(rustix::mount::fsmount(
+        &fs,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// /dev with the usual nodes and links; for a privileged container with every device of the host.
@@ -47,7 +63,13 @@ pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     let dev = new_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes)?;
     for (name, major, minor) in NODES {
-        make_node(dev.as_fd(), name, FileType::CharacterDevice, 0o666, makedev(*major, *minor))?;
+        make_node(
+            dev.as_fd(),
+            name,
+            FileType::CharacterDevice,
+            0o666,
+            makedev(*major, *minor),
+        )?;
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(*target, &dev, *name)?;
@@ -69,7 +91,9 @@ pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
 fn copy_devices(from: &Path, to: BorrowedFd<'_>, depth: usize, left: &mut usize) -> io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
         let top = depth == MAX_DEPTH;
         if name.starts_with('.') || (top && OWN.contains(&name.as_str())) {
             continue;
@@ -87,8 +111,14 @@ fn copy_devices(from: &Path, to: BorrowedFd<'_>, depth: usize, left: &mut usize)
             let dir = rustix::fs::openat(to, name.as_str(), flags, Mode::empty())?;
             copy_devices(&entry.path(), dir.as_fd(), depth - 1, left)?;
         } else if kind.is_char_device() || kind.is_block_device() {
-            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("too many devices in /dev"))?;
-            let node = if kind.is_char_device() { FileType::CharacterDevice } else { FileType::BlockDevice };
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::other("too many devices in /dev"))?;
+            let node = if kind.is_char_device() {
+                FileType::CharacterDevice
+            } else {
+                FileType::BlockDevice
+            };
             make_node(to, &name, node, meta.mode() & 0o7777, meta.rdev())?;
         }
     }
@@ -97,22 +127,36 @@ fn copy_devices(from: &Path, to: BorrowedFd<'_>, depth: usize, left: &mut usize)
 
 /// /dev/shm.
 pub(crate) fn shm(size_bytes: u64) -> io::Result<OwnedFd> {
-    new_fs("tmpfs", &[("mode", "1777"), ("size", &size_bytes.to_string())], nosuid_nodev_noexec())
+    new_fs(
+        "tmpfs",
+        &[("mode", "1777"), ("size", &size_bytes.to_string())],
+        nosuid_nodev_noexec(),
+    )
 }
 
 pub(crate) fn nosuid_nodev_noexec() -> MountAttrFlags {
-    MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC
+    MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
 }
 
 /// An own devpts. It belongs to no namespace, so it can be made here and used before the container exists.
 pub(crate) fn devpts() -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let options = [
+        ("newinstance", ""),
+        ("ptmxmode", "0666"),
+        ("mode", "0620"),
+        ("gid", "5"),
+    ];
     new_fs("devpts", &options, attributes)
 }
 
 /// A terminal of that devpts (its first: /dev/pts/0): master and slave.
-pub(crate) fn terminal(devpts: BorrowedFd<'_>, size: Option<(u16, u16)>) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn terminal(
+    devpts: BorrowedFd<'_>,
+    size: Option<(u16, u16)>,
+) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(devpts, "ptmx", flags, Mode::empty())?;
     let unlock: libc::c_int = 0;
@@ -129,7 +173,12 @@ pub(crate) fn terminal(devpts: BorrowedFd<'_>, size: Option<(u16, u16)>) -> io::
     // SAFETY: the descriptor is new and ours alone.
     let slave = unsafe { OwnedFd::from_raw_fd(slave) };
     if let Some((rows, columns)) = size {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&master, size)?;
     }
     Ok((master, slave))

@@ -14,7 +14,9 @@ pub(crate) struct FdTable(Vec<OwnedFd>);
 impl FdTable {
     pub(crate) fn add(&mut self, fd: OwnedFd) -> Result<FdIndex, LaunchError> {
         // One place is kept for a plan that does not fit into a message.
-        let index = FdIndex::try_from(self.0.len()).ok().filter(|n| usize::from(*n) + 1 < MAX_FDS);
+        let index = FdIndex::try_from(self.0.len())
+            .ok()
+            .filter(|n| usize::from(*n) + 1 < MAX_FDS);
         let index = index.ok_or(LaunchError::TooManyFiles(MAX_FDS - 1))?;
         self.0.push(fd);
         Ok(index)

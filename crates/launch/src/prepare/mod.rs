@@ -71,13 +71,22 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let root = rootfs::mount(&spec.rootfs)?;
     let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
     let (stdio, ends) = stdio::make(spec, &devpts, &mut fds)?;
-    let rootfs_blocks = spec.rootfs.lowers.iter().chain([&spec.rootfs.upper]).any(|p| rootfs::may_block(p));
+    let rootfs_blocks = spec
+        .rootfs
+        .lowers
+        .iter()
+        .chain([&spec.rootfs.upper])
+        .any(|p| rootfs::may_block(p));
     let mut mounts = Mounts::new(&root, &mut fds)?;
     mounts.standard(spec, devpts)?;
     mounts.cgroup(&group.trees, spec.privileged)?;
     mounts.wanted(spec)?;
     mounts.ensure(working_directory(spec), Kind::Directory)?;
-    let mask_dir = if spec.masked_paths.is_empty() { None } else { Some(mounts.mask_dir()?) };
+    let mask_dir = if spec.masked_paths.is_empty() {
+        None
+    } else {
+        Some(mounts.mask_dir()?)
+    };
     if spec.readonly_rootfs {
         let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
         set_mount_attributes(root.as_fd(), readonly, false)
@@ -100,8 +109,17 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         ..describe(spec, &group, stdio)?
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
-    let parts = PreparedParts { plan, plan_bytes, fds: fds.into_vec(), ends, group: group.guard };
-    Ok(Prepared { parts, discarded: group.discarded })
+    let parts = PreparedParts {
+        plan,
+        plan_bytes,
+        fds: fds.into_vec(),
+        ends,
+        group: group.guard,
+    };
+    Ok(Prepared {
+        parts,
+        discarded: group.discarded,
+    })
 }
 
 fn working_directory(spec: &LaunchSpec) -> &str {
@@ -109,14 +127,23 @@ fn working_directory(spec: &LaunchSpec) -> &str {
 }
 
 /// What needs no kernel.
-fn describe(spec: &LaunchSpec, group: &PreparedGroup, stdio: StdioFds) -> Result<Plan, LaunchError> {
+fn describe(
+    spec: &LaunchSpec,
+    group: &PreparedGroup,
+    stdio: StdioFds,
+) -> Result<Plan, LaunchError> {
     let paths = |what: &'static str, all: &[String]| -> Result<Vec<_>, LaunchError> {
         all.iter().map(|p| program::absolute(what, p)).collect()
     };
     if spec.argv.is_empty() {
-        return Err(LaunchError::Invalid { what: "command", value: String::new() });
+        return Err(LaunchError::Invalid {
+            what: "command",
+            value: String::new(),
+        });
     }
-    let sysctl = |(name, value): &(String, String)| Ok((program::sysctl_path(name)?, value.clone().into_bytes()));
+    let sysctl = |(name, value): &(String, String)| {
+        Ok((program::sysctl_path(name)?, value.clone().into_bytes()))
+    };
     let (search_path, candidates) = program::candidates(&spec.argv, &spec.env)?;
     let cwd = working_directory(spec);
     Ok(Plan {
@@ -133,7 +160,11 @@ fn describe(spec: &LaunchSpec, group: &PreparedGroup, stdio: StdioFds) -> Result
         hostname: program::text("host name", spec.hostname.clone().into_bytes())?,
         domainname: program::text("domain name", spec.domainname.clone().into_bytes())?,
         mounts: Vec::new(),
-        sysctls: spec.sysctls.iter().map(sysctl).collect::<Result<_, LaunchError>>()?,
+        sysctls: spec
+            .sysctls
+            .iter()
+            .map(sysctl)
+            .collect::<Result<_, LaunchError>>()?,
         masked_paths: paths("masked path", &spec.masked_paths)?,
         mask_dir: None,
         readonly_paths: paths("read-only path", &spec.readonly_paths)?,
@@ -144,7 +175,11 @@ fn describe(spec: &LaunchSpec, group: &PreparedGroup, stdio: StdioFds) -> Result
         groups: spec.groups.clone(),
         capabilities: spec.capabilities,
         no_new_privs: spec.no_new_privs,
-        seccomp: spec.seccomp.as_ref().map(|s| s.to_vec()).unwrap_or_default(),
+        seccomp: spec
+            .seccomp
+            .as_ref()
+            .map(|s| s.to_vec())
+            .unwrap_or_default(),
         cwd_parents: program::parents(cwd)?,
         cwd: program::absolute("working directory", cwd)?,
         search_path,
@@ -162,7 +197,8 @@ fn inline_or_memfd(bytes: Vec<u8>, fds: &mut FdTable) -> Result<Vec<u8>, LaunchE
     let memfd = rustix::fs::memfd_create("gantry-plan", MemfdFlags::CLOEXEC)
         .map_err(|e| LaunchError::prepare("make", "a memfd", e))?;
     let mut file = File::from(memfd);
-    file.write_all(&bytes).map_err(|e| LaunchError::prepare("write", "the launch plan", e))?;
+    file.write_all(&bytes)
+        .map_err(|e| LaunchError::prepare("write", "the launch plan", e))?;
     fds.add(file.into())?;
     Ok(Vec::new())
 }

@@ -31,7 +31,12 @@ fn failed(step: &'static str, about: &str) -> impl Fn(std::io::Error) -> LaunchE
 
 impl<'a> Mounts<'a> {
     pub(crate) fn new(root: &OwnedFd, fds: &'a mut FdTable) -> Result<Mounts<'a>, LaunchError> {
-        let mut mounts = Mounts { ops: Vec::new(), fds, trees: Vec::new(), may_block: false };
+        let mut mounts = Mounts {
+            ops: Vec::new(),
+            fds,
+            trees: Vec::new(),
+            may_block: false,
+        };
         mounts.remember("/", root)?;
         Ok(mounts)
     }
@@ -45,36 +50,66 @@ impl<'a> Mounts<'a> {
     }
 
     fn remember(&mut self, target: &str, tree: &OwnedFd) -> Result<(), LaunchError> {
-        let copy = rustix::io::fcntl_dupfd_cloexec(tree, 3).map_err(|e| failed("duplicate", target)(e.into()))?;
-        self.trees.push((target.trim_end_matches('/').to_owned(), copy));
+        let copy = rustix::io::fcntl_dupfd_cloexec(tree, 3)
+            .map_err(|e| failed("duplicate", target)(e.into()))?;
+        self.trees
+            .push((target.trim_end_matches('/').to_owned(), copy));
         Ok(())
     }
 
     /// Makes the target in the tree it falls into.
     pub(crate) fn ensure(&self, target: &str, kind: Kind) -> Result<(), LaunchError> {
-        if KERNEL_TREES.iter().any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty())) {
+        if KERNEL_TREES
+            .iter()
+            .any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty()))
+        {
             return Ok(());
         }
-        let inner = self.trees.iter().filter_map(|(at, fd)| Some((fd, below(target, at)?)));
-        let Some((tree, rest)) = inner.min_by_key(|(_, rest)| rest.len()) else { return Ok(()) };
+        let inner = self
+            .trees
+            .iter()
+            .filter_map(|(at, fd)| Some((fd, below(target, at)?)));
+        let Some((tree, rest)) = inner.min_by_key(|(_, rest)| rest.len()) else {
+            return Ok(());
+        };
         ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
     }
 
-    fn op(&mut self, source: MountSource, target: &str, attributes: MountAttrFlags) -> Result<(), LaunchError> {
+    fn op(
+        &mut self,
+        source: MountSource,
+        target: &str,
+        attributes: MountAttrFlags,
+    ) -> Result<(), LaunchError> {
         let no_symlinks = matches!(source, MountSource::Proc | MountSource::Sysfs);
         let target = absolute("mount target", target)?;
-        self.ops.push(MountOp { source, target, attributes: attributes.bits().into(), no_symlinks });
+        self.ops.push(MountOp {
+            source,
+            target,
+            attributes: attributes.bits().into(),
+            no_symlinks,
+        });
         Ok(())
     }
 
     /// A new file system of the child's namespaces.
-    fn kernel(&mut self, source: MountSource, target: &str, attributes: MountAttrFlags) -> Result<(), LaunchError> {
+    fn kernel(
+        &mut self,
+        source: MountSource,
+        target: &str,
+        attributes: MountAttrFlags,
+    ) -> Result<(), LaunchError> {
         self.ensure(target, Kind::Directory)?;
         self.op(source, target, attributes)
     }
 
     /// A detached tree.
-    pub(crate) fn tree(&mut self, tree: OwnedFd, target: &str, kind: Kind) -> Result<(), LaunchError> {
+    pub(crate) fn tree(
+        &mut self,
+        tree: OwnedFd,
+        target: &str,
+        kind: Kind,
+    ) -> Result<(), LaunchError> {
         self.ensure(target, kind)?;
         if kind == Kind::Directory {
             self.remember(target, &tree)?;
@@ -84,13 +119,21 @@ impl<'a> Mounts<'a> {
     }
 
     /// What every container has.
-    pub(crate) fn standard(&mut self, spec: &LaunchSpec, devpts: OwnedFd) -> Result<(), LaunchError> {
+    pub(crate) fn standard(
+        &mut self,
+        spec: &LaunchSpec,
+        devpts: OwnedFd,
+    ) -> Result<(), LaunchError> {
         let noexec = dev::nosuid_nodev_noexec();
         self.kernel(MountSource::Proc, "/proc", noexec)?;
         let dev_tree = dev::dev(spec.tty, spec.privileged).map_err(failed("make", "/dev"))?;
         self.tree(dev_tree, "/dev", Kind::Directory)?;
         self.tree(devpts, "/dev/pts", Kind::Directory)?;
-        let sys = if spec.privileged { noexec } else { noexec | MountAttrFlags::MOUNT_ATTR_RDONLY };
+        let sys = if spec.privileged {
+            noexec
+        } else {
+            noexec | MountAttrFlags::MOUNT_ATTR_RDONLY
+        };
         self.kernel(MountSource::Sysfs, "/sys", sys)?;
         self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
         let shm = dev::shm(spec.shm_size_bytes).map_err(failed("make", "/dev/shm"))?;
@@ -108,8 +151,14 @@ impl<'a> Mounts<'a> {
             Bind(&'s BindFile),
             Tmpfs(&'s crate::spec::TmpfsMount),
         }
-        let binds = spec.binds.iter().map(|b| (b.target.as_str(), Wanted::Bind(b)));
-        let tmpfs = spec.tmpfs.iter().map(|t| (t.target.as_str(), Wanted::Tmpfs(t)));
+        let binds = spec
+            .binds
+            .iter()
+            .map(|b| (b.target.as_str(), Wanted::Bind(b)));
+        let tmpfs = spec
+            .tmpfs
+            .iter()
+            .map(|t| (t.target.as_str(), Wanted::Tmpfs(t)));
         let mut all: Vec<_> = binds.chain(tmpfs).collect();
         // Stable: of equals the later one is on top.
         all.sort_by_key(|(target, _)| target.split('/').filter(|p| !p.is_empty()).count());
@@ -132,7 +181,8 @@ impl<'a> Mounts<'a> {
             .map_err(|e| LaunchError::prepare("bind", about.clone(), e))?;
         if bind.readonly {
             let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
-            set_mount_attributes(tree.as_fd(), readonly, false).map_err(failed("make read-only", &about))?;
+            set_mount_attributes(tree.as_fd(), readonly, false)
+                .map_err(failed("make read-only", &about))?;
         }
         let stat = rustix::fs::fstat(&tree).map_err(|e| LaunchError::prepare("stat", about, e))?;
         let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
@@ -151,7 +201,11 @@ impl<'a> Mounts<'a> {
     }
 
     /// /sys/fs/cgroup: cgroup2 as it is, or a tmpfs with every hierarchy of version 1.
-    pub(crate) fn cgroup(&mut self, groups: &[(String, OwnedFd)], privileged: bool) -> Result<(), LaunchError> {
+    pub(crate) fn cgroup(
+        &mut self,
+        groups: &[(String, OwnedFd)],
+        privileged: bool,
+    ) -> Result<(), LaunchError> {
         let top = "/sys/fs/cgroup";
         let mut attributes = dev::nosuid_nodev_noexec();
         if !privileged {
@@ -159,7 +213,10 @@ impl<'a> Mounts<'a> {
         }
         let mut trees = Vec::new();
         for (name, dir) in groups {
-            trees.push((name.as_str(), group_tree(dir, attributes).map_err(failed("bind the cgroup", name))?));
+            trees.push((
+                name.as_str(),
+                group_tree(dir, attributes).map_err(failed("bind the cgroup", name))?,
+            ));
         }
         if let [("", _)] = trees.as_slice() {
             for (_, tree) in trees {
@@ -170,16 +227,23 @@ impl<'a> Mounts<'a> {
         let base = dev::new_fs("tmpfs", &[("mode", "755")], dev::nosuid_nodev_noexec())
             .map_err(failed("make", top))?;
         for (name, _) in &trees {
-            ensure(base.as_fd(), name, Kind::Directory).map_err(failed("make the cgroup directory", name))?;
+            ensure(base.as_fd(), name, Kind::Directory)
+                .map_err(failed("make the cgroup directory", name))?;
             for alias in name.split(',').filter(|_| name.contains(',')) {
-                rustix::fs::symlinkat(*name, &base, alias).map_err(|e| failed("link", alias)(e.into()))?;
+                rustix::fs::symlinkat(*name, &base, alias)
+                    .map_err(|e| failed("link", alias)(e.into()))?;
             }
         }
-        set_mount_attributes(base.as_fd(), attributes.bits().into(), false).map_err(failed("make read-only", top))?;
+        set_mount_attributes(base.as_fd(), attributes.bits().into(), false)
+            .map_err(failed("make read-only", top))?;
         self.tree(base, top, Kind::Directory)?;
         for (name, tree) in trees {
             let fd = self.fds.add(tree)?;
-            self.op(MountSource::Tree(fd), &format!("{top}/{name}"), MountAttrFlags::empty())?;
+            self.op(
+                MountSource::Tree(fd),
+                &format!("{top}/{name}"),
+                MountAttrFlags::empty(),
+            )?;
         }
         Ok(())
     }

@@ -5,7 +5,10 @@ use std::ffi::CString;
 use crate::error::LaunchError;
 
 /// Paths to try, and whether they come from PATH.
-pub(crate) fn candidates(argv: &[CString], env: &[CString]) -> Result<(bool, Vec<CString>), LaunchError> {
+pub(crate) fn candidates(
+    argv: &[CString],
+    env: &[CString],
+) -> Result<(bool, Vec<CString>), LaunchError> {
     let program = argv.first().map(|a| a.as_bytes()).unwrap_or_default();
     if program.contains(&b'/') {
         return Ok((false, vec![text("program", program.to_vec())?]));
@@ -13,7 +16,11 @@ pub(crate) fn candidates(argv: &[CString], env: &[CString]) -> Result<(bool, Vec
     if program.is_empty() {
         return Ok((true, Vec::new()));
     }
-    let path = env.iter().rev().find_map(|e| e.as_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|e| e.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or_default();
     let mut found = Vec::new();
     for dir in path.split(|b| *b == b':') {
         // A relative entry would depend on the working directory; Go (and so runc) refuses what it finds there.
@@ -39,14 +46,19 @@ pub(crate) fn parents(cwd: &str) -> Result<Vec<CString>, LaunchError> {
 /// A path of the container, which must be absolute.
 pub(crate) fn absolute(what: &'static str, path: &str) -> Result<CString, LaunchError> {
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(LaunchError::Invalid { what, value: path.to_owned() });
+        return Err(LaunchError::Invalid {
+            what,
+            value: path.to_owned(),
+        });
     }
     text(what, path.as_bytes().to_vec())
 }
 
 pub(crate) fn text(what: &'static str, bytes: Vec<u8>) -> Result<CString, LaunchError> {
-    CString::new(bytes)
-        .map_err(|e| LaunchError::Invalid { what, value: String::from_utf8_lossy(&e.into_vec()).into_owned() })
+    CString::new(bytes).map_err(|e| LaunchError::Invalid {
+        what,
+        value: String::from_utf8_lossy(&e.into_vec()).into_owned(),
+    })
 }
 
 /// `net.ipv4.ip_forward` as the path of its file. A dot that belongs to a name is written as a slash, as sysctl(8)
@@ -57,8 +69,14 @@ pub(crate) fn sysctl_path(name: &str) -> Result<CString, LaunchError> {
         '/' => '.',
         other => other,
     };
-    let separated_by_slash = name.find(['.', '/']).is_some_and(|at| name[at..].starts_with('/'));
-    let path: String = if separated_by_slash { name.to_owned() } else { name.chars().map(swapped).collect() };
+    let separated_by_slash = name
+        .find(['.', '/'])
+        .is_some_and(|at| name[at..].starts_with('/'));
+    let path: String = if separated_by_slash {
+        name.to_owned()
+    } else {
+        name.chars().map(swapped).collect()
+    };
     absolute("sysctl", &format!("/proc/sys/{path}"))
 }
 
@@ -76,22 +94,34 @@ mod tests {
         let (search, found) = candidates(&[c("sh"), c("-c")], &env).expect("valid");
         assert!(search);
         assert_eq!(found, [c("/usr/bin/sh"), c("/bin/sh")]);
-        assert_eq!(candidates(&[c("./sh")], &env).expect("valid"), (false, vec![c("./sh")]));
+        assert_eq!(
+            candidates(&[c("./sh")], &env).expect("valid"),
+            (false, vec![c("./sh")])
+        );
         assert_eq!(candidates(&[c("")], &env).expect("valid"), (true, vec![]));
         assert_eq!(candidates(&[c("sh")], &[]).expect("valid"), (true, vec![]));
     }
 
     #[test]
     fn paths_are_checked() {
-        assert_eq!(parents("/a//b/./c").expect("valid"), [c("/a"), c("/a/b"), c("/a/b/c")]);
+        assert_eq!(
+            parents("/a//b/./c").expect("valid"),
+            [c("/a"), c("/a/b"), c("/a/b/c")]
+        );
         assert!(absolute("x", "a/b").is_err());
         assert!(absolute("x", "/a/../b").is_err());
-        assert_eq!(sysctl_path("net.ipv4.ip_forward").expect("valid"), c("/proc/sys/net/ipv4/ip_forward"));
+        assert_eq!(
+            sysctl_path("net.ipv4.ip_forward").expect("valid"),
+            c("/proc/sys/net/ipv4/ip_forward")
+        );
         assert_eq!(
             sysctl_path("net.ipv4.conf.eth0/1.forwarding").expect("valid"),
             c("/proc/sys/net/ipv4/conf/eth0.1/forwarding")
         );
-        assert_eq!(sysctl_path("net/ipv4/ip_forward").expect("valid"), c("/proc/sys/net/ipv4/ip_forward"));
+        assert_eq!(
+            sysctl_path("net/ipv4/ip_forward").expect("valid"),
+            c("/proc/sys/net/ipv4/ip_forward")
+        );
         assert!(sysctl_path("net../../x").is_err());
     }
 }

@@ -41,14 +41,16 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
     }
     make_dir(&spec.work).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
     if spec.volatile {
-        clear_volatile_marker(&spec.work).map_err(|e| LaunchError::prepare("clear the overlay marker", about(), e))?;
+        clear_volatile_marker(&spec.work)
+            .map_err(|e| LaunchError::prepare("clear the overlay marker", about(), e))?;
     }
     overlay(spec).map_err(|(step, e)| LaunchError::prepare(step, about(), e))
 }
 
 fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
     let at = |step: &'static str| move |e: rustix::io::Errno| (step, io::Error::from(e));
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen overlay"))?;
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(at("fsopen overlay"))?;
     for lower in &spec.lowers {
         set_path(&fs, "lowerdir+", lower).map_err(at("overlay lowerdir+"))?;
     }
@@ -69,7 +71,11 @@ fn set_path(fs: &OwnedFd, key: &str, path: &Path) -> rustix::io::Result<()> {
         return rustix::mount::fsconfig_set_string(fs, key, path);
     }
     // Longer paths only as descriptors (kernel 6.13).
-    let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     rustix::mount::fsconfig_set_fd(fs, key, &dir)
 }
 

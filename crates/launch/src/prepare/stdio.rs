@@ -34,7 +34,8 @@ fn give(fd: &OwnedFd, uid: u32) -> Result<(), LaunchError> {
     if uid == 0 {
         return Ok(());
     }
-    rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>).map_err(failed("give a stream to the user"))
+    rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>)
+        .map_err(failed("give a stream to the user"))
 }
 
 /// Makes the streams; the keeper gets copies of the daemon's ends.

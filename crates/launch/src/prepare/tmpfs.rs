@@ -9,10 +9,21 @@ use crate::error::LaunchError;
 use crate::spec::TmpfsMount;
 
 /// Options with a value that are passed to the kernel as they are.
-const VALUES: &[&str] = &["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge"];
+const VALUES: &[&str] = &[
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "nr_inodes",
+    "nr_blocks",
+    "mpol",
+    "huge",
+];
 /// Propagation: nothing in a container's private namespace has any to give.
-const IGNORED: &[&str] =
-    &["rw", "private", "rprivate", "slave", "rslave", "shared", "rshared", "async", "relatime", "defaults"];
+const IGNORED: &[&str] = &[
+    "rw", "private", "rprivate", "slave", "rslave", "shared", "rshared", "async", "relatime",
+    "defaults",
+];
 
 /// Options for the file system and the mount, later ones win.
 fn parse(options: &str) -> Result<(Vec<(&str, &str)>, MountAttrFlags), LaunchError> {
@@ -36,7 +47,12 @@ fn parse(options: &str) -> Result<(Vec<(&str, &str)>, MountAttrFlags), LaunchErr
                     values.retain(|(known, _)| *known != key);
                     values.push((key, value));
                 }
-                _ => return Err(LaunchError::Invalid { what: "tmpfs option", value: other.to_owned() }),
+                _ => {
+                    return Err(LaunchError::Invalid {
+                        what: "tmpfs option",
+                        value: other.to_owned(),
+                    });
+                }
             },
         }
     }
@@ -46,7 +62,8 @@ fn parse(options: &str) -> Result<(Vec<(&str, &str)>, MountAttrFlags), LaunchErr
 /// Mounts it, detached.
 pub(crate) fn mount(spec: &TmpfsMount) -> Result<OwnedFd, LaunchError> {
     let (options, attributes) = parse(&spec.options)?;
-    dev::new_fs("tmpfs", &options, attributes).map_err(|e| LaunchError::prepare("mount tmpfs", &spec.target, e))
+    dev::new_fs("tmpfs", &options, attributes)
+        .map_err(|e| LaunchError::prepare("mount tmpfs", &spec.target, e))
 }
 
 #[cfg(test)]
