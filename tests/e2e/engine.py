@@ -107,7 +107,10 @@ class External:
         head |= headers or {}
         lines = [f"{method} {path} HTTP/1.1"] + [f"{k}: {v}" for k, v in head.items()]
         with self.connect(timeout) as sock:
-            sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+            try:
+                sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+            except BrokenPipeError:
+                pass  # refused before the whole body was sent; the answer is there to be read
             return read_response(sock, method)
 
     def json(self, method, path, body=None, **kw):

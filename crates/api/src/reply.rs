@@ -3,7 +3,8 @@
 use gantry_rt::http::{Outcome, Response, ResponseBody};
 use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, PRAGMA, SERVER,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    PRAGMA, SERVER,
 };
 use serde::Serialize;
 
@@ -141,5 +142,9 @@ pub fn ping(with_body: bool) -> Reply {
         HeaderValue::from_static("no-cache, no-store, must-revalidate"),
     );
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    if !with_body {
+        // As dockerd says to HEAD; hyper leaves it out where the body is empty.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     Ok(response.into())
 }

@@ -228,12 +228,12 @@ impl Engine {
 
     /// Opens its log.
     pub async fn logs(&self, key: &str, options: LogsOptions) -> Result<LogStream, EngineError> {
-        let (shard, number, tty) = self
-            .on_owner(key, |c| async move {
-                Ok((c.shard.id, logs::open(&c, &options)?, c.fixed.config.tty))
-            })
-            .await?;
-        Ok(LogStream::new(shard, number, tty))
+        // Made on the owner: a client that hangs up before the answer arrives drops it there, and the log is closed.
+        self.on_owner(key, |c| async move {
+            let number = logs::open(&c, &options)?;
+            Ok(LogStream::new(c.shard.id, number, c.fixed.config.tty))
+        })
+        .await
     }
 
     /// The container with this id, name or unambiguous id prefix, as it is now.

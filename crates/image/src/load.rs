@@ -174,6 +174,8 @@ impl ImageStore {
         path: &str,
         progress: &mut dyn FnMut(LoadEvent),
     ) -> Result<Ingested, ImageError> {
+        // Also where the layer is known: a manifest that names what is not there is not to be trusted.
+        let file = archive.open(path)?;
         let known = self
             .lock()
             .layers
@@ -185,9 +187,7 @@ impl ImageStore {
                 diff_id: diff_id.to_owned(),
                 size_bytes,
             },
-            _ => self
-                .layers
-                .ingest(&mut decompress(archive.open(path)?)?, Some(diff_id))?,
+            _ => self.layers.ingest(&mut decompress(file)?, Some(diff_id))?,
         };
         progress(LoadEvent::Layer {
             diff_id: layer.diff_id.clone(),

@@ -25,8 +25,11 @@ const IGNORED: &[&str] = &[
     "defaults",
 ];
 
+/// Parameters of the file system by name, and flags of the mount.
+type Parsed<'a> = (Vec<(&'a str, &'a str)>, MountAttrFlags);
+
 /// Options for the file system and the mount, later ones win.
-fn parse(options: &str) -> Result<(Vec<(&str, &str)>, MountAttrFlags), LaunchError> {
+fn parse(options: &str) -> Result<Parsed<'_>, LaunchError> {
     let mut values = vec![("mode", "1777")];
     let mut attributes = dev::nosuid_nodev_noexec();
     for option in options.split(',').map(str::trim).filter(|o| !o.is_empty()) {
