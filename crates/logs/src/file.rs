@@ -351,12 +351,11 @@ impl LogSink for JsonFile {
                 if first == 0 { time_ns } else { first },
             );
         }
-        let time_ns = self.next_time(now_ns);
-        self.keep(stream, rest, time_ns);
+        self.keep(stream, rest, now_ns.max(self.last_time_ns));
     }
 
     fn finish(&mut self, stream: Stream, now_ns: u64) {
-        let time_ns = self.next_time(now_ns);
+        let time_ns = now_ns.max(self.last_time_ns);
         let carry = std::mem::take(&mut self.partial[stream.index()].carry);
         if !carry.is_empty() {
             self.write_partial(stream, &carry, time_ns);

@@ -169,7 +169,8 @@ proptest! {
             log.append(Stream::Stdout, piece, 1);
         }
         log.write().expect("write");
-        let expected: Vec<_> = lines.iter().map(|l| (format!("{l}\n"), 1)).collect();
+        // Read at one instant, yet no two lines have one time.
+        let expected: Vec<_> = lines.iter().zip(1..).map(|(l, t)| (format!("{l}\n"), t)).collect();
         prop_assert_eq!(logged(&path), expected);
     }
 }

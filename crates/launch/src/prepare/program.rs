@@ -69,6 +69,9 @@ pub(crate) fn sysctl_path(name: &str) -> Result<CString, LaunchError> {
         '/' => '.',
         other => other,
     };
+    if name.contains("..") {
+        return absolute("sysctl", name);
+    }
     let separated_by_slash = name
         .find(['.', '/'])
         .is_some_and(|at| name[at..].starts_with('/'));
