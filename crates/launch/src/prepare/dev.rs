@@ -24,7 +24,6 @@ const LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
 ];
 const DIRECTORIES: &[&str] = &["pts", "shm", "mqueue"];
 /// Host devices a privileged container gets at most.
@@ -37,13 +36,15 @@ const OWN: &[&str] = &[
     "tty",
 ];
 
-/// A new, detached file system.
+/// A new, detached file system; `source` is what mount tables call it.
 pub(crate) fn new_fs(
     kind: &str,
+    source: &str,
     options: &[(&str, &str)],
     attributes: MountAttrFlags,
 ) -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, "source", source)?;
     for (key, value) in options {
         match value.is_empty() {
             true => rustix::mount::fsconfig_set_flag(&fs, *key)?,
@@ -61,7 +62,12 @@ pub(crate) fn new_fs(
 /// /dev with the usual nodes and links; for a privileged container with every device of the host.
 pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
-    let dev = new_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes)?;
+    let dev = new_fs(
+        "tmpfs",
+        "tmpfs",
+        &[("mode", "755"), ("size", "65536k")],
+        attributes,
+    )?;
     for (name, major, minor) in NODES {
         make_node(
             dev.as_fd(),
@@ -73,6 +79,9 @@ pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(*target, &dev, *name)?;
+    }
+    if Path::new("/proc/kcore").exists() {
+        rustix::fs::symlinkat("/proc/kcore", &dev, "core")?;
     }
     for name in DIRECTORIES {
         rustix::fs::mkdirat(&dev, *name, Mode::from_raw_mode(0o755))?;
@@ -129,6 +138,7 @@ fn copy_devices(from: &Path, to: BorrowedFd<'_>, depth: usize, left: &mut usize)
 pub(crate) fn shm(size_bytes: u64) -> io::Result<OwnedFd> {
     new_fs(
         "tmpfs",
+        "shm",
         &[("mode", "1777"), ("size", &size_bytes.to_string())],
         nosuid_nodev_noexec(),
     )
@@ -149,7 +159,7 @@ pub(crate) fn devpts() -> io::Result<OwnedFd> {
         ("mode", "0620"),
         ("gid", "5"),
     ];
-    new_fs("devpts", &options, attributes)
+    new_fs("devpts", "devpts", &options, attributes)
 }
 
 /// A terminal of that devpts (its first: /dev/pts/0): master and slave.

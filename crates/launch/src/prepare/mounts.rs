@@ -195,8 +195,13 @@ impl<'a> Mounts<'a> {
     /// An empty read-only directory to mask others with.
     pub(crate) fn mask_dir(&mut self) -> Result<FdIndex, LaunchError> {
         let attributes = dev::nosuid_nodev_noexec() | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let tree = dev::new_fs("tmpfs", &[("mode", "755"), ("size", "4k")], attributes)
-            .map_err(failed("make", "the mask"))?;
+        let tree = dev::new_fs(
+            "tmpfs",
+            "tmpfs",
+            &[("mode", "755"), ("size", "4k")],
+            attributes,
+        )
+        .map_err(failed("make", "the mask"))?;
         self.fds.add(tree)
     }
 
@@ -224,8 +229,13 @@ impl<'a> Mounts<'a> {
             }
             return Ok(());
         }
-        let base = dev::new_fs("tmpfs", &[("mode", "755")], dev::nosuid_nodev_noexec())
-            .map_err(failed("make", top))?;
+        let base = dev::new_fs(
+            "tmpfs",
+            "cgroup",
+            &[("mode", "755")],
+            dev::nosuid_nodev_noexec(),
+        )
+        .map_err(failed("make", top))?;
         for (name, _) in &trees {
             ensure(base.as_fd(), name, Kind::Directory)
                 .map_err(failed("make the cgroup directory", name))?;

@@ -51,6 +51,7 @@ fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
     let at = |step: &'static str| move |e: rustix::io::Errno| (step, io::Error::from(e));
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(at("fsopen overlay"))?;
+    rustix::mount::fsconfig_set_string(&fs, "source", "overlay").map_err(at("overlay source"))?;
     for lower in &spec.lowers {
         set_path(&fs, "lowerdir+", lower).map_err(at("overlay lowerdir+"))?;
     }

@@ -65,7 +65,7 @@ fn parse(options: &str) -> Result<Parsed<'_>, LaunchError> {
 /// Mounts it, detached.
 pub(crate) fn mount(spec: &TmpfsMount) -> Result<OwnedFd, LaunchError> {
     let (options, attributes) = parse(&spec.options)?;
-    dev::new_fs("tmpfs", &options, attributes)
+    dev::new_fs("tmpfs", "tmpfs", &options, attributes)
         .map_err(|e| LaunchError::prepare("mount tmpfs", &spec.target, e))
 }
 
