@@ -205,7 +205,12 @@ pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
     let source = [fs, FSCONFIG_SET_STRING, path(c"source"), path(kind), 0];
     let mount = call(libc::SYS_fsconfig, &source)
         .and_then(|_| call(libc::SYS_fsconfig, &[fs, FSCONFIG_CMD_CREATE, 0, 0, 0]))
-        .and_then(|_| call(libc::SYS_fsmount, &[fs, FSMOUNT_CLOEXEC, attributes as usize]));
+        .and_then(|_| {
+            call(
+                libc::SYS_fsmount,
+                &[fs, FSMOUNT_CLOEXEC, attributes as usize],
+            )
+        });
     close(fs as RawFd);
     mount.map(|fd| fd as RawFd)
 }

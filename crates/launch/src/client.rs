@@ -28,6 +28,9 @@ pub const MAX_REQUESTS: usize = 1024;
 /// How long a keeper may take to say hello (it waits until an earlier daemon is really dead).
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A keeper that ends while we connect is followed by a new one, so often.
+const CONNECT_ATTEMPTS: u32 = 3;
+
 type Answer = (Reply, Vec<OwnedFd>);
 
 #[derive(Default)]
@@ -132,6 +135,21 @@ impl KeeperClient {
     /// Connects to the shard's keeper under `exec_root`, or starts one from the program `keeper_exe`. Also returns
     /// what it already has; a container among it must be handed over before its streams are read.
     pub async fn connect_or_spawn(
+        exec_root: &Path,
+        shard: usize,
+        keeper_exe: &Path,
+    ) -> Result<(Rc<KeeperClient>, Vec<AdoptedContainer>), KeeperError> {
+        let mut attempt = 1;
+        loop {
+            match KeeperClient::try_connect(exec_root, shard, keeper_exe).await {
+                // A keeper without containers ended with its daemon just as we came.
+                Err(KeeperError::Gone) if attempt < CONNECT_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_connect(
         exec_root: &Path,
         shard: usize,
         keeper_exe: &Path,

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use gantry_cgroup::{Controller, Group, Version};
+use gantry_cgroup::{CgroupError, Controller, Group, Version};
 use gantry_keeper_proto::plan::FdIndex;
 use gantry_rt::workers;
 use rustix::fs::{Mode, OFlags};
@@ -69,6 +69,8 @@ pub(crate) struct PreparedGroup {
     pub(crate) oom_counter: Option<FdIndex>,
     /// Directories to show inside, by hierarchy name; one without a name on v2.
     pub(crate) trees: Vec<(String, OwnedFd)>,
+    /// A process put in would stop at once (its parent group is frozen).
+    pub(crate) frozen: bool,
     /// Limits this kernel does not know.
     pub(crate) discarded: Vec<&'static str>,
 }
@@ -90,6 +92,11 @@ pub(crate) fn prepare(
         .collect::<Result<_, _>>()?;
     let v2 = spec.hierarchy.version() == Version::V2;
     let oom_counter = oom_counter(&group, v2)?.map(|fd| fds.add(fd)).transpose()?;
+    let frozen = match group.is_frozen() {
+        // Without a freezer nothing is frozen.
+        Err(CgroupError::MissingControllers { .. }) => false,
+        other => other?,
+    };
     let trees = if v2 {
         v2_tree(&group)?
     } else {
@@ -100,6 +107,7 @@ pub(crate) fn prepare(
         dir,
         procs,
         oom_counter,
+        frozen,
         trees,
         discarded,
     })

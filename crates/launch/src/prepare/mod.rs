@@ -98,7 +98,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         NetMode::Join(fd) => Network::Join(mounts.fds().add_copy(fd)?),
     };
     let rootfs = mounts.fds().add(root)?;
-    let may_block = mounts.may_block || rootfs_blocks;
+    let may_block = mounts.may_block || rootfs_blocks || group.frozen;
     let mounts = mounts.finish();
     let plan = Plan {
         may_block,
