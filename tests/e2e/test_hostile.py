@@ -71,7 +71,7 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def throw(eng, data):
+def throw(eng, data, server_errors):
     """Send one mutant; what comes back must be HTTP, nothing, or a closed connection."""
     with eng.connect(READ_TIMEOUT_S) as sock:
         try:
@@ -81,6 +81,8 @@ def throw(eng, data):
         except (TimeoutError, BrokenPipeError, ConnectionResetError):
             return None
     assert answer == b"" or answer.startswith(b"HTTP/1.") or data.startswith((b"GET", b"POST")), answer[:200]
+    if answer[9:12] == b"500":
+        server_errors.append((data[:400], answer[-300:]))
     return answer[9:12] if answer else b""
 
 
@@ -90,7 +92,7 @@ def test_mutated_requests_change_nothing(private_daemon):
     eng.ok("run", "-d", "--name", "idle", "--network", "none", "busybox", "sleep", "3600")
     rng, pool_of = random.Random(SEED), seeds()
     for data in pool_of:
-        throw(eng, data)
+        throw(eng, data, [])
 
     def tidy():
         ids = [c["Id"] for c in eng.json("GET", "/containers/json?all=1")[1] if c["State"] != "running"]
@@ -98,9 +100,9 @@ def test_mutated_requests_change_nothing(private_daemon):
             eng.http("DELETE", f"/containers/{cid}?force=1")
     tidy()
     before = leaks.settled(eng)
-    pid, seen = eng.pid, {}
+    pid, seen, server_errors = eng.pid, {}, []
     with ThreadPoolExecutor(8) as pool:
-        for status in pool.map(lambda d: throw(eng, d), [mutate(rng, rng.choice(pool_of)) for _ in range(REQUESTS)]):
+        for status in pool.map(lambda d: throw(eng, d, server_errors), [mutate(rng, rng.choice(pool_of)) for _ in range(REQUESTS)]):
             seen[status] = seen.get(status, 0) + 1
     assert eng.alive() and eng.pid == pid
     tidy()
@@ -112,7 +114,7 @@ def test_mutated_requests_change_nothing(private_daemon):
     leaks.assert_no_growth(eng, {k: v if k in after else leaks.collections.Counter() for k, v in before.items()}
                            | {k: leaks.snapshot(eng)[k] for k in before if k not in after})
     assert eng.ok("run", "--rm", "busybox", "echo", "alive") == "alive"
-    assert seen.get(b"500", 0) == 0, f"mutants made 500s: {seen} (seed {SEED})"
+    assert not server_errors, f"mutants made 500s: {server_errors[:5]} of {seen} (seed {SEED})"
     assert "panicked" not in eng.log_path.read_text(errors="replace")
 
 

@@ -86,8 +86,12 @@ impl From<gantry_rt::workers::WorkerGone> for ApiError {
 
 impl From<gantry_image::ImageError> for ApiError {
     fn from(error: gantry_image::ImageError) -> Self {
-        use gantry_image::ErrorClass as Class;
+        use gantry_image::{ErrorClass as Class, ImageError};
         let status = match error.class() {
+            // A body that ends early or is malformed is its sender's mistake, not the machine's.
+            _ if matches!(&error, ImageError::Io { source, .. } if is_body_error(source)) => {
+                StatusCode::BAD_REQUEST
+            }
             Class::NotFound => StatusCode::NOT_FOUND,
             Class::Conflict => StatusCode::CONFLICT,
             Class::InvalidParameter => StatusCode::BAD_REQUEST,
@@ -95,4 +99,10 @@ impl From<gantry_image::ImageError> for ApiError {
         };
         Self::new(status, error.to_string())
     }
+}
+
+fn is_body_error(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<gantry_rt::http::BodyError>())
 }

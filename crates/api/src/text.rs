@@ -53,14 +53,15 @@ pub fn shell_quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\"'\"'"))
 }
 
-/// A point in time of a query: unix seconds with an optional fraction.
+/// A point in time of a query: unix seconds with an optional fraction. What is neither is the
+/// client's mistake (400 with the text of Go's parser; dockerd answers the same text with a 500).
 pub fn parse_unix(text: &str) -> Result<Option<i64>, crate::error::ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let bad = |part: &str| {
-        crate::error::ApiError::system(format!(
+        crate::error::ApiError::invalid(format!(
             "strconv.ParseInt: parsing {}: invalid syntax",
             crate::query::quoted(part)
         ))
