@@ -7,7 +7,7 @@ use crate::error::ApiError;
 /// Key to values.
 pub type Filters = BTreeMap<String, Vec<String>>;
 
-/// Parses the parameter; empty means no filters. An old-style value of `false` is no value.
+/// Parses the parameter; empty means no filters. As Docker, only the keys of old-style values count.
 pub fn parse(raw: &str) -> Result<Filters, ApiError> {
     if raw.is_empty() {
         return Ok(Filters::new());
@@ -23,11 +23,7 @@ pub fn parse(raw: &str) -> Result<Filters, ApiError> {
         serde_json::from_str(raw).map_err(|_| ApiError::invalid("invalid filter"))?;
     let values = |v| match v {
         Values::List(list) => list,
-        Values::Set(set) => set
-            .into_iter()
-            .filter(|(_, on)| *on)
-            .map(|(value, _)| value)
-            .collect(),
+        Values::Set(set) => set.into_keys().collect(),
         Values::Null(()) => Vec::new(),
     };
     Ok(parsed
@@ -88,7 +84,7 @@ mod tests {
         assert_eq!(new["status"], ["a", "b"]);
         assert!(new["x"].is_empty());
         let old = parse(r#"{"status":{"a":true,"b":false}}"#).unwrap();
-        assert_eq!(old["status"], ["a"]);
+        assert_eq!(old["status"], ["a", "b"]);
         assert!(parse("").unwrap().is_empty());
         assert!(parse("null").unwrap().is_empty());
         for bad in ["x", "[]", r#"{"a":"b"}"#, r#"{"a":[1]}"#] {

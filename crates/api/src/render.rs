@@ -30,12 +30,14 @@ pub fn inspect(
     sizes: Option<Sizes>,
 ) -> Result<Inspect, ApiError> {
     let fixed = &view.fixed;
-    let kept: Kept = serde_json::from_str(&fixed.wire).map_err(|e| {
+    let mut kept: Kept = serde_json::from_str(&fixed.wire).map_err(|e| {
         ApiError::system(format!(
             "the kept request of container {} is damaged: {e}",
             view.id
         ))
     })?;
+    // The engine knows which container a name meant.
+    kept.host_config.network_mode = fixed.host.network_mode.as_docker();
     let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
     // Docker shows these paths only after the first start.
     let started = |p: std::path::PathBuf| {
@@ -203,10 +205,27 @@ fn network_settings(view: &ContainerView, daemon: &DaemonInfo) -> NetworkSetting
         (_, pid) => format!("/proc/{pid}/ns/net"),
     };
     NetworkSettings {
+        ports: open_ports(view)
+            .map(|(number, protocol)| (format!("{number}/{protocol}"), serde_json::Value::Null))
+            .collect(),
         sandbox_key,
         networks: networks(view, daemon),
         ..NetworkSettings::default()
     }
+}
+
+/// The exposed ports of a container that runs on the predefined bridge. None is published until networking is built.
+fn open_ports(view: &ContainerView) -> impl Iterator<Item = (u16, &str)> {
+    let shown = view.fixed.host.network_mode == NetworkMode::Default && view.state.pid != 0;
+    let exposed: &[String] = if shown {
+        &view.fixed.config.exposed_ports
+    } else {
+        &[]
+    };
+    exposed.iter().filter_map(|port| {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        Some((number.parse().ok()?, protocol))
+    })
 }
 
 /// One row of the list.
@@ -224,7 +243,12 @@ pub fn summary(
         image_id: fixed.image_id.clone(),
         command: command(fixed),
         created: fixed.created_unix_ns.div_euclid(1_000_000_000),
-        ports: Vec::new(),
+        ports: open_ports(view)
+            .map(|(number, protocol)| ListedPort {
+                private_port: number,
+                protocol: protocol.to_owned(),
+            })
+            .collect(),
         size_rw: sizes.map(|s| s.rw).filter(|&n| n > 0),
         size_root_fs: sizes.map(|s| s.root),
         labels: fixed.config.labels.clone(),
@@ -242,11 +266,10 @@ pub fn summary(
 }
 
 fn command(fixed: &gantry_engine::model::FixedView) -> String {
-    // Docker shows the program as it is and quotes only arguments.
     let mut line = fixed.path.clone();
     for argument in &fixed.args {
         line.push(' ');
-        line.push_str(&text::shell_quote(argument));
+        line.push_str(&text::listed_argument(argument));
     }
     line
 }

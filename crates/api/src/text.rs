@@ -41,16 +41,22 @@ pub fn human(duration_ns: i64) -> String {
     }
 }
 
-/// A word as a shell would need it.
-pub fn shell_quote(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&b) || b >= 0x80;
-    if word.is_empty() {
-        return "''".to_owned();
+/// The architecture of this machine, as in platforms of images.
+pub fn own_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
-    if word.bytes().all(plain) {
-        return word.to_owned();
+}
+
+/// An argument in the list's `COMMAND`: in quotes if it has a space, without regard to quotes in it.
+pub fn listed_argument(word: &str) -> String {
+    if word.contains(' ') {
+        format!("'{word}'")
+    } else {
+        word.to_owned()
     }
-    format!("'{}'", word.replace('\'', "'\"'\"'"))
 }
 
 /// A point in time of a query: unix seconds with an optional fraction. What is neither is the
@@ -127,9 +133,9 @@ mod tests {
 
     #[test]
     fn words() {
-        assert_eq!(shell_quote("sh"), "sh");
-        assert_eq!(shell_quote("echo hi; exit 7"), "'echo hi; exit 7'");
-        assert_eq!(shell_quote("it's"), "'it'\"'\"'s'");
-        assert_eq!(shell_quote(""), "''");
+        assert_eq!(listed_argument("sh"), "sh");
+        assert_eq!(listed_argument("echo hi; exit 7"), "'echo hi; exit 7'");
+        assert_eq!(listed_argument("it's"), "it's");
+        assert_eq!(listed_argument(""), "");
     }
 }

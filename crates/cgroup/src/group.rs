@@ -146,14 +146,7 @@ impl Group {
     /// Sets limits, at creation or on a live group. Returns the names of those this kernel has no
     /// controller or no file for; they are not in force and the client should be told.
     pub fn apply(&self, limits: &Limits) -> Result<Vec<&'static str>, CgroupError> {
-        let settings = match self.version {
-            Version::V2 => settings::v2(limits)?,
-            Version::V1 | Version::Hybrid => {
-                let mut all = settings::v1_memory(limits, self.v1_memory_limit(limits)?)?;
-                all.extend(settings::v1(limits)?);
-                all
-            }
-        };
+        let settings = self.settings(limits)?;
         let mut discarded = Vec::new();
         for (at, setting) in settings.iter().enumerate() {
             let written = match self.write(setting) {
@@ -175,6 +168,38 @@ impl Group {
             self.apply_devices(rules)?;
         }
         Ok(discarded)
+    }
+
+    /// The names of the limits that [`Group::apply`] could not set on this kernel. Nothing is written.
+    pub fn unsupported(&self, limits: &Limits) -> Result<Vec<&'static str>, CgroupError> {
+        let there = |setting: &Setting| {
+            self.path(setting.controller)
+                .is_some_and(|dir| setting.files.iter().any(|file| dir.join(file).exists()))
+        };
+        let settings = self.settings(limits)?;
+        let mut missing: Vec<_> = settings
+            .iter()
+            .filter(|setting| !there(setting))
+            .map(|setting| setting.name)
+            .collect();
+        if self.version == Version::V2 {
+            // Version 2 has no such thing.
+            missing.extend(limits.memory_swappiness.map(|_| "memory swappiness"));
+            missing.extend(limits.oom_kill_disable.then_some("oom kill disable"));
+        }
+        missing.dedup();
+        Ok(missing)
+    }
+
+    fn settings(&self, limits: &Limits) -> Result<Vec<Setting>, CgroupError> {
+        match self.version {
+            Version::V2 => settings::v2(limits),
+            Version::V1 | Version::Hybrid => {
+                let mut all = settings::v1_memory(limits, self.v1_memory_limit(limits)?)?;
+                all.extend(settings::v1(limits)?);
+                Ok(all)
+            }
+        }
     }
 
     fn v1_memory_limit(&self, limits: &Limits) -> Result<u64, CgroupError> {

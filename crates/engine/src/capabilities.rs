@@ -95,15 +95,17 @@ enum Item {
     One(u64),
 }
 
-fn parse(name: &str) -> Result<Item, EngineError> {
+fn parse(list: &str, name: &str) -> Result<Item, EngineError> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
     if bare == "ALL" {
         return Ok(Item::All);
     }
-    bit(bare)
-        .map(Item::One)
-        .ok_or_else(|| EngineError::InvalidParameter(format!("invalid capability: {name:?}")))
+    bit(bare).map(Item::One).ok_or_else(|| {
+        EngineError::InvalidParameter(format!(
+            "invalid {list}: unknown capability: \"CAP_{bare}\""
+        ))
+    })
 }
 
 /// The set of a container.
@@ -111,7 +113,7 @@ pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64,
     let mut added = 0;
     let mut all_added = false;
     for name in add {
-        match parse(name)? {
+        match parse("CapAdd", name)? {
             Item::All => all_added = true,
             Item::One(bit) => added |= bit,
         }
@@ -119,7 +121,7 @@ pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64,
     let mut dropped = 0;
     let mut all_dropped = false;
     for name in drop {
-        match parse(name)? {
+        match parse("CapDrop", name)? {
             Item::All => all_dropped = true,
             Item::One(bit) => dropped |= bit,
         }

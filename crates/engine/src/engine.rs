@@ -114,8 +114,15 @@ impl Engine {
             ));
         }
         let image = self.shared.images.snapshot().resolve(&spec.config.image)?;
-        let warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
+        if let NetworkMode::Container(other) = &mut spec.host.network_mode
+            && let Ok(view) = self.inspect(other)
+        {
+            // A name may come to mean another container.
+            *other = view.id.to_string();
+        }
+        let mut warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
         let id: ContainerId = ids::generate()?.into();
+        warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
         let shard = home_shard(&id, self.shared.config.shards);
         let new_id = id.clone();
         on_shard(shard, move |engine| {
@@ -136,14 +143,21 @@ impl Engine {
 
     /// Stops it: signal, grace, kill. `NotModified` if it does not run.
     pub async fn stop(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { stop::stop(&c, &options).await })
+        let view = self.inspect(key)?;
+        self.on_owner(&view.id, |c| async move { stop::stop(&c, &options).await })
             .await
+            .map_err(|e| e.prefixed(&format!("cannot stop container: {key}: ")))
     }
 
     /// Stops it if it runs, and starts it.
     pub async fn restart(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        self.on_owner(key, |c| async move { stop::restart(&c, &options).await })
-            .await
+        let view = self.inspect(key)?;
+        self.on_owner(
+            &view.id,
+            |c| async move { stop::restart(&c, &options).await },
+        )
+        .await
+        .map_err(|e| e.prefixed(&format!("Cannot restart container {key}: ")))
     }
 
     /// Sends a signal (name or number; empty means KILL).
@@ -151,6 +165,7 @@ impl Engine {
         let signal = signal.to_owned();
         self.on_owner(key, |c| async move { kill::kill(&c, &signal).await })
             .await
+            .map_err(|e| e.prefixed(&format!("cannot kill container: {key}: ")))
     }
 
     /// Freezes its processes.
@@ -182,10 +197,10 @@ impl Engine {
 
     /// Removes it.
     pub async fn remove(&self, key: &str, options: RemoveOptions) -> Result<(), EngineError> {
-        self.on_owner(
-            key,
-            move |c| async move { remove::remove(&c, options).await },
-        )
+        let called = key.to_owned();
+        self.on_owner(key, move |c| async move {
+            remove::remove(&c, &called, options).await
+        })
         .await
     }
 

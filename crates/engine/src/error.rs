@@ -101,11 +101,18 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// The same complaint about the request with Docker's words about the operation in front.
+    /// The same failure with Docker's words about the operation in front.
     pub(crate) fn prefixed(self, prefix: &str) -> Self {
-        match self {
-            Self::InvalidParameter(text) => Self::InvalidParameter(format!("{prefix}{text}")),
-            other => other,
+        let text = format!("{prefix}{self}");
+        match self.class() {
+            ErrorClass::NotFound => Self::NotFound(text),
+            ErrorClass::Conflict => Self::Conflict(text),
+            ErrorClass::InvalidParameter => Self::InvalidParameter(text),
+            ErrorClass::System => Self::System(text),
+            ErrorClass::NotModified
+            | ErrorClass::Forbidden
+            | ErrorClass::Unavailable
+            | ErrorClass::NotImplemented => self,
         }
     }
 

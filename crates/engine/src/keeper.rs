@@ -124,18 +124,18 @@ impl KeeperLink {
     }
 
     /// Signals a container's first process; past the keeper when that is dead.
+    /// Sends a signal; false when the process has ended and its exit is on the way.
     pub(crate) async fn signal(
         &self,
         id: &str,
         process: ProcessName,
         number: i32,
-    ) -> Result<(), EngineError> {
+    ) -> Result<bool, EngineError> {
         match self.client.signal(id, number).await {
-            Err(KeeperError::Gone) => {
-                process.signal(number)?;
-                Ok(())
-            }
-            result => Ok(result?),
+            Ok(()) => Ok(true),
+            Err(KeeperError::Gone) => process.signal(number),
+            Err(KeeperError::Ended) => Ok(false),
+            Err(e) => Err(e.into()),
         }
     }
 

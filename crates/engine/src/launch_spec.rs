@@ -96,11 +96,20 @@ fn joined_container(
     let NetworkMode::Container(key) = &fixed.host.network_mode else {
         return Ok(None);
     };
-    let view = shared.index.resolve(key)?.1;
+    // Docker does not class this one.
+    let view = match shared.index.resolve(key) {
+        Ok((_, view)) => view,
+        Err(e) => {
+            return Err(EngineError::System(format!(
+                "joining network namespace of container: {e}"
+            )));
+        }
+    };
     if !view.state.status.is_alive() {
         return Err(EngineError::Conflict(format!(
-            "cannot join network of a non running container: {}",
-            view.id
+            "cannot join network namespace of a non running container: container {} is {}",
+            view.name,
+            view.state.status.as_str()
         )));
     }
     Ok(Some(view))
@@ -342,7 +351,7 @@ fn signed(value: Option<u64>) -> Option<i64> {
         .map(|v| i64::try_from(v).unwrap_or(i64::MAX))
 }
 
-fn limits(host: &HostSpec) -> Limits {
+pub(crate) fn limits(host: &HostSpec) -> Limits {
     let own = &host.limits;
     let memory_bytes = signed(own.memory_bytes);
     let text = |s: &String| (!s.is_empty()).then(|| s.clone());

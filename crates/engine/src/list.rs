@@ -11,7 +11,7 @@ use crate::model::{ContainerView, FilterMap, ListOptions, NetworkMode, Status};
 /// Longest pattern of a `name` or `id` filter.
 pub const MAX_PATTERN_BYTES: usize = 1024;
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 15] = [
     "ancestor",
     "before",
     "exited",
@@ -21,14 +21,12 @@ const KEYS: [&str; 17] = [
     "is-task",
     "isolation",
     "label",
-    "label!",
     "name",
     "network",
     "publish",
     "since",
     "status",
     "volume",
-    "driver",
 ];
 
 /// Answers which image ids a reference of an `ancestor` filter stands for.
@@ -41,11 +39,10 @@ pub(crate) struct Filters {
     since_ns: Option<i64>,
     exited: Vec<i32>,
     health: Vec<String>,
-    ids: Vec<Regex>,
-    names: Vec<Regex>,
+    ids: Option<Vec<String>>,
+    names: Option<Vec<Regex>>,
     is_task: Option<bool>,
     labels: Vec<String>,
-    labels_not: Vec<String>,
     networks: Vec<String>,
     publish: Vec<Port>,
     expose: Vec<Port>,
@@ -58,10 +55,6 @@ struct Port {
     first: u16,
     last: u16,
     protocol: String,
-}
-
-fn invalid(key: &str, value: &str) -> EngineError {
-    EngineError::InvalidParameter(format!("invalid filter '{key}={value}'"))
 }
 
 impl Filters {
@@ -92,17 +85,22 @@ impl Filters {
             ancestors,
             before_ns: created("before")?,
             since_ns: created("since")?,
-            exited: parse_each(&values("exited"), |v| v.parse().ok(), "exited")?,
-            health: parse_health(values("health"))?,
-            ids: patterns(&values("id"), "id")?,
-            names: patterns(&values("name"), "name")?,
-            is_task: parse_each(&values("is-task"), parse_bool, "is-task")?.pop(),
+            exited: parse_each(&values("exited"), parse_exit_code, "exited")?,
+            health: parse_each(&values("health"), parse_health, "health")?,
+            ids: map
+                .get("id")
+                .filter(|v| !v.is_empty())
+                .map(|v| by_prefix(index, v)),
+            names: map
+                .get("name")
+                .filter(|v| !v.is_empty())
+                .map(|v| patterns(v)),
+            is_task: parse_truth(&values("is-task"), "is-task")?,
             labels: values("label"),
-            labels_not: values("label!"),
             networks: values("network"),
             publish: parse_each(&values("publish"), parse_port, "publish")?,
             expose: parse_each(&values("expose"), parse_port, "expose")?,
-            statuses: parse_each(&values("status"), Status::parse, "status")?,
+            statuses: parse_each(&values("status"), parse_status, "status")?,
             volumes: values("volume"),
         })
     }
@@ -110,29 +108,27 @@ impl Filters {
     /// Whether these filters ask for containers that do not run.
     fn implies_all(&self) -> bool {
         !self.statuses.is_empty()
-            || !self.exited.is_empty()
-            || self.before_ns.is_some()
-            || self.since_ns.is_some()
     }
 
     fn matches(&self, view: &ContainerView) -> bool {
         let fixed = &view.fixed;
-        let any =
-            |list: &[Regex], text: &str| list.is_empty() || list.iter().any(|r| r.is_match(text));
-        let slashed = format!("/{}", view.name);
+        let named = |list: &Vec<Regex>| {
+            let slashed = format!("/{}", view.name);
+            list.iter()
+                .any(|r| r.is_match(&view.name) || r.is_match(&slashed))
+        };
         self.ancestors.as_ref().is_none_or(|ids| ids.contains(&fixed.image_id))
             && self.before_ns.is_none_or(|ns| fixed.created_unix_ns < ns)
             && self.since_ns.is_none_or(|ns| fixed.created_unix_ns > ns)
             && self.matches_state(view)
-            && any(&self.ids, &view.id)
-            && (any(&self.names, &view.name) || any(&self.names, &slashed))
+            && self.ids.as_ref().is_none_or(|ids| ids.iter().any(|id| **id == *view.id))
+            && self.names.as_ref().is_none_or(named)
             && self.is_task.is_none_or(|wanted| !wanted)
             && self.labels.iter().all(|l| label_matches(&fixed.config.labels, l))
-            && !self.labels_not.iter().any(|l| label_matches(&fixed.config.labels, l))
             && (self.networks.is_empty() || self.networks.iter().any(|n| on_network(&fixed.host.network_mode, n)))
             // Nothing is published until networking is built (publishing is refused at creation).
             && self.publish.is_empty()
-            && (self.expose.is_empty() || self.expose.iter().any(|p| exposes(&fixed.config.exposed_ports, p)))
+            && (self.expose.is_empty() || self.expose.iter().any(|p| exposes(view, p)))
             && (self.volumes.is_empty() || self.volumes.iter().any(|v| fixed.config.volumes.contains(v)))
     }
 
@@ -148,61 +144,127 @@ impl Filters {
     }
 }
 
+/// Reads every value of a filter; the error is Docker's, with the reason that `parse` gives.
 fn parse_each<T>(
     values: &[String],
-    parse: impl Fn(&str) -> Option<T>,
+    parse: impl Fn(&str) -> Result<T, String>,
     key: &str,
 ) -> Result<Vec<T>, EngineError> {
     values
         .iter()
-        .map(|v| parse(v).ok_or_else(|| invalid(key, v)))
+        .map(|v| {
+            parse(v).map_err(|reason| {
+                EngineError::InvalidParameter(format!("invalid filter '{key}={v}'{reason}"))
+            })
+        })
         .collect()
 }
 
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+fn parse_exit_code(text: &str) -> Result<i32, String> {
+    let error = |what| format!(": strconv.Atoi: parsing {text:?}: {what}");
+    text.parse::<i32>().map_err(|e| match e.kind() {
+        std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
+            error("value out of range")
+        }
+        _ => error("invalid syntax"),
+    })
 }
 
-fn parse_health(values: Vec<String>) -> Result<Vec<String>, EngineError> {
-    match values
-        .iter()
-        .find(|v| !["none", "starting", "healthy", "unhealthy"].contains(&v.as_str()))
-    {
-        Some(bad) => Err(invalid("health", bad)),
-        None => Ok(values),
-    }
+fn parse_status(text: &str) -> Result<Status, String> {
+    Status::parse(text).ok_or_else(|| {
+        format!(
+            ": invalid value for state ({text}): must be one of created, running, paused, restarting, removing, exited, dead"
+        )
+    })
 }
 
-fn patterns(values: &[String], key: &str) -> Result<Vec<Regex>, EngineError> {
-    let compile = |v: &str| {
-        if v.len() <= MAX_PATTERN_BYTES {
-            Regex::new(v).ok()
-        } else {
-            None
+fn parse_health(text: &str) -> Result<String, String> {
+    if ["none", "starting", "healthy", "unhealthy"].contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        ": invalid value for health ({text}): must be one of none, starting, healthy, unhealthy"
+    ))
+}
+
+/// One truth; several different ones, or none of Docker's words for it, are an error.
+fn parse_truth(values: &[String], key: &str) -> Result<Option<bool>, EngineError> {
+    let error =
+        || EngineError::InvalidParameter(format!("invalid filter '{key}=[{}]'", values.join(" ")));
+    let mut truths = values.iter().map(|v| match v.as_str() {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(error()),
+    });
+    let Some(first) = truths.next().transpose()? else {
+        return Ok(None);
+    };
+    for other in truths {
+        if other? != first {
+            return Err(error());
+        }
+    }
+    Ok(Some(first))
+}
+
+/// Full ids of those that an id prefix means; one that means none or several is no error.
+fn by_prefix(index: &Index, prefixes: &[String]) -> Vec<String> {
+    let all = index.all();
+    let only = |prefix: &String| {
+        let mut found = all.iter().filter(|v| v.id.starts_with(prefix.as_str()));
+        match (found.next(), found.next()) {
+            (Some(view), None) => Some(view.id.to_string()),
+            _ => None,
         }
     };
-    parse_each(values, compile, key)
+    prefixes
+        .iter()
+        .filter(|p| !p.is_empty())
+        .filter_map(only)
+        .collect()
 }
 
-fn parse_port(text: &str) -> Option<Port> {
+/// What is no regular expression matches nothing.
+fn patterns(values: &[String]) -> Vec<Regex> {
+    values
+        .iter()
+        .filter(|v| v.len() <= MAX_PATTERN_BYTES)
+        .filter_map(|v| Regex::new(v).ok())
+        .collect()
+}
+
+fn parse_port(text: &str) -> Result<Port, String> {
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last && ["tcp", "udp", "sctp"].contains(&protocol)).then(|| Port {
+    let number = |digits: &str| {
+        digits
+            .parse::<u16>()
+            .map_err(|_| format!(": invalid port {digits:?}"))
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!(
+            ": Invalid range specified for the Port: {first}-{last}"
+        ));
+    }
+    Ok(Port {
         first,
         last,
-        protocol: protocol.to_owned(),
+        protocol: protocol.to_ascii_lowercase(),
     })
 }
 
-fn exposes(exposed: &[String], wanted: &Port) -> bool {
-    exposed.iter().filter_map(|e| parse_port(e)).any(|port| {
-        port.protocol == wanted.protocol && port.first <= wanted.last && wanted.first <= port.last
-    })
+/// The exposed ports of a container that runs on a network; elsewhere there are none to reach.
+fn exposes(view: &ContainerView, wanted: &Port) -> bool {
+    let on_network = view.fixed.host.network_mode == NetworkMode::Default;
+    let ports = view.fixed.config.exposed_ports.iter();
+    on_network
+        && view.state.status.is_alive()
+        && ports.filter_map(|e| parse_port(e).ok()).any(|port| {
+            port.protocol == wanted.protocol
+                && port.first <= wanted.last
+                && wanted.first <= port.last
+        })
 }
 
 fn on_network(mode: &NetworkMode, wanted: &str) -> bool {
@@ -314,16 +376,18 @@ mod tests {
             (&[("name", "^/web$")], true, "web"),
             (&[("name", "^web$")], true, "web"),
             (&[("id", "0a")], true, "web"),
+            (&[("id", "abc")], true, ""),
+            (&[("name", "(")], true, ""),
             (&[("status", "exited")], false, "web2"),
-            (&[("exited", "3")], false, "web2"),
+            (&[("exited", "3")], true, "web2"),
+            (&[("exited", "3")], false, ""),
             (&[("exited", "0")], false, ""),
             (&[("label", "app=db")], false, "db"),
             (&[("label", "app")], true, "db web2 web"),
-            (&[("label!", "app=db")], true, "web2 web"),
             (&[("ancestor", "busybox")], false, "db web"),
             (&[("ancestor", "nope")], false, ""),
             (&[("before", "web2")], false, "web"),
-            (&[("since", "web")], false, "db web2"),
+            (&[("since", "web")], true, "db web2"),
             (&[("expose", "79-81")], false, "db web"),
             (&[("expose", "80/udp")], false, ""),
             (&[("publish", "80")], true, ""),
@@ -341,7 +405,8 @@ mod tests {
             ("nope", "x"),
             ("status", "up"),
             ("exited", "x"),
-            ("name", "("),
+            ("label!", "app"),
+            ("is-task", "x"),
             ("health", "x"),
             ("publish", "x"),
         ];

@@ -42,6 +42,8 @@ const NAMES: &[(&str, i32)] = &[
 
 /// The kernel's lowest real-time signal that C libraries leave to programs.
 const RT_MIN: i32 = 34;
+/// The first signal that C libraries keep for themselves.
+const RT_USABLE: i32 = 32;
 /// The kernel's highest signal.
 const RT_MAX: i32 = 64;
 
@@ -66,6 +68,18 @@ pub fn parse(text: &str) -> Result<i32, EngineError> {
         return Ok(*number);
     }
     real_time(name).ok_or_else(invalid)
+}
+
+/// As [`parse`], with Docker's text for a number that is no signal. Two real-time signals belong to C libraries.
+pub fn parse_supported(text: &str) -> Result<i32, EngineError> {
+    match text.parse::<i32>() {
+        Ok(number) if number != 0 && !matches!(number, 1..RT_USABLE | RT_MIN..=RT_MAX) => {
+            Err(EngineError::InvalidParameter(format!(
+                "the linux daemon does not support signal {number}"
+            )))
+        }
+        _ => parse(text),
+    }
 }
 
 fn real_time(name: &str) -> Option<i32> {
@@ -105,6 +119,17 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
+        for bad in ["-1", "32", "33", "65"] {
+            assert_eq!(
+                parse_supported(bad).unwrap_err().to_string(),
+                format!("the linux daemon does not support signal {bad}")
+            );
+        }
+        assert_eq!(parse_supported("64").unwrap(), 64);
+        assert_eq!(
+            parse_supported("0").unwrap_err().to_string(),
+            "invalid signal: 0"
+        );
         for bad in [
             "", "0", "65", "-1", "SIG", "NOPE", "RTMIN-1", "RTMAX+1", "RTMIN+99", "RTMIN+",
         ] {

@@ -161,7 +161,11 @@ fn programs_that_cannot_run() {
                 "exec: \"/etc/passwd\": permission denied",
                 126,
             ),
-            ("/etc", "exec: \"/etc\": is a directory", 126),
+            (
+                "/etc",
+                "exec: \"/etc\": is a directory: permission denied",
+                126,
+            ),
             ("", "exec: \"\": executable file not found in $PATH", 127),
         ];
         for (program, text, code) in cases {

@@ -177,7 +177,7 @@ fn exec_reason(path: &str, errno: i32, stage: ExecStage) -> String {
     match stage {
         ExecStage::NotInPath => "executable file not found in $PATH".to_owned(),
         ExecStage::Stat => format!("stat {path}: {}", errno_text(errno)),
-        ExecStage::IsDirectory => "is a directory".to_owned(),
+        ExecStage::IsDirectory => "is a directory: permission denied".to_owned(),
         ExecStage::Permission => "permission denied".to_owned(),
     }
 }
@@ -246,6 +246,12 @@ mod tests {
             ("exec: \"/etc/passwd\": permission denied".into(), 126)
         );
         let dir = exec("/etc", libc::EISDIR, ExecStage::IsDirectory);
-        assert_eq!(dir, ("exec: \"/etc\": is a directory".into(), 126));
+        assert_eq!(
+            dir,
+            (
+                "exec: \"/etc\": is a directory: permission denied".into(),
+                126
+            )
+        );
     }
 }

@@ -117,8 +117,11 @@ fn set(wanted: &str, what: &str, field: &str, online_path: &str) -> Result<(), A
     if wanted.is_empty() {
         return Ok(());
     }
-    let numbers = parse_set(wanted)
-        .ok_or_else(|| ApiError::invalid(format!("Invalid value {wanted} for cpuset {field}")))?;
+    let numbers = parse_set(wanted).ok_or_else(|| {
+        ApiError::invalid(format!(
+            "Invalid value {wanted} for cpuset {field}: invalid format: {wanted}"
+        ))
+    })?;
     let Ok(text) = std::fs::read_to_string(online_path) else {
         return Ok(());
     };

@@ -1,18 +1,18 @@
 //! From a client's create request to the engine's specification: validation, dockerd's defaults, and loud refusal of
 //! everything that is not built.
 
+mod config;
 mod limits;
 mod modes;
 mod security;
+mod versions;
 
 use std::sync::Arc;
 
-use gantry_engine::model::{
-    ContainerConfig, CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit,
-};
-use serde_json::Value;
+use gantry_engine::model::{CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit};
 
 use crate::error::ApiError;
+use crate::version::ApiVersion;
 use crate::wire::create::{
     CreateRequest, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, HostConfig, Kept,
     RestartPolicy as WireRestart,
@@ -29,13 +29,18 @@ const OTHER_LOG_DRIVERS: &[&str] = &[
 ];
 
 /// Makes the engine's specification of a request.
+///
+/// The strings are warnings for the client.
 pub fn create_spec(
     name: Option<String>,
-    request: CreateRequest,
+    mut request: CreateRequest,
+    version: ApiVersion,
     cpus: u32,
-) -> Result<CreateSpec, ApiError> {
+) -> Result<(CreateSpec, Vec<String>), ApiError> {
     let mut host = request.host_config.clone().unwrap_or_default();
-    check_config(&request)?;
+    versions::adjust(&mut request, &mut host, version);
+    config::check(&request)?;
+    check_shape(&request, &host)?;
     refuse_unbuilt(&request, &host)?;
     let network_mode = modes::network(&request, &host)?;
     modes::namespaces(&host)?;
@@ -43,6 +48,7 @@ pub fn create_spec(
     let restart = restart_policy(&mut host)?;
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
+    let warnings = warnings(&host);
     fill_defaults(&mut host, &network_mode.as_docker());
     let spec_host = HostSpec {
         network_mode,
@@ -84,12 +90,61 @@ pub fn create_spec(
         annotations: host.annotations.clone().unwrap_or_default(),
     };
     let wire = keep(&request, host)?;
-    Ok(CreateSpec {
+    let spec = CreateSpec {
         name,
-        config: config(request),
+        config: config::to_engine(request),
         host: spec_host,
         wire,
-    })
+    };
+    Ok((spec, warnings))
+}
+
+/// What dockerd says about settings that it takes and does not follow, or that are dangerous.
+fn warnings(host: &HostConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if host.oom_kill_disable == Some(true) && host.memory == 0 {
+        warnings.push(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".to_owned(),
+        );
+    }
+    if host.cpu_percent > 0 {
+        warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
+    }
+    warnings
+}
+
+/// What is wrong about settings whatever is built.
+fn check_shape(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiError> {
+    let invalid = |text: String| Err(ApiError::invalid(text));
+    if host.io_maximum_bandwidth > 0 {
+        return invalid(
+            "invalid option: QoS maximum bandwidth configuration is not supported on linux".into(),
+        );
+    }
+    if host.io_maximum_iops > 0 {
+        return invalid(
+            "invalid option: QoS maximum IOPs configuration is not supported on linux".into(),
+        );
+    }
+    if host
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(key, _)| key.is_empty())
+    {
+        return invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key".into(),
+        );
+    }
+    let endpoints = request.networking_config.iter();
+    for (name, endpoint) in endpoints.flat_map(|n| n.endpoints.iter().flatten()) {
+        if endpoint.is_none() {
+            return invalid(format!(
+                "invalid config for network {name}: EndpointsConfig is nil"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn console_size([rows, columns]: [u32; 2]) -> Option<(u16, u16)> {
@@ -115,69 +170,6 @@ fn keep(request: &CreateRequest, host: HostConfig) -> Result<Arc<str>, ApiError>
     Ok(text.into())
 }
 
-fn config(r: CreateRequest) -> ContainerConfig {
-    ContainerConfig {
-        image: r.image,
-        hostname: r.hostname,
-        domainname: r.domainname,
-        user: r.user,
-        attach_stdin: r.attach_stdin,
-        attach_stdout: r.attach_stdout,
-        attach_stderr: r.attach_stderr,
-        tty: r.tty,
-        open_stdin: r.open_stdin,
-        stdin_once: r.stdin_once,
-        env: r.env.unwrap_or_default(),
-        cmd: r.cmd.0,
-        entrypoint: r.entrypoint.0,
-        working_dir: r.working_dir,
-        labels: r.labels.unwrap_or_default(),
-        stop_signal: r.stop_signal,
-        stop_timeout_s: r.stop_timeout,
-        exposed_ports: r
-            .exposed_ports
-            .into_iter()
-            .flatten()
-            .map(|(port, _)| port)
-            .collect(),
-        volumes: r
-            .volumes
-            .into_iter()
-            .flatten()
-            .map(|(path, _)| path)
-            .collect(),
-        shell: r.shell.0.unwrap_or_default(),
-        on_build: r.on_build.unwrap_or_default(),
-        network_disabled: r.network_disabled,
-    }
-}
-
-fn check_config(request: &CreateRequest) -> Result<(), ApiError> {
-    let nothing = |list: &Option<Vec<String>>| list.as_ref().is_none_or(|l| l.is_empty());
-    if request.image.is_empty() {
-        let text = if nothing(&request.cmd.0) && nothing(&request.entrypoint.0) {
-            "no command specified"
-        } else {
-            "a container needs an image: Image is empty"
-        };
-        return Err(ApiError::invalid(text));
-    }
-    if !request.working_dir.is_empty() && !request.working_dir.starts_with('/') {
-        return Err(ApiError::invalid(format!(
-            "the working directory '{}' is invalid, it needs to be an absolute path",
-            request.working_dir
-        )));
-    }
-    for variable in request.env.iter().flatten() {
-        if variable.is_empty() || variable.starts_with('=') {
-            return Err(ApiError::invalid(format!(
-                "invalid environment variable: {variable}"
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// What would silently do nothing is refused, naming the option.
 fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiError> {
     fn some<T>(list: &Option<Vec<T>>) -> bool {
@@ -187,7 +179,7 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
     let healthcheck = request
         .healthcheck
         .as_ref()
-        .is_some_and(|h| !is_no_healthcheck(h));
+        .is_some_and(|h| !config::is_no_healthcheck(h));
     let wanted: &[(bool, &str)] = &[
         (
             published || host.publish_all_ports,
@@ -269,11 +261,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
     }
 }
 
-fn is_no_healthcheck(check: &Value) -> bool {
-    let test = check.get("Test").and_then(Value::as_array);
-    test.is_none_or(|t| t.is_empty() || t.first().and_then(Value::as_str) == Some("NONE"))
-}
-
 fn check_host(host: &HostConfig) -> Result<(), ApiError> {
     if host.shm_size < 0 {
         return Err(ApiError::invalid("SHM size can not be less than 0"));
@@ -284,20 +271,20 @@ fn check_host(host: &HostConfig) -> Result<(), ApiError> {
             host.oom_score_adj
         )));
     }
-    for entry in host.extra_hosts.iter().flatten() {
-        let split = entry.split_once('=').or_else(|| entry.split_once(':'));
-        if !split.is_some_and(|(name, address)| !name.is_empty() && !address.is_empty()) {
-            return Err(ApiError::invalid(format!(
-                "bad format for add-host: {}",
-                crate::query::quoted(entry)
-            )));
-        }
-    }
+    host.extra_hosts
+        .iter()
+        .flatten()
+        .try_for_each(|entry| extra_host(entry))?;
     for path in host.tmpfs.iter().flatten().map(|(path, _)| path) {
         if !path.starts_with('/') {
             return Err(ApiError::invalid(format!(
                 "invalid mount path: '{path}' mount path must be absolute"
             )));
+        }
+        if path.trim_end_matches('/').is_empty() {
+            return Err(ApiError::invalid(
+                "invalid specification: destination can't be '/'",
+            ));
         }
     }
     if !matches!(host.runtime.as_str(), "" | RUNTIME_NAME) {
@@ -306,7 +293,40 @@ fn check_host(host: &HostConfig) -> Result<(), ApiError> {
             host.runtime
         )));
     }
+    check_log_mode(&host.log_config.options)?;
     check_log_driver(&host.log_config.driver)
+}
+
+/// `name:address`, where the address may be `host-gateway`.
+fn extra_host(entry: &str) -> Result<(), ApiError> {
+    let Some((_, address)) = entry.split_once(':').filter(|(name, _)| !name.is_empty()) else {
+        return Err(ApiError::invalid(format!(
+            "bad format for add-host: {}",
+            crate::query::quoted(entry)
+        )));
+    };
+    if address == "host-gateway" || address.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "invalid IP address in add-host: {}",
+        crate::query::quoted(address)
+    )))
+}
+
+fn check_log_mode(options: &std::collections::BTreeMap<String, String>) -> Result<(), ApiError> {
+    let mode = options.get("mode").map_or("", String::as_str);
+    if !matches!(mode, "" | "blocking" | "non-blocking") {
+        return Err(ApiError::invalid(format!(
+            "logger: logging mode not supported: {mode}"
+        )));
+    }
+    if options.contains_key("max-buffer-size") && mode != "non-blocking" {
+        return Err(ApiError::invalid(
+            "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+        ));
+    }
+    Ok(())
 }
 
 fn check_log_driver(driver: &str) -> Result<(), ApiError> {
@@ -327,14 +347,19 @@ fn restart_policy(host: &mut HostConfig) -> Result<RestartPolicy, ApiError> {
         name,
         maximum_retry_count: count,
     } = &host.restart_policy;
+    if *count != 0 && name != "on-failure" {
+        let also = if *count < 0 {
+            " and cannot be negative"
+        } else {
+            ""
+        };
+        return Err(ApiError::invalid(format!(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'{also}"
+        )));
+    }
     if *count < 0 {
         return Err(ApiError::invalid(
             "invalid restart policy: maximum retry count cannot be negative",
-        ));
-    }
-    if *count > 0 && name != "on-failure" {
-        return Err(ApiError::invalid(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
         ));
     }
     let policy = match name.as_str() {

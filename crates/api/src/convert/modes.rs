@@ -14,7 +14,7 @@ pub(super) fn network(request: &CreateRequest, host: &HostConfig) -> Result<Netw
         other => match other.strip_prefix("container:") {
             Some("") => {
                 return Err(ApiError::invalid(
-                    "invalid container format container:<name|id>",
+                    "invalid network mode: invalid container format container:<name|id>",
                 ));
             }
             Some(name) => NetworkMode::Container(name.to_owned()),
@@ -103,7 +103,7 @@ pub(super) fn namespaces(host: &HostConfig) -> Result<(), ApiError> {
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(ApiError::invalid(format!(
-            "invalid isolation '{}' on linux",
+            "invalid isolation ({}): linux only supports 'default'",
             host.isolation
         )));
     }

@@ -25,8 +25,10 @@ pub(super) fn parse(options: &[String]) -> Result<SecurityOptions, ApiError> {
                 )));
             }
             _ => {
+                // Docker tells apart what has no value.
+                let kind = if split.is_some() { 2 } else { 1 };
                 return Err(ApiError::invalid(format!(
-                    "invalid --security-opt 2: {}",
+                    "invalid --security-opt {kind}: {}",
                     crate::query::quoted(option)
                 )));
             }

@@ -1,7 +1,8 @@
 use super::*;
 
 fn spec(json: &str) -> Result<CreateSpec, ApiError> {
-    create_spec(None, crate::json::parse(json.as_bytes()).unwrap(), 2)
+    let request = crate::json::decode(crate::json::parse(json.as_bytes())?)?;
+    create_spec(None, request, ApiVersion::CURRENT, 2).map(|(spec, _)| spec)
 }
 
 fn error(host: &str) -> (u16, String) {

@@ -13,59 +13,117 @@ use crate::{convert, filters, json, text};
 
 /// Top-level fields of a create request that are not the container's configuration.
 const NOT_CONFIG: &[&str] = &["HostConfig", "NetworkingConfig"];
+/// Longest body of a start that is taken for none.
+const MAX_IDLE_BODY_BYTES: u64 = 7;
 
 pub(super) async fn create(mut call: Call) -> Reply {
-    let body = call.json_bytes().await?;
+    let document = json::parse(&call.json_bytes().await?)?;
     let name = call
         .query
         .find("name")
         .filter(|n| !n.is_empty())
         .map(str::to_owned);
-    check_platform(call.query.get("platform"))?;
-    let request: Option<CreateRequest> = json::parse(&body)?;
-    let fields: Option<std::collections::BTreeMap<String, serde::de::IgnoredAny>> =
-        json::parse(&body)?;
-    let configured = fields
-        .unwrap_or_default()
-        .keys()
-        .any(|k| !NOT_CONFIG.contains(&k.as_str()));
+    let is_config = |key: &String| {
+        let same = |known: &&&str| known.eq_ignore_ascii_case(key);
+        CreateRequest::KEYS.iter().any(|k| same(&k)) && !NOT_CONFIG.iter().any(|k| same(&k))
+    };
+    let configured = document
+        .as_object()
+        .is_some_and(|fields| fields.keys().any(is_config));
+    let request: Option<CreateRequest> = json::decode(document)?;
     let Some(request) = request.filter(|_| configured) else {
         return Err(ApiError::invalid(
             "config cannot be empty in order to create a container",
         ));
     };
-    let spec = convert::create_spec(name, request, call.ctx.daemon.cpus)?;
+    check_platform(&call, &request.image)?;
+    let unbuilt = unbuilt_of_image(&call, &request);
+    let (spec, mut warnings) =
+        convert::create_spec(name, request, call.version, call.ctx.daemon.cpus)?;
+    warnings.extend(unbuilt);
     let made = call.ctx.engine.create(spec).await?;
+    warnings.extend(made.warnings);
     reply::json(
         StatusCode::CREATED,
         &CreateResponse {
             id: made.id,
-            warnings: made.warnings,
+            warnings,
         },
     )
 }
 
-fn check_platform(platform: &str) -> Result<(), ApiError> {
-    let mut parts = platform.split('/');
-    let (os, architecture) = (parts.next().unwrap_or(""), parts.next());
-    let own = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+/// What an image asks for and does not get. A client's own wish would be refused; an image is run, and this is said.
+fn unbuilt_of_image(call: &Call, request: &CreateRequest) -> Vec<String> {
+    let Ok(image) = call.ctx.images.snapshot().resolve(&request.image) else {
+        return Vec::new();
     };
-    let fits = match (os, architecture) {
-        ("", _) | ("linux", None) => true,
-        (one, None) => one == own,
-        (os, Some(architecture)) => os == "linux" && architecture == own,
-    };
-    if fits {
+    let mut warnings = Vec::new();
+    let volumes: Vec<&str> = image
+        .config
+        .volumes
+        .iter()
+        .flatten()
+        .map(|(path, _)| path.as_str())
+        .collect();
+    if !volumes.is_empty() {
+        warnings.push(format!(
+            "The image declares volumes ({}). Volumes are not implemented yet: what is written there stays in the container's own layer.",
+            volumes.join(", ")
+        ));
+    }
+    let own_check = request.healthcheck.as_ref().and_then(|h| h.test.as_ref());
+    let check = image.config.healthcheck.as_ref();
+    let asked = check.is_some_and(|h| h.test.first().is_some_and(|kind| kind != "NONE"));
+    if asked && own_check.is_none_or(Vec::is_empty) {
+        warnings.push(
+            "The image has a health check. Health checks are not implemented yet: it is not run."
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+/// Refuses a platform that the image is not for, with the words of dockerd.
+fn check_platform(call: &Call, image: &str) -> Result<(), ApiError> {
+    let wanted = call.query.get("platform");
+    if wanted.is_empty() || !call.version.at_least(41) {
         return Ok(());
     }
-    Err(ApiError::invalid(format!(
-        "{}: unknown operating system or architecture: invalid argument",
-        crate::query::quoted(platform)
+    let fault = |what: &str| {
+        ApiError::invalid(format!(
+            "{}: {what}: invalid argument",
+            crate::query::quoted(wanted)
+        ))
+    };
+    let own = crate::text::own_architecture();
+    let lower = wanted.to_ascii_lowercase();
+    let parts: Vec<&str> = lower.split('/').collect();
+    let (os, architecture) = match parts[..] {
+        ["linux" | "windows" | "darwin" | "freebsd"] => (parts[0], own),
+        [one] if KNOWN_ARCHITECTURES.contains(&one) => ("linux", one),
+        [_] => return Err(fault("unknown operating system or architecture")),
+        [os, architecture] | [os, architecture, _] => (os, architecture),
+        _ => return Err(fault("cannot parse platform specifier")),
+    };
+    let variant = parts.get(2).copied().unwrap_or("");
+    if os == "linux" && architecture == own {
+        return Ok(());
+    }
+    // The image that is missing is the more useful complaint.
+    call.ctx.images.snapshot().resolve(image)?;
+    let mut normal = format!("{os}/{architecture}");
+    if !variant.is_empty() {
+        normal = format!("{normal}/{variant}");
+    }
+    Err(ApiError::not_found(format!(
+        "image with reference {image} was found but its platform (linux/{own}) does not match the specified platform ({normal})"
     )))
 }
+
+/// Architectures that a platform may name alone.
+const KNOWN_ARCHITECTURES: &[&str] = &[
+    "386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x",
+];
 
 pub(super) async fn list(call: Call) -> Reply {
     let limit = call
@@ -148,11 +206,14 @@ pub(super) async fn inspect(call: Call) -> Reply {
 }
 
 pub(super) async fn start(call: Call) -> Reply {
-    let keys = call.query.get("detachKeys");
-    if !keys.is_empty() && gantry_stream::keys::parse(keys).is_err() {
-        return Err(ApiError::invalid(format!(
-            "Invalid detach keys ({keys}) provided"
-        )));
+    let length = call
+        .header("content-length")
+        .and_then(|n| n.parse::<u64>().ok());
+    let chunked = length.is_none() && !call.body.is_end();
+    if chunked || length.is_some_and(|n| n > MAX_IDLE_BODY_BYTES) {
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
     }
     call.ctx.engine.start(&call.key).await?;
     reply::empty(StatusCode::NO_CONTENT)
@@ -217,8 +278,15 @@ pub(super) async fn resize(call: Call) -> Reply {
     let side = |key: &str, what: &str| {
         let raw = call.query.get(key);
         raw.parse::<u32>().map_err(|_| {
+            let whole = raw.strip_prefix(['-', '+']).unwrap_or(raw);
+            let number = !whole.is_empty() && whole.bytes().all(|b| b.is_ascii_digit());
+            let reason = if number {
+                "value out of range"
+            } else {
+                "invalid syntax"
+            };
             ApiError::invalid(format!(
-                "invalid resize {what} {}: invalid syntax",
+                "invalid resize {what} {}: {reason}",
                 crate::query::quoted(raw)
             ))
         })
@@ -256,9 +324,10 @@ const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
 pub(super) async fn prune(call: Call) -> Reply {
     let wanted = filters::parse(call.query.get("filters"))?;
     filters::check_keys(&wanted, PRUNE_FILTERS)?;
-    let until = match wanted.get("until").and_then(|v| v.first()) {
-        Some(text) => Some(until_ns(text)?),
-        None => None,
+    let until = match wanted.get("until").map_or(&[][..], Vec::as_slice) {
+        [] => None,
+        [text] => Some(until_ns(text)?),
+        _ => return Err(ApiError::invalid("more than one until filter specified")),
     };
     let (with, without) = (wanted.get("label"), wanted.get("label!"));
     let options = ListOptions {
@@ -293,6 +362,12 @@ pub(super) async fn prune(call: Call) -> Reply {
             Err(e) => tracing::debug!(container = %view.id, error = %e, "not pruned"),
         }
     }
+    call.ctx.engine.publish_event(
+        "container",
+        "prune",
+        "",
+        vec![("reclaimed".to_owned(), reclaimed.to_string())],
+    );
     let deleted = (!deleted.is_empty()).then_some(deleted);
     reply::ok(&serde_json::json!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
 }
@@ -302,9 +377,9 @@ pub(super) fn until_ns(filter: &str) -> Result<i64, ApiError> {
     let now = u64::try_from(text::now_unix_ns()).unwrap_or(0);
     gantry_logs::time::parse(filter, now)
         .map(|ns| i64::try_from(ns).unwrap_or(i64::MAX))
-        .map_err(|e| {
+        .map_err(|_| {
             ApiError::invalid(format!(
-                "invalid until filter {}: {e}",
+                "failed to parse value as time or duration: {}",
                 crate::query::quoted(filter)
             ))
         })

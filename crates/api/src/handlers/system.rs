@@ -4,27 +4,11 @@ use bytes::Bytes;
 use gantry_engine::{Event, EventsQuery};
 use gantry_rt::http::ResponseBody;
 
+use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::service::Call;
 use crate::wire::system::{self, EventMessage};
 use crate::{filters, text};
-
-const EVENT_FILTERS: &[&str] = &[
-    "config",
-    "container",
-    "daemon",
-    "event",
-    "image",
-    "label",
-    "network",
-    "node",
-    "plugin",
-    "scope",
-    "secret",
-    "service",
-    "type",
-    "volume",
-];
 
 pub(super) fn version(call: Call) -> Reply {
     reply::ok(&system::version(&call.ctx.daemon))
@@ -41,12 +25,19 @@ pub(super) fn info(call: Call) -> Reply {
 
 pub(super) fn events(call: Call) -> Reply {
     let wanted = filters::parse(call.query.get("filters"))?;
-    filters::check_keys(&wanted, EVENT_FILTERS)?;
     let query = EventsQuery {
         since_unix_ns: text::parse_unix(call.query.get("since"))?,
         until_unix_ns: text::parse_unix(call.query.get("until"))?,
         filters: wanted,
     };
+    if let (Some(since), Some(until)) = (query.since_unix_ns, query.until_unix_ns)
+        && since > until
+    {
+        let (since, until) = (call.query.get("since"), call.query.get("until"));
+        return Err(ApiError::invalid(format!(
+            "`since` time ({since}) cannot be after `until` time ({until})"
+        )));
+    }
     let mut stream = call.ctx.engine.events(&query)?;
     let listener = system::EventListener::register();
     let body = ResponseBody::generate(move |tx| async move {
@@ -71,7 +62,7 @@ fn message(event: &Event) -> EventMessage<'_> {
     EventMessage {
         // Old clients read these three.
         status: of_object.then_some(event.action.as_str()),
-        id: of_object.then_some(event.actor_id.as_str()),
+        id: (of_object && !event.actor_id.is_empty()).then_some(event.actor_id.as_str()),
         from: image.filter(|_| event.kind == "container"),
         kind: event.kind,
         action: &event.action,

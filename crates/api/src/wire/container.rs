@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::create::{HostConfig, KeySet};
+use super::create::{Healthcheck, HostConfig, KeySet};
 
 /// Answer of create.
 #[derive(Debug, Serialize)]
@@ -56,7 +56,7 @@ pub struct Config {
     pub env: Vec<String>,
     pub cmd: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<Value>,
+    pub healthcheck: Option<Healthcheck>,
     pub image: String,
     pub volumes: Option<KeySet>,
     pub working_dir: String,
@@ -162,6 +162,16 @@ pub struct GraphDriver {
     pub name: &'static str,
 }
 
+/// A port in a row of the list.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ListedPort {
+    #[serde(rename = "PrivatePort")]
+    pub private_port: u16,
+    #[serde(rename = "Type")]
+    pub protocol: String,
+}
+
 /// Answer of inspect.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -209,7 +219,7 @@ pub struct Summary {
     pub image_id: String,
     pub command: String,
     pub created: i64,
-    pub ports: Vec<Value>,
+    pub ports: Vec<ListedPort>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_rw: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::document;
+use crate::json::decode::{FromJson, Mismatch};
 
 /// Keys that mean something, with values that do not.
 pub type KeySet = BTreeMap<String, Value>;
@@ -13,7 +14,7 @@ pub type List<T> = Option<Vec<T>>;
 
 document! {
     /// Body of `POST /containers/create`.
-    pub struct CreateRequest {
+    pub struct CreateRequest = "container.CreateRequest" {
         "Hostname" => hostname: String,
         "Domainname" => domainname: String,
         "User" => user: String,
@@ -26,7 +27,7 @@ document! {
         "StdinOnce" => stdin_once: bool,
         "Env" => env: List<String>,
         "Cmd" => cmd: StringList,
-        "Healthcheck" => healthcheck: Option<Value>,
+        "Healthcheck" => healthcheck: Option<Healthcheck>,
         "ArgsEscaped" => args_escaped: bool,
         "Image" => image: String,
         "Volumes" => volumes: Option<KeySet>,
@@ -46,14 +47,14 @@ document! {
 
 document! {
     /// `NetworkingConfig`
-    pub struct NetworkingConfig {
+    pub struct NetworkingConfig = "network.NetworkingConfig" {
         "EndpointsConfig" => endpoints: Option<BTreeMap<String, Option<Endpoint>>>,
     }
 }
 
 document! {
     /// What a client may wish of an endpoint, as far as it would change behaviour.
-    pub struct Endpoint {
+    pub struct Endpoint = "network.EndpointSettings" {
         "IPAMConfig" => ipam: Option<Value>,
         "Links" => links: List<String>,
         "Aliases" => aliases: List<String>,
@@ -63,19 +64,44 @@ document! {
 }
 
 /// A list of strings, or one string that stands for a list of one.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct StringList(pub Option<Vec<String>>);
 
-impl<'de> serde::Deserialize<'de> for StringList {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        super::string_or_list(d).map(StringList)
+impl FromJson for StringList {
+    fn go_type() -> String {
+        "string".to_owned()
+    }
+    fn from_value(value: Value) -> Result<Self, Mismatch> {
+        let list = match value {
+            Value::Array(_) => Vec::from_value(value)?,
+            one => vec![String::from_value(one)?],
+        };
+        Ok(Self(Some(list)))
+    }
+}
+
+document! {
+    /// `Healthcheck`; durations in nanoseconds.
+    pub struct Healthcheck = "container.HealthConfig" {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Test" => test: List<String>,
+        #[serde(skip_serializing_if = "is_zero")]
+        "Interval" => interval_ns: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        "Timeout" => timeout_ns: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        "StartPeriod" => start_period_ns: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        "StartInterval" => start_interval_ns: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        "Retries" => retries: i64,
     }
 }
 
 document! {
     /// `LogConfig`
-    pub struct LogConfig {
+    pub struct LogConfig = "container.LogConfig" {
         "Type" => driver: String,
         "Config" => options: BTreeMap<String, String>,
     }
@@ -83,7 +109,7 @@ document! {
 
 document! {
     /// `RestartPolicy`
-    pub struct RestartPolicy {
+    pub struct RestartPolicy = "container.RestartPolicy" {
         "Name" => name: String,
         "MaximumRetryCount" => maximum_retry_count: i64,
     }
@@ -91,7 +117,7 @@ document! {
 
 document! {
     /// `Ulimits`
-    pub struct Ulimit {
+    pub struct Ulimit = "units.Ulimit" {
         "Name" => name: String,
         "Hard" => hard: i64,
         "Soft" => soft: i64,
@@ -100,7 +126,7 @@ document! {
 
 document! {
     /// `HostConfig`, complete, in dockerd's order.
-    pub struct HostConfig {
+    pub struct HostConfig = "container.HostConfig" {
         "Binds" => binds: List<String>,
         "ContainerIDFile" => container_id_file: String,
         "LogConfig" => log_config: LogConfig,
@@ -187,12 +213,12 @@ fn is_zero(n: &i64) -> bool {
 
 document! {
     /// What is kept of the request for inspect: the parts that the engine does not model.
-    pub struct Kept {
+    pub struct Kept = "container.Kept" {
         "HostConfig" => host_config: HostConfig,
         "Volumes" => volumes: Option<KeySet>,
         "ExposedPorts" => exposed_ports: Option<KeySet>,
         "OnBuild" => on_build: List<String>,
-        "Healthcheck" => healthcheck: Option<Value>,
+        "Healthcheck" => healthcheck: Option<Healthcheck>,
         "MacAddress" => mac_address: String,
         "Shell" => shell: List<String>,
     }

@@ -11,8 +11,8 @@ use super::rename::{in_use, name_error, name_key};
 use super::{Container, files};
 use crate::command::{self, ImageDefaults};
 use crate::model::*;
-use crate::shard::ShardEngine;
-use crate::{EngineError, capabilities, clock, names, signals};
+use crate::shard::{ShardEngine, Shared};
+use crate::{EngineError, capabilities, clock, launch_spec, names, signals};
 
 /// Made-up names tried before giving up.
 const MAX_NAME_ATTEMPTS: u32 = 64;
@@ -61,6 +61,101 @@ pub(crate) fn check(
     Ok(Vec::new())
 }
 
+/// Docker's words for limits that the kernel has no place for.
+const DISCARDED: &[(&str, &str)] = &[
+    (
+        "memory limit",
+        "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+    ),
+    (
+        "swap limit",
+        "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+    ),
+    (
+        "memory reservation",
+        "Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded.",
+    ),
+    (
+        "memory swappiness",
+        "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.",
+    ),
+    (
+        "oom kill disable",
+        "Your kernel does not support OomKillDisable. OomKillDisable discarded.",
+    ),
+    (
+        "cpu shares",
+        "Your kernel does not support CPU shares or the cgroup is not mounted. Shares discarded.",
+    ),
+    (
+        "cpu cfs period",
+        "Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.",
+    ),
+    (
+        "cpu cfs quota",
+        "Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.",
+    ),
+    (
+        "cpuset cpus",
+        "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.",
+    ),
+    (
+        "cpuset mems",
+        "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.",
+    ),
+    (
+        "pids limit",
+        "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
+    ),
+    (
+        "blkio weight",
+        "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+    ),
+];
+
+/// What the client should know about its limits: those that this kernel can't set are not in force. A group of the
+/// container's own is asked, since a hierarchy's root does not have all the files.
+pub(crate) async fn limit_warnings(
+    shared: &Arc<Shared>,
+    id: &ContainerId,
+    host: &HostSpec,
+) -> Vec<String> {
+    if host.limits == ResourceLimits::default() {
+        return Vec::new();
+    }
+    let (hierarchy, parent) = (
+        shared.seccomp.hierarchy.clone(),
+        launch_spec::cgroup_parent(shared, host),
+    );
+    let (limits, id) = (launch_spec::limits(host), id.to_string());
+    let asked = files::on_worker(move || {
+        let group = gantry_cgroup::Group::create(&hierarchy, &parent, &id)?;
+        let unsupported = group.unsupported(&limits);
+        group.remove()?;
+        Ok(unsupported?)
+    });
+    let unsupported = match asked.await {
+        Ok(names) => names,
+        Err(e) => {
+            // The start will say so again, and fail.
+            tracing::warn!(error = %e, "a control group can't be asked for its limits");
+            return Vec::new();
+        }
+    };
+    let mut warnings: Vec<String> = unsupported
+        .into_iter()
+        .map(|name| {
+            let known = DISCARDED.iter().find(|(n, _)| *n == name);
+            known.map_or_else(
+                || format!("Your kernel does not support the {name}. It is discarded."),
+                |(_, text)| (*text).to_owned(),
+            )
+        })
+        .collect();
+    warnings.dedup();
+    warnings
+}
+
 fn check_log(log: &LogConfig) -> Result<(), EngineError> {
     match log.driver.as_str() {
         "none" => Ok(()),
@@ -105,7 +200,7 @@ pub(crate) async fn create(
         host,
         wire,
     } = spec;
-    if config.hostname.is_empty() && !matches!(host.network_mode, NetworkMode::Container(_)) {
+    if config.hostname.is_empty() {
         config.hostname = match host.network_mode {
             NetworkMode::Host => files::host_name(),
             _ => crate::ids::short(&id).to_owned(),

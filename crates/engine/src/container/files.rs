@@ -69,7 +69,9 @@ pub(crate) fn copy_record_later(container: &Rc<Container>) {
             let path = container.fixed.dir.join(RECORD_FILE);
             on_worker(move || write_replacing(&path, &bytes)).await
         };
-        if let Err(e) = written.await {
+        if let Err(e) = written.await
+            && !container.removing.get()
+        {
             tracing::warn!(id = %container.id, error = %e, "the copy of a container's record is out of date");
         }
     });

@@ -26,10 +26,12 @@ pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> 
     }
     let run = container.running("")?;
     let group = run.group.clone();
-    files::on_worker(move || Ok(group.freeze()?)).await?;
+    let frozen = files::on_worker(move || Ok(group.freeze()?)).await;
+    // With the end of the container its group may be gone; that is no failure of the freezer.
     if run.exiting.get() || container.status() != Status::Running {
         return Err(container.not_running(""));
     }
+    frozen?;
     if let Err(e) = container.transition(Status::Paused, |_| {}) {
         let group = run.group.clone();
         files::on_worker(move || Ok(group.thaw()?)).await?;
@@ -43,7 +45,8 @@ pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> 
 pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError> {
     let _guard = container.ops.lock().await;
     if container.status() != Status::Paused {
-        return Err(EngineError::Conflict(format!(
+        // Docker does not class this one.
+        return Err(EngineError::System(format!(
             "Container {} is not paused",
             container.id
         )));
@@ -55,9 +58,10 @@ pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError
 pub(crate) async fn thaw(container: &Rc<Container>) -> Result<(), EngineError> {
     let run = container.running("")?;
     let group = run.group.clone();
-    files::on_worker(move || Ok(group.thaw()?)).await?;
+    let thawed = files::on_worker(move || Ok(group.thaw()?)).await;
     // It may have ended, or another may have thawed it, while the worker was busy.
     if container.status() == Status::Paused {
+        thawed?;
         container.transition(Status::Running, |_| {})?;
         container.event("unpause", &[]);
     }

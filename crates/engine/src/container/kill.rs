@@ -12,11 +12,10 @@ pub const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a signal by name or number; empty means KILL, and KILL waits for the end.
 pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), EngineError> {
-    let prefix = format!("cannot kill container: {}: ", container.name());
     let number = if signal.is_empty() {
         signals::KILL
     } else {
-        signals::parse(signal).map_err(|e| e.prefixed(&prefix))?
+        signals::parse_supported(signal)?
     };
     if container.status() == Status::Restarting {
         // The next start is what has to be prevented; there is no process.
@@ -25,9 +24,11 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
             return Ok(());
         }
     }
-    let run = container.running(&prefix)?;
-    let ends =
-        number == signals::KILL || stop_signal(container, &StopOptions::default())? == number;
+    let run = container.running("")?;
+    // As Docker: without a stop signal of its own, a container is meant to end by any signal.
+    let ends = number == signals::KILL
+        || container.fixed.config.stop_signal.is_empty()
+        || stop_signal(container, &StopOptions::default())? == number;
     if ends {
         container.no_restart.set(true);
     }
@@ -39,9 +40,9 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
     if number == signals::KILL {
         let gone = gantry_rt::timeout(KILL_LIMIT, container.until(|s| !s.is_alive())).await;
         if gone.is_err() {
-            return Err(EngineError::System(format!(
-                "{prefix}tried to kill container, but did not receive an exit event"
-            )));
+            return Err(EngineError::System(
+                "tried to kill container, but did not receive an exit event".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -53,19 +54,20 @@ pub(crate) async fn send(
     run: &Rc<Run>,
     number: i32,
 ) -> Result<(), EngineError> {
-    if let Err(e) = run
+    let sent = run
         .keeper
         .signal(&container.id, container.process(), number)
-        .await
-    {
-        // It may have ended between the look and the signal.
-        if run.exiting.get() || !container.status().is_alive() {
-            return Ok(());
+        .await;
+    match sent {
+        Ok(true) => {
+            container.event("kill", &[("signal", number.to_string())]);
+            Ok(())
         }
-        return Err(e);
+        // It ended between the look and the signal; its exit is on the way.
+        Ok(false) => Ok(()),
+        Err(_) if run.exiting.get() || !container.status().is_alive() => Ok(()),
+        Err(e) => Err(e),
     }
-    container.event("kill", &[("signal", number.to_string())]);
-    Ok(())
 }
 
 /// A frozen process takes no signal: the ones that should end it need it thawed.

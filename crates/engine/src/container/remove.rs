@@ -11,8 +11,11 @@ use crate::model::{RemoveOptions, Status};
 use crate::{EngineError, signals};
 
 /// Removes a container; with `force` a running one is killed first.
+///
+/// `key` is what the client called it.
 pub(crate) async fn remove(
     container: &Rc<Container>,
+    key: &str,
     options: RemoveOptions,
 ) -> Result<(), EngineError> {
     if options.link {
@@ -22,13 +25,13 @@ pub(crate) async fn remove(
     }
     let status = container.status();
     if !options.force && (status.is_alive() || status == Status::Restarting) {
-        return Err(refused(container, status));
+        return Err(refused(key, status));
     }
     // From here on nothing starts it, and its exit starts no removal of its own.
     let mark = RemovalMark::new(container)?;
     if options.force {
         // Before the lock: a stop with a long grace holds it.
-        end(container).await?;
+        end(container, key).await?;
     }
     let guard = container.ops.lock().await;
     if container.gone.get() {
@@ -38,9 +41,9 @@ pub(crate) async fn remove(
     if status.is_alive() || status == Status::Restarting {
         // A start was faster than the mark.
         if !options.force {
-            return Err(refused(container, status));
+            return Err(refused(key, status));
         }
-        end(container).await?;
+        end(container, key).await?;
     }
     let result = take_apart(container, true).await;
     drop(guard);
@@ -73,7 +76,7 @@ fn in_progress(container: &Container) -> EngineError {
     ))
 }
 
-fn refused(container: &Container, status: Status) -> EngineError {
+fn refused(key: &str, status: Status) -> EngineError {
     let what = match status {
         Status::Paused => "container is paused and must be unpaused first".to_owned(),
         other => {
@@ -83,13 +86,10 @@ fn refused(container: &Container, status: Status) -> EngineError {
             )
         }
     };
-    EngineError::Conflict(format!(
-        "cannot remove container \"/{}\": {what}",
-        container.name()
-    ))
+    EngineError::Conflict(format!("cannot remove container \"{key}\": {what}"))
 }
 
-async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
+async fn end(container: &Rc<Container>, key: &str) -> Result<(), EngineError> {
     container.no_restart.set(true);
     container.cancel_restart().await?;
     if !container.status().is_alive() {
@@ -102,8 +102,7 @@ async fn end(container: &Rc<Container>) -> Result<(), EngineError> {
     kill::thaw_if_paused(container).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
         EngineError::Conflict(format!(
-            "cannot remove container \"/{}\": could not kill container: did not receive an exit event",
-            container.name()
+            "cannot remove container \"{key}\": could not kill container: did not receive an exit event"
         ))
     })
 }

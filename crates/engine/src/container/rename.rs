@@ -38,7 +38,9 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
             "Neither old nor new names may be empty".to_owned(),
         ));
     }
-    let new_name = names::validate(new_name)?.to_owned();
+    let allocating = |e: EngineError| e.prefixed("Error when allocating new name: ");
+    let slashed = format!("/{}", new_name.trim_start_matches('/'));
+    let new_name = names::validate(&slashed).map_err(allocating)?.to_owned();
     let _guard = container.ops.lock().await;
     if matches!(container.status(), Status::Removing | Status::Dead) {
         return Err(EngineError::Conflict(format!(
@@ -55,7 +57,7 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
     let index = &container.shard.shared.index;
     index
         .reserve_name(&new_name, &container.id)
-        .map_err(|holder| in_use(&new_name, &holder))?;
+        .map_err(|holder| allocating(in_use(&new_name, &holder)))?;
     if let Err(e) = commit(container, &old_name, &new_name).await {
         index.release_name(&new_name, &container.id);
         return Err(e);

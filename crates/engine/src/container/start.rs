@@ -144,7 +144,6 @@ fn take_over(
         state.exit_code = 0;
         state.error = String::new();
         state.started_unix_ns = started_unix_ns;
-        state.finished_unix_ns = 0;
         state.oom_killed = false;
         state.manually_stopped = false;
     })?;

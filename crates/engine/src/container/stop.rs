@@ -13,6 +13,10 @@ pub(crate) async fn stop(
     container: &Rc<Container>,
     options: &StopOptions,
 ) -> Result<(), EngineError> {
+    if !container.status().is_alive() && container.status() != Status::Restarting {
+        // No signal is needed, so not even a bad one is an error.
+        return Err(EngineError::NotModified);
+    }
     // Checked before the lock, so that a bad signal is an error at once.
     kill::stop_signal(container, options)?;
     // Before the lock for an exit that is on its way, after it for a start that held it.
@@ -92,12 +96,13 @@ async fn end_processes(
     tracing::info!(id = %container.id, signal, "container did not end in its grace; killed");
     kill::send(container, &run, signals::KILL).await?;
     kill::thaw_if_paused(container).await?;
-    gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
-        EngineError::System(format!(
-            "cannot stop container: {}: tried to kill container, but did not receive an exit event",
-            container.name()
-        ))
-    })
+    gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive()))
+        .await
+        .map_err(|_| {
+            EngineError::System(
+                "tried to kill container, but did not receive an exit event".to_owned(),
+            )
+        })
 }
 
 /// The grace; `None` is without end.
