@@ -282,3 +282,10 @@ def test_events(engine):
     actor = [p for p in past if p["Actor"]["Attributes"].get("name") == "ev"][0]["Actor"]
     assert actor["Attributes"]["exitCode"] == "2" and actor["Attributes"]["l"] == "v"
     assert actor["Attributes"]["image"] == "busybox" and HEX64.match(actor["ID"])
+
+
+def test_wait_ends_at_every_exit_of_a_container_with_a_restart_policy(engine):
+    engine.ok("run", "-d", "--name", "again", "--network", "none", "--restart", "always", "busybox", "sh", "-c", "sleep 0.5; exit 3")
+    assert engine.ok("wait", "again") == "3"
+    assert engine.ok("wait", "again") == "3"
+    engine.ok("rm", "-f", "again")

@@ -26,17 +26,36 @@ pub enum BadOption {
     /// Not an option of this driver.
     #[error("unknown log opt '{0}' for json-file log driver")]
     Unknown(String),
-    /// A value that cannot be read.
-    #[error("invalid value for log opt '{name}': {value:?}")]
-    Value {
-        /// The option.
-        name: &'static str,
-        /// What was given.
-        value: String,
-    },
-    /// Rotation by number without a size.
-    #[error("max-file cannot be set without max-size")]
-    FilesWithoutSize,
+    /// A size that cannot be read.
+    #[error("invalid size: '{0}'")]
+    Size(String),
+    /// A size of nothing.
+    #[error("max-size must be a positive number")]
+    NoSize,
+    /// A number that cannot be read.
+    #[error("strconv.Atoi: parsing {0:?}: invalid syntax")]
+    Number(String),
+    /// A boolean that cannot be read.
+    #[error("strconv.ParseBool: parsing {0:?}: invalid syntax")]
+    Boolean(String),
+    /// Not even the current file.
+    #[error("max-file cannot be less than 1")]
+    NoFile,
+    /// More files than a rotation may rename.
+    #[error("max-file cannot be more than {MAX_LOG_FILES}")]
+    TooManyFiles,
+    /// Nothing would ever be compressed.
+    #[error("compress cannot be true when max-file is less than 2 or max-size is not set")]
+    NothingToCompress,
+    /// Neither blocking nor non-blocking.
+    #[error("logger: logging mode not supported: {0}")]
+    Mode(String),
+    /// A size without its mode.
+    #[error("logger: max-buffer-size option is only supported with 'mode=non-blocking'")]
+    BufferWithoutMode,
+    /// The size of the buffer cannot be read.
+    #[error("error parsing option max-buffer-size: invalid size: '{0}'")]
+    BufferSize(String),
 }
 
 /// Options of the driver.
@@ -60,31 +79,62 @@ impl JsonFileOptions {
             max_files: 1,
             ..JsonFileOptions::default()
         };
-        let mut files_given = false;
+        let (mut compress, mut mode, mut buffer_size) = (false, "", None);
         for (name, value) in opts {
-            let bad = |name| BadOption::Value {
-                name,
-                value: value.to_owned(),
-            };
             match name {
-                "max-size" => options.max_size_bytes = parse_size(value).ok_or(bad("max-size"))?,
-                "max-file" => {
-                    let files = value
-                        .parse()
-                        .ok()
-                        .filter(|n| (1..=MAX_LOG_FILES).contains(n));
-                    options.max_files = files.ok_or(bad("max-file"))?;
-                    files_given = options.max_files > 1;
-                }
-                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
-                | "max-buffer-size" => {}
+                "max-size" => options.max_size_bytes = max_size(value)?,
+                "max-file" => options.max_files = max_files(value)?,
+                "compress" => compress = boolean(value)?,
+                "mode" => mode = value,
+                "max-buffer-size" => buffer_size = Some(value),
+                "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {}
                 other => return Err(BadOption::Unknown(other.to_owned())),
             }
         }
-        if files_given && options.max_size_bytes.is_none() {
-            return Err(BadOption::FilesWithoutSize);
+        if compress && (options.max_files == 1 || options.max_size_bytes.is_none()) {
+            return Err(BadOption::NothingToCompress);
         }
+        check_mode(mode, buffer_size)?;
         Ok(options)
+    }
+}
+
+fn max_size(text: &str) -> Result<Option<u64>, BadOption> {
+    match parse_size(text) {
+        None => Err(BadOption::Size(text.to_owned())),
+        Some(Some(0)) => Err(BadOption::NoSize),
+        Some(size) => Ok(size),
+    }
+}
+
+fn max_files(text: &str) -> Result<u32, BadOption> {
+    match text.parse::<i64>() {
+        Err(_) => Err(BadOption::Number(text.to_owned())),
+        Ok(n) if n < 1 => Err(BadOption::NoFile),
+        Ok(n) => u32::try_from(n)
+            .ok()
+            .filter(|n| *n <= MAX_LOG_FILES)
+            .ok_or(BadOption::TooManyFiles),
+    }
+}
+
+/// Go's words for a boolean.
+fn boolean(text: &str) -> Result<bool, BadOption> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(BadOption::Boolean(text.to_owned())),
+    }
+}
+
+fn check_mode(mode: &str, buffer_size: Option<&str>) -> Result<(), BadOption> {
+    if !matches!(mode, "" | "blocking" | "non-blocking") {
+        return Err(BadOption::Mode(mode.to_owned()));
+    }
+    match buffer_size {
+        Some(_) if mode != "non-blocking" => Err(BadOption::BufferWithoutMode),
+        Some(size) if parse_size(size).is_none() => Err(BadOption::BufferSize(size.to_owned())),
+        _ => Ok(()),
     }
 }
 
@@ -107,7 +157,7 @@ fn parse_size(text: &str) -> Option<Option<u64>> {
     };
     let number: f64 = lower[..number_end].parse().ok()?;
     let bytes = number * unit as f64;
-    (1.0..1e18).contains(&bytes).then_some(Some(bytes as u64))
+    (0.0..1e18).contains(&bytes).then_some(Some(bytes as u64))
 }
 
 /// A log file and how much of it may be read.

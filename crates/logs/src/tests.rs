@@ -104,7 +104,35 @@ fn rotation_keeps_max_files() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).expect("dir").count(), 3);
     assert!(std::fs::metadata(&path).expect("stat").len() < 1500);
-    assert!(JsonFileOptions::parse([("max-file", "3")]).is_err());
+    // Without a size nothing is ever rotated; Docker takes it.
+    assert!(JsonFileOptions::parse([("max-file", "3")]).is_ok());
+    for (options, text) in [
+        (vec![("max-file", "0")], "max-file cannot be less than 1"),
+        (
+            vec![("max-file", "x")],
+            "strconv.Atoi: parsing \"x\": invalid syntax",
+        ),
+        (vec![("max-size", "abc")], "invalid size: 'abc'"),
+        (
+            vec![("max-size", "0")],
+            "max-size must be a positive number",
+        ),
+        (
+            vec![("mode", "foo")],
+            "logger: logging mode not supported: foo",
+        ),
+        (
+            vec![("max-buffer-size", "1m")],
+            "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+        ),
+        (
+            vec![("compress", "true"), ("max-file", "3")],
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
+        ),
+    ] {
+        let error = JsonFileOptions::parse(options).expect_err(text);
+        assert_eq!(error.to_string(), text);
+    }
     assert!(JsonFileOptions::parse([("nosuch", "3")]).is_err());
 }
 

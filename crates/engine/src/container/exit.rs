@@ -105,7 +105,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     }
     container.releasing.set(true);
     let lasted = container.end_run();
-    announce(container, exit, code, lasted, again);
+    announce(container, exit, code, lasted);
     release(container, run, durable.is_ok()).await;
     container.releasing.set(false);
     container.changed.notify_all();
@@ -143,13 +143,7 @@ pub(crate) async fn store_record(
     Ok(container.shard.shared.store.commit(batch).await?)
 }
 
-fn announce(
-    container: &Rc<Container>,
-    exit: &ExitReport,
-    code: i32,
-    lasted: Duration,
-    again: bool,
-) {
+fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Duration) {
     if exit.oom_killed {
         container.event("oom", &[]);
     }
@@ -160,7 +154,7 @@ fn announce(
             ("exitCode", code.to_string()),
         ],
     );
-    wait::announce_exit(container, again);
+    wait::announce_exit(container);
 }
 
 /// Gives back what the run held: the keeper's slot and the control group.
@@ -241,7 +235,7 @@ impl Container {
         })?;
         store_record(self, &self.record()).await?;
         self.restart_cancelled.notify_all();
-        wait::announce_exit(self, false);
+        wait::announce_exit(self);
         Ok(true)
     }
 }

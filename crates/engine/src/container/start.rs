@@ -203,7 +203,7 @@ async fn failed(container: &Rc<Container>, error: &EngineError) {
         return;
     }
     if before == Status::Restarting {
-        super::wait::announce_exit(container, false);
+        super::wait::announce_exit(container);
     }
     if container.fixed.host.auto_remove {
         remove::auto_remove_later(container);

@@ -41,16 +41,15 @@ fn result(exit_code: i32, error: &str) -> WaitResult {
     }
 }
 
-/// Answers those who wait for an exit. With `will_restart`, those who wait for "not running" go on.
-pub(crate) fn announce_exit(container: &Container, will_restart: bool) {
+/// Answers those who wait for an exit. A restart that follows does not matter: Docker answers "not running" too when
+/// the policy is about to start the container again.
+pub(crate) fn announce_exit(container: &Container) {
     let result = {
         let inner = container.inner.borrow();
         result(inner.state.exit_code, &inner.state.error)
     };
-    answer(container, &result, |condition| match condition {
-        WaitCondition::NextExit => true,
-        WaitCondition::NotRunning => !will_restart,
-        WaitCondition::Removed => false,
+    answer(container, &result, |condition| {
+        condition != WaitCondition::Removed
     });
 }
 
