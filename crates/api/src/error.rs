@@ -78,6 +78,9 @@ impl From<EngineError> for ApiError {
 
 impl From<gantry_rt::workers::WorkerGone> for ApiError {
     fn from(error: gantry_rt::workers::WorkerGone) -> Self {
+        if error == gantry_rt::workers::WorkerGone::TooMany {
+            return Self::unavailable(format!("{error}; try again later"));
+        }
         Self::system(format!(
             "a background job of this request was lost: {error}"
         ))

@@ -165,6 +165,8 @@ pub enum Operation {
     ConfigUpdate,
     DistributionInspect,
     Session,
+    /// BuildKit's way in; the specification does not list it.
+    Grpc,
     GantryDebug,
 }
 
@@ -288,6 +290,9 @@ pub const ROUTES: &[Route] = &[
     r(Verb::Post, "/configs/{id}/update", ConfigUpdate),
     r(Verb::Get, "/distribution/{name}/json", DistributionInspect),
     r(Verb::Post, "/session", Session),
+    r(Verb::Post, "/grpc", Grpc),
+    // dockerd has it beside `/networks`.
+    r(Verb::Get, "/networks/", NetworkList),
     r(Verb::Get, "/gantry/debug", GantryDebug),
 ];
 
@@ -321,7 +326,7 @@ mod tests {
         assert_eq!(
             ROUTES
                 .iter()
-                .filter(|r| !r.pattern.starts_with("/gantry/"))
+                .filter(|r| !["/gantry/debug", "/grpc", "/networks/"].contains(&r.pattern))
                 .count(),
             107
         );

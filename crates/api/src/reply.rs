@@ -4,7 +4,7 @@ use gantry_rt::http::{Outcome, Response, ResponseBody};
 use http::StatusCode;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    PRAGMA, SERVER,
+    PRAGMA, SERVER, X_CONTENT_TYPE_OPTIONS,
 };
 use serde::Serialize;
 
@@ -16,6 +16,8 @@ const SERVER_NAME: &str = concat!("Gantry/", env!("CARGO_PKG_VERSION"), " (linux
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+const DOCKER_EXPERIMENTAL: HeaderName = HeaderName::from_static("docker-experimental");
+
 /// What a handler gives back.
 pub type Reply = Result<Outcome, ApiError>;
 
@@ -25,10 +27,7 @@ pub fn common_headers(headers: &mut HeaderMap) {
         HeaderName::from_static("api-version"),
         HeaderValue::from_static(MAX_VERSION),
     );
-    headers.insert(
-        HeaderName::from_static("docker-experimental"),
-        HeaderValue::from_static("false"),
-    );
+    headers.insert(DOCKER_EXPERIMENTAL, HeaderValue::from_static("false"));
     headers.insert(
         HeaderName::from_static("ostype"),
         HeaderValue::from_static("linux"),
@@ -94,29 +93,47 @@ pub fn page_not_found() -> Outcome {
 
 /// A version below the oldest: plain text, since such clients do not read JSON errors.
 pub fn too_old(message: String) -> Outcome {
-    let mut response = response(
-        StatusCode::BAD_REQUEST,
-        Some(TEXT),
-        ResponseBody::full(format!("{message}\n")),
-    );
-    response.headers_mut().insert(
-        HeaderName::from_static("x-content-type-options"),
-        HeaderValue::from_static("nosniff"),
-    );
+    let body = ResponseBody::full(format!("{message}\n"));
+    let mut response = response(StatusCode::BAD_REQUEST, Some(TEXT), body);
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.remove(DOCKER_EXPERIMENTAL);
     response.into()
 }
 
-/// The same path in its shortest form.
-pub fn moved(path: &str) -> Outcome {
+/// A version above the newest.
+pub fn too_new(message: String) -> Outcome {
+    let body = ResponseBody::full(ApiError::invalid(message).body());
+    let mut response = response(StatusCode::BAD_REQUEST, Some(JSON), body);
+    // dockerd refuses a version before it adds this one.
+    response.headers_mut().remove(DOCKER_EXPERIMENTAL);
+    response.into()
+}
+
+/// The same path in its shortest form, already escaped, with the query as it came.
+pub fn moved(path: &str, raw_query: &str) -> Outcome {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    match HeaderValue::from_str(path) {
+    let to = match raw_query {
+        "" => path.to_owned(),
+        query => format!("{path}?{query}"),
+    };
+    match HeaderValue::from_str(&to) {
         Ok(value) => {
             response.headers_mut().insert(LOCATION, value);
             response.into()
         }
         Err(_) => page_not_found(),
     }
+}
+
+/// The answer to `OPTIONS`: nothing to tell. `OPTIONS *` is answered below the API, so without its headers.
+pub fn options(of_server: bool) -> Outcome {
+    let mut response = response(StatusCode::OK, None, ResponseBody::empty());
+    if of_server {
+        response.headers_mut().clear();
+    }
+    response.into()
 }
 
 /// The answer of `_ping`.

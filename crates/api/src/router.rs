@@ -1,6 +1,6 @@
 //! From a method and a path to an operation of the table.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::operations::{Operation, ROUTES, Verb};
 use crate::version::{self, ApiVersion, VersionError};
@@ -23,48 +23,79 @@ pub enum RouteError {
     NotFound,
     /// The version is refused.
     Version(VersionError),
-    /// The path is not in its shortest form; this one is.
+    /// The path is not in its shortest form; this one is, escaped for a `Location` header.
     Redirect(String),
+    /// `OPTIONS` on whatever path.
+    Options,
 }
 
+/// What a URL's path may hold as it is, besides letters and digits (Go's `encodePath`).
+const ESCAPED_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
 /// Finds the operation of a request. `path` is as on the wire, without the query.
+///
+/// As in dockerd, patterns are matched with the decoded path: `%2F` separates like `/`, and `%2e%2e` is a dot segment.
 pub fn route(method: &str, path: &str) -> Result<Matched, RouteError> {
-    if let Some(clean) = cleaned(path) {
-        return Err(RouteError::Redirect(clean));
+    if method == "OPTIONS" && path == "*" {
+        return Err(RouteError::Options);
     }
-    let (version_text, rest) = split_version(path);
-    let verb = Verb::parse(method).ok_or(RouteError::NotFound)?;
-    let (operation, parameter) = find(verb, rest).ok_or(RouteError::NotFound)?;
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    if let Some(clean) = cleaned(&decoded) {
+        let escaped = utf8_percent_encode(&clean, ESCAPED_IN_PATHS).to_string();
+        return Err(RouteError::Redirect(escaped));
+    }
+    let (version_text, rest) = split_version(&decoded);
+    let found = match method {
+        "OPTIONS" => None,
+        _ => {
+            let verb = Verb::parse(method).ok_or(RouteError::NotFound)?;
+            Some(find(verb, rest).ok_or(RouteError::NotFound)?)
+        }
+    };
     let version = match version_text {
         Some(text) => version::check(text).map_err(RouteError::Version)?,
         None => ApiVersion::CURRENT,
     };
+    let (operation, parameter) = found.ok_or(RouteError::Options)?;
     Ok(Matched {
         operation,
-        parameter,
+        parameter: parameter.to_owned(),
         version,
     })
 }
 
-fn find(verb: Verb, path: &str) -> Option<(Operation, String)> {
+fn find(verb: Verb, path: &str) -> Option<(Operation, &str)> {
     // Literal paths win over parameters: `/images/json` is not the image called `json`.
     if let Some(row) = ROUTES.iter().find(|r| r.verb == verb && r.pattern == path) {
-        return (!row.pattern.contains('{')).then(|| (row.operation, String::new()));
+        return (!row.pattern.contains('{')).then_some((row.operation, ""));
     }
-    ROUTES.iter().filter(|r| r.verb == verb).find_map(|r| {
-        let raw = parameter_of(r.pattern, path)?;
-        let decoded = percent_decode_str(raw).decode_utf8().ok()?;
-        Some((r.operation, decoded.into_owned()))
-    })
+    ROUTES
+        .iter()
+        .filter(|r| r.verb == verb)
+        .find_map(|r| Some((r.operation, parameter_of(r.pattern, path)?)))
 }
 
-/// The text in the place of the pattern's parameter. Names may contain slashes, ids may not.
+/// The text in the place of the pattern's parameter. In dockerd's patterns those of the daemon's own objects match
+/// anything, also slashes and the empty text (the handler says that there is no such thing); those of swarm do not.
 fn parameter_of<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
     let (head, tail) = pattern.split_once('{')?;
     let (kind, tail) = tail.split_once('}')?;
     let value = path.strip_prefix(head)?.strip_suffix(tail)?;
-    let slashes_allowed = kind == "name" || head == "/networks/";
-    (!value.is_empty() && (slashes_allowed || !value.contains('/'))).then_some(value)
+    let anything = kind == "name" || matches!(head, "/containers/" | "/exec/" | "/networks/");
+    (anything || (!value.is_empty() && !value.contains('/'))).then_some(value)
 }
 
 /// `/v1.48/info` is `1.48` and `/info`.
@@ -84,7 +115,9 @@ fn split_version(path: &str) -> (Option<&str>, &str) {
 
 /// The path with doubled slashes and dot segments removed, if that changes it.
 fn cleaned(path: &str) -> Option<String> {
-    let messy = path.contains("//") || path.split('/').any(|s| s == "." || s == "..");
+    let messy = !path.starts_with('/')
+        || path.contains("//")
+        || path.split('/').any(|s| s == "." || s == "..");
     if !messy {
         return None;
     }
@@ -150,8 +183,8 @@ mod tests {
             ("GET", "/"),
             ("GET", "/v1.48"),
             ("GET", "/v1.99/nosuch"),
-            ("GET", "/containers/a/b/json"),
-            ("GET", "/containers/%ff/json"),
+            ("GET", "/services/a/b"),
+            ("GET", "/services/"),
             ("GET", "/containers/{id}/json/"),
         ] {
             assert_eq!(
@@ -160,6 +193,43 @@ mod tests {
                 "{method} {path}"
             );
         }
+    }
+
+    #[test]
+    fn paths_are_matched_decoded() {
+        for (path, key) in [
+            ("/containers/a/b/json", "a/b"),
+            ("/containers/a%2Fb/json", "a/b"),
+            ("/containers/%ff/json", "\u{fffd}"),
+            ("/v1%2e48/containers/%C3%A9/%6ason", "é"),
+        ] {
+            assert_eq!(ok("GET", path), (Operation::ContainerInspect, key.into()));
+        }
+        assert_eq!(ok("GET", "/%5fping").0, Operation::SystemPing);
+        assert_eq!(
+            ok("DELETE", "/images/"),
+            (Operation::ImageDelete, String::new())
+        );
+        assert_eq!(ok("GET", "/networks/").0, Operation::NetworkList);
+        for (path, to) in [
+            ("/containers/%2e%2e/json", "/json"),
+            ("/images/a%2F%2Fb/json", "/images/a/b/json"),
+            ("/a%20b//c", "/a%20b/c"),
+            ("*", "/%2A"),
+        ] {
+            assert_eq!(route("GET", path), Err(RouteError::Redirect(to.into())));
+        }
+    }
+
+    #[test]
+    fn options_are_answered_everywhere() {
+        for path in ["*", "/nosuch", "/v1.48/containers/json"] {
+            assert_eq!(route("OPTIONS", path), Err(RouteError::Options));
+        }
+        assert!(matches!(
+            route("OPTIONS", "/v1.10/info"),
+            Err(RouteError::Version(_))
+        ));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod body;
 mod conn;
 mod io;
+mod refuse;
 mod serve;
 
 pub use body::{Body, BodyError, BodyTx, ClientGone, ResponseBody};
@@ -38,6 +39,32 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A complete (not streamed) response of which the client takes no byte this long closes the connection. Streams may
 /// stand still as long as the client likes (`docker logs -f | less`).
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often deadlines of an active connection are looked at; an idle one is parked after the same time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Deadlines of a connection. [`serve`] uses [`Timeouts::DEFAULT`].
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// See [`HEAD_TIMEOUT`].
+    pub head: Duration,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle: Duration,
+    /// See [`WRITE_STALL_TIMEOUT`].
+    pub write_stall: Duration,
+    /// Precision of the others.
+    pub tick: Duration,
+}
+
+impl Timeouts {
+    /// Those of the daemon.
+    pub const DEFAULT: Self = Timeouts {
+        head: HEAD_TIMEOUT,
+        idle: IDLE_TIMEOUT,
+        write_stall: WRITE_STALL_TIMEOUT,
+        tick: TICK,
+    };
+}
 
 /// Open connections per shard; further ones wait in the listen backlog.
 pub const MAX_CONNECTIONS: usize = 8192;

@@ -193,13 +193,13 @@ impl Drop for LongJob {
 }
 
 /// Starts a job that may block as long as a client does (load, import, build context, archive) on a thread of its own.
-/// The returned future waits for its result; at most [`MAX_LONG_JOBS`] run at once.
+/// The returned future waits for its result; at most [`MAX_LONG_JOBS`] run at once, one more is refused here and now.
 pub fn run_long<R: Send + 'static>(
     name: &'static str,
     f: impl FnOnce() -> R + Send + 'static,
-) -> impl Future<Output = Result<R, WorkerGone>> {
-    let started = start_long(name, f);
-    async move { started?.await.map_err(|_| WorkerGone::Panicked) }
+) -> Result<impl Future<Output = Result<R, WorkerGone>>, WorkerGone> {
+    let started = start_long(name, f)?;
+    Ok(async move { started.await.map_err(|_| WorkerGone::Panicked) })
 }
 
 fn start_long<R: Send + 'static>(

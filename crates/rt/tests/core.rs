@@ -187,7 +187,8 @@ fn bridge_carries_a_body_to_a_blocking_reader() {
         let job = workers::run_long("reader", move || {
             let mut all = Vec::new();
             rx.read_to_end(&mut all).map(|_| all.len())
-        });
+        })
+        .unwrap();
         for _ in 0..1000 {
             tx.send(Bytes::from_static(&[7; 1000])).await.unwrap();
         }
@@ -197,7 +198,8 @@ fn bridge_carries_a_body_to_a_blocking_reader() {
         let (tx, mut rx) = bridge::body_to_reader();
         let job = workers::run_long("reader", move || {
             rx.read_to_end(&mut Vec::new()).map_err(|e| e.kind())
-        });
+        })
+        .unwrap();
         tx.send(Bytes::from_static(b"half")).await.unwrap();
         drop(tx);
         assert_eq!(job.await.unwrap(), Err(std::io::ErrorKind::UnexpectedEof));
@@ -217,7 +219,8 @@ fn bridge_carries_a_blocking_writer_to_a_body() {
                 tx.write_all(&[1; 1000]).unwrap();
             }
             tx.finish()
-        });
+        })
+        .unwrap();
         let mut total = 0;
         while let Some(piece) = rx.next().await {
             total += piece.unwrap().len();
@@ -229,7 +232,8 @@ fn bridge_carries_a_blocking_writer_to_a_body() {
         drop(rx);
         let job = workers::run_long("writer", move || {
             tx.write_all(&[0; 100_000]).map_err(|e| e.kind())
-        });
+        })
+        .unwrap();
         assert_eq!(job.await.unwrap(), Err(std::io::ErrorKind::BrokenPipe));
     });
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
-use gantry_rt::http::{Hijack, MAX_HEADERS, Outcome, Request, Response, ResponseBody, Service};
+use gantry_rt::http::{
+    Hijack, MAX_HEADERS, Outcome, Request, Response, ResponseBody, Service, Timeouts,
+};
 use gantry_rt::testing::on_shard;
 
 static DROPPED: AtomicUsize = AtomicUsize::new(0);
@@ -51,6 +53,7 @@ impl Service for Echo {
                 });
                 Response::new(body).into()
             }
+            "/unread" => Response::new(ResponseBody::full("no thanks")).into(),
             "/hijack" => hijack(&req),
             "/first" => {
                 // Answers before the body is complete.
@@ -98,6 +101,10 @@ fn hijack(req: &Request) -> Outcome {
 }
 
 fn connect() -> UnixStream {
+    connect_with(Timeouts::DEFAULT)
+}
+
+fn connect_with(timeouts: Timeouts) -> UnixStream {
     let (client, server) = UnixStream::pair().unwrap();
     on_shard(move || async move {
         gantry_rt::spawn("conn", async move {
@@ -107,6 +114,7 @@ fn connect() -> UnixStream {
                 Rc::new(Echo {
                     calls: Cell::new(0),
                 }),
+                &timeouts,
             )
             .await;
         });
@@ -333,6 +341,155 @@ fn refusals_are_those_of_go() {
         "y".repeat(900_000)
     );
     assert!(refused(large.as_bytes()).ends_with("/ok "));
+}
+
+#[test]
+fn refusals_above_the_parser_are_those_of_go() {
+    for (input, status, body) in [
+        (
+            "GET / HTTP/1.1\r\nHost: /a\r\n\r\n",
+            "400 Bad Request: malformed Host header",
+            "400 Bad Request: malformed Host header",
+        ),
+        (
+            "GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+            "400 Bad Request",
+            "400 Bad Request",
+        ),
+        (
+            "GET x HTTP/1.1\r\nHost: x\r\n\r\n",
+            "400 Bad Request",
+            "400 Bad Request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "501 Not Implemented",
+            "Unsupported transfer encoding",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nExpect: x\r\nContent-Length: 3\r\n\r\nabc",
+            "417 Expectation Failed",
+            "",
+        ),
+    ] {
+        let answer = refused(input.as_bytes());
+        let (head, rest) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(
+            head.lines().next(),
+            Some(&*format!("HTTP/1.1 {status}")),
+            "{input}"
+        );
+        assert!(head.contains("\r\nConnection: close"), "{head}");
+        assert_eq!(rest, body, "{input}");
+    }
+    // Behind a request that is answered.
+    let answer = refused(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK")
+            && answer.contains("/a HTTP/1.1 400 Bad Request: missing"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("missing required Host header"), "{answer}");
+}
+
+#[test]
+fn what_is_left_of_a_body_is_discarded_within_a_limit() {
+    let post = |bytes: usize| {
+        let body = "x".repeat(bytes);
+        format!("POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n{body}")
+    };
+    let mut client = connect();
+    client.write_all(post(200_000).as_bytes()).unwrap();
+    client.write_all(get("/next").as_bytes()).unwrap();
+    read_until(&mut client, "/next ");
+    // Far more than a socket holds: the client is still sending when the answer comes.
+    let answer = refused(post(3_000_000).as_bytes());
+    assert!(
+        answer.contains("Connection: close") && answer.ends_with("no thanks"),
+        "{answer}"
+    );
+    // The client waits to be asked for the body, and is not.
+    let answer = refused(
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("Connection: close"),
+        "{answer}"
+    );
+}
+
+/// How long the server lets this client stand: until end of file.
+fn closed_after(timeouts: Timeouts, input: &[u8]) -> Duration {
+    let mut client = connect_with(timeouts);
+    client.write_all(input).unwrap();
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    let _ = client.read_to_end(&mut rest);
+    start.elapsed()
+}
+
+#[test]
+fn clients_that_stand_still_are_closed() {
+    let short = Duration::from_millis(200);
+    let long = Duration::from_secs(100);
+    let tick = Duration::from_millis(20);
+    let at = |head, idle, write_stall| Timeouts {
+        head,
+        idle,
+        write_stall,
+        tick,
+    };
+    let soon = Duration::from_millis(150)..Duration::from_secs(4);
+    for (timeouts, input) in [
+        (at(short, long, long), &b"GET / HT"[..]),
+        (
+            at(short, long, long),
+            b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET",
+        ),
+        (at(long, short, long), b""),
+        (at(long, short, long), b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ] {
+        let took = closed_after(timeouts, input);
+        assert!(soon.contains(&took), "{took:?} {input:?}");
+    }
+    // A body that stands still is the service's to judge.
+    let mut client = connect_with(at(short, short, short));
+    client
+        .write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+        .unwrap();
+    std::thread::sleep(short * 3);
+    client.write_all(b"y").unwrap();
+    read_until(&mut client, "/a xy");
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_closed() {
+    let (long, tick) = (Duration::from_secs(100), Duration::from_millis(20));
+    let write_stall = Duration::from_millis(200);
+    let mut client = connect_with(Timeouts {
+        head: long,
+        idle: long,
+        write_stall,
+        tick,
+    });
+    let body = "x".repeat(1 << 20);
+    client
+        .write_all(
+            format!(
+                "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        )
+        .unwrap();
+    std::thread::sleep(write_stall * 5);
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    assert!(
+        !answer.is_empty() && answer.len() < body.len(),
+        "{}",
+        answer.len()
+    );
 }
 
 #[test]

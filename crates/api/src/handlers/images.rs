@@ -218,7 +218,7 @@ pub(super) async fn load(mut call: Call) -> Reply {
     let images = call.ctx.images.clone();
     let job = workers::run_long("image-load", move || {
         load_job(&images, reader, writer, quiet)
-    });
+    })?;
     let engine = call.ctx.engine.clone();
     gantry_rt::spawn("api.image-load", async move {
         match job.await {
@@ -318,7 +318,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
     };
     let reader = blocking_body(&mut call);
     let images: Arc<ImageStore> = call.ctx.images.clone();
-    let id = workers::run_long("image-import", move || images.import(reader, &options)).await??;
+    let id = workers::run_long("image-import", move || images.import(reader, &options))?.await??;
     publish(
         &call.ctx.engine,
         "import",

@@ -21,11 +21,31 @@ pub const RESPONSE_CHUNKS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// the client hung up or sent a malformed body
-    #[error("error reading request body: {0}")]
+    #[error("{}", go_text(.0))]
     Read(#[source] hyper::Error),
     /// http: request body too large
     #[error("http: request body too large")]
     TooLarge,
+}
+
+/// Go's text for a body that cannot be read.
+fn go_text(error: &hyper::Error) -> &'static str {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            let text = io.to_string();
+            return match io.kind() {
+                io::ErrorKind::UnexpectedEof => "unexpected EOF",
+                _ if text.contains("overflow") => "http chunk length too large",
+                _ if text.contains("chunk size") => "invalid byte in chunk length",
+                _ if text.contains("over limit") => "header line too long",
+                _ => "malformed chunked encoding",
+            };
+        }
+        cause = e.source();
+    }
+    // hyper's own: the connection closed before the message was complete.
+    "unexpected EOF"
 }
 
 impl From<BodyError> for io::Error {

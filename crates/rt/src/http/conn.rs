@@ -12,24 +12,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{StatusCode, Version};
 use rustix::event::{PollFd, PollFlags};
 
 use super::io::{Io, Phase, Shared};
 use super::{
-    Body, HEAD_TIMEOUT, Hijack, IDLE_TIMEOUT, MAX_HEAD_BYTES, OnUpgrade, Outcome, Request,
-    Response, ResponseBody, Service, WRITE_STALL_TIMEOUT,
+    Body, Hijack, MAX_HEAD_BYTES, OnUpgrade, Outcome, Response, ResponseBody, Service, Timeouts,
+    refuse,
 };
 use crate::fd::AsyncFd;
 use crate::{Either, race, shard, sleep, timeout};
 
-/// How often deadlines of an active connection are looked at; an idle one is parked after the same time.
-const TICK: Duration = Duration::from_secs(1);
-
-/// After refused input: how long the client may take to read the answer before the socket closes under it.
+/// After the last answer: how long the client may take to read the answer before the socket closes under it.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// Most of a request body that is read away after its response (Go's maxPostHandlerReadBytes).
+const DISCARD_BYTES: u64 = 256 << 10;
+
+/// How long the rest of a body may take to come before its response goes out without it.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most of an unread request body that a hijack reads away.
 const HIJACK_DRAIN_BYTES: usize = 1 << 20;
@@ -38,25 +41,30 @@ const HIJACK_DRAIN_BYTES: usize = 1 << 20;
 enum End {
     Idle(Bytes),
     Hijacked(OnUpgrade, Bytes),
-    Refused,
+    /// The last answer is sent; the client may still be sending.
+    Answered,
     Closed,
 }
 
 /// Serves one connected socket (O_NONBLOCK not needed) until it is closed or hijacked.
-pub async fn serve_connection<S: Service>(fd: OwnedFd, service: Rc<S>) -> io::Result<()> {
+pub async fn serve_connection<S: Service>(
+    fd: OwnedFd,
+    service: Rc<S>,
+    timeouts: &Timeouts,
+) -> io::Result<()> {
     let fd = Rc::new(AsyncFd::new(fd)?);
     let mut prefix = Bytes::new();
     loop {
         if prefix.is_empty() {
-            match timeout(IDLE_TIMEOUT, fd.readable()).await {
+            match timeout(timeouts.idle, fd.readable()).await {
                 Ok(ready) => ready?,
                 Err(_idle_too_long) => return Ok(()),
             }
         }
-        match serve_active(&fd, &service, prefix).await? {
+        match serve_active(&fd, &service, prefix, timeouts).await? {
             End::Idle(rest) => prefix = rest,
             End::Closed => return Ok(()),
-            End::Refused => return linger(&fd).await,
+            End::Answered => return linger(&fd).await,
             End::Hijacked(on_upgrade, over_read) => {
                 // Every wait on the socket has ended with the codec, so this handle is the last.
                 let fd = Rc::try_unwrap(fd)
@@ -94,6 +102,7 @@ async fn serve_active<S: Service>(
     fd: &Rc<AsyncFd>,
     service: &Rc<S>,
     prefix: Bytes,
+    timeouts: &Timeouts,
 ) -> io::Result<End> {
     let shared = Shared::new();
     let hijack: Rc<RefCell<Option<OnUpgrade>>> = Rc::default();
@@ -109,14 +118,14 @@ async fn serve_active<S: Service>(
     let mut age = Age::default();
     let failed = loop {
         let drive = std::future::poll_fn(|cx| Pin::new(&mut conn).poll(cx));
-        match race(drive, sleep(TICK)).await {
+        match race(drive, sleep(timeouts.tick)).await {
             Either::Left(ended) => break ended.err(),
             Either::Right(()) => age.tick(&shared),
         }
         if shared.phase() == Phase::Idle && age.phase_ticks > 1 {
             return Ok(End::Idle(conn.into_parts().read_buf));
         }
-        if is_overdue(fd, &shared, &age) {
+        if is_overdue(fd, &shared, &age, timeouts) {
             return Ok(End::Closed);
         }
     };
@@ -129,10 +138,11 @@ async fn serve_active<S: Service>(
         }
         (_, None) if shared.errored() => {
             drop(parts.io.finish().await?);
-            Ok(End::Refused)
+            Ok(End::Answered)
         }
         (Some(e), _) => Err(io::Error::other(e)),
-        (None, None) => Ok(End::Closed),
+        // What the client still sends must not make the kernel throw away the response it has not read.
+        (None, None) => Ok(End::Answered),
     }
 }
 
@@ -160,11 +170,11 @@ impl Age {
 }
 
 /// A deadline has passed, or the client is gone while nobody reads from it.
-fn is_overdue(fd: &AsyncFd, shared: &Shared, age: &Age) -> bool {
+fn is_overdue(fd: &AsyncFd, shared: &Shared, age: &Age, timeouts: &Timeouts) -> bool {
     if shared.phase() == Phase::Head {
-        return TICK * age.phase_ticks > HEAD_TIMEOUT;
+        return timeouts.tick * age.phase_ticks > timeouts.head;
     }
-    if TICK * age.write_ticks > WRITE_STALL_TIMEOUT && !shared.streaming.get() {
+    if timeouts.tick * age.write_ticks > timeouts.write_stall && !shared.streaming.get() {
         return true;
     }
     !shared.read_armed() && is_hung_up(fd)
@@ -198,24 +208,36 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
         self.shared.streaming.set(false);
         shard::counters().requests.fetch_add(1, Ordering::Relaxed);
         let (shared, hijack) = (self.shared.clone(), self.hijack.clone());
-        let req = req.map(Body::new);
-        if let Some(refusal) = refuse(&req) {
-            return Box::pin(async move { Ok(track(refusal, &shared)) });
+        if let Some(refusal) = refuse::check(&req) {
+            return Box::pin(async move {
+                earlier_is_out(&shared).await;
+                shared.refuse(refusal);
+                let mut response = Response::new(ResponseBody::empty());
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+                Ok(track(response, &shared))
+            });
         }
+        let req = req.map(Body::new);
         let body = req.body().share();
+        let awaits_continue = req.headers().contains_key(header::EXPECT);
         let answer = self.service.clone().call(req);
         Box::pin(async move {
             match answer.await {
-                Outcome::Response(response) => {
+                Outcome::Response(mut response) => {
                     shared.streaming.set(response.body().is_stream());
+                    // A stream may be the report on a body that is still being read.
+                    if !response.body().is_stream()
+                        && (awaits_continue && !body.is_end() || !discard_rest(body).await)
+                    {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(header::CONNECTION, close);
+                    }
                     Ok(track(response, &shared))
                 }
                 Outcome::Hijack(taken) => {
                     drain(body).await?;
-                    // An earlier, pipelined response must be out before the head can be replaced.
-                    while shared.is_write_blocked() {
-                        sleep(Duration::from_millis(10)).await;
-                    }
+                    earlier_is_out(&shared).await;
                     shared.replace_head(hijack_head(&taken));
                     *hijack.borrow_mut() = Some(taken.on_upgrade);
                     let mut response = Response::new(ResponseBody::empty());
@@ -227,25 +249,36 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
     }
 }
 
-/// What Go's server refuses before any handler sees it.
-fn refuse(req: &Request) -> Option<Response> {
-    if req.version() != Version::HTTP_11 {
-        return None;
+/// Waits until an earlier, pipelined response is sent: what hyper still has to write would be replaced with the head.
+async fn earlier_is_out(shared: &Shared) {
+    while shared.is_write_blocked() {
+        sleep(Duration::from_millis(10)).await;
     }
-    let text = match req.headers().get_all(header::HOST).iter().count() {
-        0 => "400 Bad Request: missing required Host header",
-        1 => return None,
-        _ => "400 Bad Request: too many Host headers",
+}
+
+/// Reads away what the service left of a request's body, so that the next request can follow. `false` if that is more
+/// than [`DISCARD_BYTES`], comes too slowly, or is malformed: then the connection ends with the response.
+async fn discard_rest(mut body: Body) -> bool {
+    if body.is_end() {
+        return true;
+    }
+    if body.exact_len().is_some_and(|rest| rest > DISCARD_BYTES) {
+        return false;
+    }
+    let discard = async {
+        let mut total_bytes = 0;
+        while let Some(piece) = body.next().await {
+            match piece {
+                Ok(piece) => total_bytes += piece.len() as u64,
+                Err(_) => return false,
+            }
+            if total_bytes > DISCARD_BYTES {
+                return false;
+            }
+        }
+        true
     };
-    let mut response = Response::new(ResponseBody::full(text));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Some(response)
+    timeout(DISCARD_TIMEOUT, discard).await.unwrap_or(false)
 }
 
 /// Reads what a hijacking handler left of its request's body, so that it is not taken for stream data.

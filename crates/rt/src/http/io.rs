@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use hyper::rt::ReadBufCursor;
 
+use super::refuse::{self, Refusal};
 use crate::LocalBoxFuture;
 use crate::fd::AsyncFd;
 
@@ -89,7 +90,13 @@ impl Shared {
         *self.replacement.borrow_mut() = Some(head.into());
     }
 
-    /// hyper refused the input and its error answer was replaced.
+    /// Answers so in place of hyper, and ends the connection.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        self.errored.set(true);
+        self.replace_head(refusal.bytes());
+    }
+
+    /// The request was refused below the service.
     pub(super) fn errored(&self) -> bool {
         self.errored.get()
     }
@@ -176,8 +183,7 @@ impl Io {
             return false;
         }
         // No request is being answered, so this is hyper's own answer to input it does not accept.
-        self.shared.errored.set(true);
-        self.shared.replace_head(go_error(hyper_writes));
+        self.shared.refuse(refuse::unparsed(hyper_writes));
         true
     }
 
@@ -201,18 +207,6 @@ impl Io {
         self.write_wait = None;
         Ok(self.fd)
     }
-}
-
-/// The answer Go's net/http gives to input it cannot parse, by the status hyper chose.
-fn go_error(hyper_head: &[u8]) -> Vec<u8> {
-    let status = match hyper_head.get(9..12) {
-        Some(b"431" | b"414") => "431 Request Header Fields Too Large",
-        Some(b"501") => "501 Not Implemented",
-        Some(b"505") => "505 HTTP Version Not Supported",
-        _ => "400 Bad Request",
-    };
-    format!("HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n{status}")
-        .into_bytes()
 }
 
 impl hyper::rt::Read for Io {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{MAX_CONNECTIONS, Service, conn};
+use super::{MAX_CONNECTIONS, Service, Timeouts, conn};
 use crate::net::Listener;
 use crate::sync::Notify;
 use crate::{race, shard, sleep, spawn};
@@ -64,7 +64,7 @@ pub async fn serve<S: Service>(listener: Listener, service: Rc<S>) {
                 let (slot, service) = (Slot::new(&slots), service.clone());
                 spawn("http.connection", async move {
                     let _slot = slot;
-                    if let Err(e) = conn::serve_connection(fd, service).await {
+                    if let Err(e) = conn::serve_connection(fd, service, &Timeouts::DEFAULT).await {
                         tracing::debug!(error = %e, "connection ended");
                     }
                 });
