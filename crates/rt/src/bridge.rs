@@ -132,6 +132,19 @@ impl BodySender {
         .await
     }
 
+    /// Waits until the reader is gone.
+    pub async fn closed(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.0.lock();
+            if state.receiver_gone {
+                return Poll::Ready(());
+            }
+            state.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// The body is complete.
     pub fn finish(self) {
         self.0.change_by_shard(|state| state.end = Some(Ok(())));

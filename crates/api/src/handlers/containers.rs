@@ -152,7 +152,7 @@ pub(super) async fn list(call: Call) -> Reply {
 }
 
 /// Walks the writable layer on a worker.
-async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes, ApiError> {
+pub(super) async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes, ApiError> {
     let upper = view.fixed.upper_path();
     let rw = gantry_rt::workers::run(move || tree_size(&upper)).await?;
     let image = call

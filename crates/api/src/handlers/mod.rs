@@ -5,6 +5,7 @@ mod images;
 mod networks;
 mod streams;
 mod system;
+mod usage;
 
 use crate::error::ApiError;
 use crate::operations::Operation::*;
@@ -18,6 +19,7 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         SystemPingHead => crate::reply::ping(false),
         SystemVersion => system::version(call),
         SystemInfo => system::info(call),
+        SystemDataUsage => usage::data_usage(call).await,
         SystemEvents => system::events(call),
         GantryDebug => system::debug(),
         VolumeList => networks::volumes(call),

@@ -143,7 +143,13 @@ impl Body {
 
     /// Feeds a blocking reader until the end, an error, or until the reader is gone.
     pub async fn feed(mut self, to: crate::bridge::BodySender) {
-        while let Some(piece) = self.next().await {
+        loop {
+            // A reader that is gone ends this at once: the connection may want to read the rest away by itself.
+            let piece = match crate::race(to.closed(), self.next()).await {
+                crate::Either::Left(()) => return,
+                crate::Either::Right(None) => break,
+                crate::Either::Right(Some(piece)) => piece,
+            };
             match piece {
                 Ok(piece) => {
                     if to.send(piece).await.is_err() {

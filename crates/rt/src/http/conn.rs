@@ -32,7 +32,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const DISCARD_BYTES: u64 = 256 << 10;
 
 /// How long the rest of a body may take to come before its response goes out without it.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Most of an unread request body that a hijack reads away.
 const HIJACK_DRAIN_BYTES: usize = 1 << 20;
