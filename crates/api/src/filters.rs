@@ -46,12 +46,7 @@ pub fn boolean(filters: &Filters, key: &str) -> Result<Option<bool>, ApiError> {
     let Some(values) = filters.get(key).filter(|v| !v.is_empty()) else {
         return Ok(None);
     };
-    let bad = || {
-        ApiError::invalid(format!(
-            "invalid filter '{key}={}'",
-            serde_json::json!(values)
-        ))
-    };
+    let bad = || ApiError::invalid(format!("invalid filter '{key}=[{}]'", values.join(" ")));
     let mut truths = values.iter().map(|v| match v.as_str() {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),

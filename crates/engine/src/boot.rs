@@ -120,6 +120,14 @@ impl BootPlan {
         }
     }
 
+    /// A container of this image that is not taken yet.
+    pub(crate) fn user_of_image(&self, image_id: &str) -> Option<String> {
+        locked(&self.records)
+            .values()
+            .find(|record| record.image_id == image_id)
+            .map(|record| record.id.clone())
+    }
+
     /// Takes the records of one shard: what its keepers know, and what hashes to it and no keeper knows.
     fn take_records(&self, shards: usize, shard: usize) -> Vec<ContainerRecord> {
         let meeting = locked(&self.meeting);

@@ -46,6 +46,8 @@ impl Engine {
         images: Arc<ImageStore>,
     ) -> Result<Engine, EngineError> {
         let boot = BootPlan::load(&config, &store)?;
+        // Images that were removed while containers used them, and the containers since.
+        images.reap(&|id| boot.user_of_image(id).map(|user| (user, false)))?;
         let init_layer = config.init_layer_dir();
         gantry_launch::make_init_layer(&init_layer)
             .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
@@ -114,6 +116,8 @@ impl Engine {
             ));
         }
         let image = self.shared.images.snapshot().resolve(&spec.config.image)?;
+        // Until the container is visible to who removes images.
+        let hold = self.shared.images.hold(&image.id)?;
         if let NetworkMode::Container(other) = &mut spec.host.network_mode
             && let Ok(view) = self.inspect(other)
         {
@@ -125,8 +129,10 @@ impl Engine {
         warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
         let shard = home_shard(&id, self.shared.config.shards);
         let new_id = id.clone();
-        on_shard(shard, move |engine| {
-            create::create(engine, new_id, spec, image)
+        on_shard(shard, move |engine| async move {
+            let made = create::create(engine, new_id, spec, image).await;
+            drop(hold);
+            made
         })
         .await?;
         Ok(Created {
@@ -316,13 +322,7 @@ impl Engine {
 
     /// A container that uses this image: its id, and whether it runs (running ones first).
     pub fn image_user(&self, image_id: &str) -> Option<(ContainerId, bool)> {
-        self.shared
-            .index
-            .all()
-            .into_iter()
-            .filter(|view| view.fixed.image_id == image_id)
-            .map(|view| (view.id.clone(), view.state.status.is_alive()))
-            .max_by_key(|(_, runs)| *runs)
+        self.shared.image_user(image_id)
     }
 
     /// The shard that owns a container, for diagnostics.

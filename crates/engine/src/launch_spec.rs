@@ -124,7 +124,7 @@ fn stage_blocking(
     let image = shared
         .images
         .snapshot()
-        .get(&fixed.image_id)
+        .of_container(&fixed.image_id)
         .cloned()
         .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
     let mut lowers = shared.images.rootfs(&image)?;

@@ -41,6 +41,25 @@ impl Shared {
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
+
+    /// A container of this image, a running one first, and whether it runs.
+    pub(crate) fn image_user(&self, image_id: &str) -> Option<(ContainerId, bool)> {
+        self.index
+            .all()
+            .into_iter()
+            .filter(|view| view.fixed.image_id == image_id)
+            .map(|view| (view.id.clone(), view.state.status.is_alive()))
+            .max_by_key(|(_, runs)| *runs)
+    }
+
+    /// Deletes images that were removed while containers used them, and that none uses any more. Blocks.
+    pub(crate) fn reap_images(&self) -> Result<(), EngineError> {
+        let users = |id: &String| {
+            self.image_user(id)
+                .map(|(user, runs)| (user.to_string(), runs))
+        };
+        Ok(self.images.reap(&users)?)
+    }
 }
 
 thread_local! {

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use crate::ImageError;
 use crate::blobs::{Blobs, Scratch};
-use crate::digest::{self, HashingReader};
+use crate::digest;
 use crate::error::IoContext;
+use crate::space::SpaceGuard;
 use crate::tar::{self, Kind};
 
 /// Files in one archive.
@@ -51,7 +52,8 @@ impl Archive {
     pub(crate) fn spool(source: impl Read, blobs: &Blobs) -> Result<Self, ImageError> {
         let mut reader = tar::Reader::new(decompress(source)?);
         let mut items = HashMap::new();
-        while let Some(entry) = reader.next_entry().map_err(ImageError::archive)? {
+        let mut space = SpaceGuard::new();
+        while let Some(entry) = reader.next_entry()? {
             if items.len() >= MAX_FILES {
                 return Err(ImageError::archive(format_args!(
                     "more than {MAX_FILES} files"
@@ -62,7 +64,9 @@ impl Archive {
             let item = match entry.kind {
                 Kind::File => {
                     let (scratch, mut file) = blobs.scratch()?;
-                    io::copy(&mut reader, &mut file).context(|| "spool archive".into())?;
+                    space
+                        .copy(&mut reader, &mut file)
+                        .map_err(|e| spool_failed(e, "spool archive"))?;
                     Item::File(scratch)
                 }
                 Kind::Symlink => Item::Link(clean(
@@ -75,7 +79,7 @@ impl Archive {
             items.insert(path, item);
         }
         // The client is still writing the padding; it must not see a closed pipe.
-        io::copy(&mut reader.into_inner(), &mut io::sink()).context(|| "read archive".into())?;
+        io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(ImageError::reading)?;
         Ok(Self { items })
     }
 
@@ -126,58 +130,112 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// Takes a blob out of the archive to keep it; `None` if it was taken before.
-    pub(crate) fn take_blob(&mut self, digest: &str) -> Result<Option<Scratch>, ImageError> {
-        match self.items.remove(&blob_path(digest)?) {
-            Some(Item::File(scratch)) => Ok(Some(scratch)),
-            _ => Ok(None),
-        }
+    /// The scratch file of a path.
+    pub(crate) fn scratch(&self, path: &str) -> Result<&Scratch, ImageError> {
+        self.find(path)
     }
+}
 
-    /// Checks the digest of a blob of any size, if it was not taken before.
-    pub(crate) fn verify_blob_if_there(&self, digest: &str) -> Result<(), ImageError> {
-        if !self.has(&blob_path(digest)?) {
-            return Ok(());
-        }
-        let mut reader = HashingReader::new(self.open(&blob_path(digest)?)?);
-        io::copy(&mut reader, &mut io::sink()).context(|| format!("read blob {digest}"))?;
-        let (found, _) = reader.finish();
-        if found == digest {
-            Ok(())
-        } else {
-            Err(ImageError::archive(format_args!(
-                "blob {digest} does not have its digest"
-            )))
-        }
+/// The disk's failures are the machine's, all others the archive's.
+pub(crate) fn spool_failed(error: io::Error, what: &str) -> ImageError {
+    if error.raw_os_error().is_some() || error.kind() == io::ErrorKind::StorageFull {
+        return ImageError::Io {
+            what: what.into(),
+            source: error,
+        };
     }
+    ImageError::reading(error)
 }
 
 pub(crate) fn blob_path(digest: &str) -> Result<String, ImageError> {
     Ok(format!("blobs/sha256/{}", digest::hex_of(digest)?))
 }
 
+/// The digest in the name of a blob of an OCI layout.
+pub(crate) fn blob_digest(path: &str) -> Result<String, ImageError> {
+    let hex = clean("", path);
+    let digest = format!(
+        "sha256:{}",
+        hex.strip_prefix("blobs/sha256/").unwrap_or_default()
+    );
+    digest::hex_of(&digest).map(drop)?;
+    Ok(digest)
+}
+
+/// How a stream is packed, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+fn packing(start: &[u8]) -> Packing {
+    match start {
+        [0x1f, 0x8b, 0x08, ..] => Packing::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
+        // Frames that a zstd stream may begin with and that hold no data.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
+        [b'B', b'Z', b'h', ..] => Packing::Bzip2,
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Packing::Xz,
+        _ => Packing::Plain,
+    }
+}
+
+/// Bytes that tell a packing.
+const MAGIC_BYTES: usize = 5;
+
+/// Whether a file is plain, neither gzip nor zstd nor another packing.
+pub(crate) fn is_plain(file: &mut File) -> io::Result<bool> {
+    use std::io::{Seek, SeekFrom};
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    file.by_ref()
+        .take(MAGIC_BYTES as u64)
+        .read_to_end(&mut start)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(packing(&start) == Packing::Plain)
+}
+
 /// gzip, zstd or plain, by the first bytes. An output over the layer limit ends as an error, never as a short read.
 pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ImageError> {
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
     let mut source = BufReader::with_capacity(256 * 1024, source);
-    let start = source.fill_buf().context(|| "read archive".into())?;
-    let kind = start.get(..4).map(<[u8]>::to_vec).unwrap_or_default();
-    let plain: Box<dyn Read + 'a> = match kind.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(source).context(|| "zstd".into())?)
+    // One read may bring less than the first bytes.
+    source
+        .by_ref()
+        .take(MAGIC_BYTES as u64)
+        .read_to_end(&mut start)
+        .map_err(ImageError::reading)?;
+    let kind = packing(&start);
+    let whole = BufReader::with_capacity(64 * 1024, io::Cursor::new(start).chain(source));
+    let plain: Box<dyn Read + 'a> = match kind {
+        Packing::Plain => Box::new(whole),
+        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        Packing::Zstd => {
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(whole).context(|| "zstd".into())?;
+            decoder
+                .window_log_max(MAX_ZSTD_WINDOW_LOG)
+                .context(|| "zstd".into())?;
+            Box::new(decoder)
         }
-        [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X'] => {
-            return Err(ImageError::archive(
-                "compressed with bzip2 or xz, which is not supported",
-            ));
+        other => {
+            let text = format!(
+                "compressed with {other:?}, which is not supported: use gzip, zstd or none"
+            );
+            return Err(ImageError::archive(text));
         }
-        _ => Box::new(source),
     };
     Ok(Box::new(Limited {
         inner: plain,
         left: MAX_LAYER_BYTES,
     }))
 }
+
+/// Largest window of a zstd stream (2^27 bytes = 128 MiB, what `zstd --ultra` makes); it is memory.
+const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 
 struct Limited<R> {
     inner: R,

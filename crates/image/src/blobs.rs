@@ -17,17 +17,13 @@ pub(crate) struct Blobs {
     serial: AtomicU64,
 }
 
-/// A scratch file that goes when it is dropped, unless it became a blob.
+/// A scratch file that goes when it is dropped.
 pub(crate) struct Scratch {
     pub(crate) path: PathBuf,
-    kept: bool,
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
         if let Err(e) = std::fs::remove_file(&self.path)
             && e.kind() != io::ErrorKind::NotFound
         {
@@ -62,10 +58,7 @@ impl Blobs {
             .create_new(true)
             .open(&path);
         Ok((
-            Scratch {
-                path: path.clone(),
-                kept: false,
-            },
+            Scratch { path: path.clone() },
             file.context(|| format!("make {}", path.display()))?,
         ))
     }
@@ -77,22 +70,30 @@ impl Blobs {
         file.write_all(bytes)
             .context(|| format!("write {}", scratch.path.display()))?;
         drop(file);
-        self.keep(scratch, &digest)?;
+        self.keep(&scratch, &digest)?;
         Ok(digest)
     }
 
-    /// Makes a scratch file, whose digest was verified, the blob; synced.
-    pub(crate) fn keep(&self, mut scratch: Scratch, digest: &str) -> Result<(), ImageError> {
+    /// Makes a scratch file, whose digest was verified, also the blob; synced. The scratch file stays readable.
+    pub(crate) fn keep(&self, scratch: &Scratch, digest: &str) -> Result<(), ImageError> {
         let to = self.path(digest)?;
         let what = || format!("keep {}", to.display());
         File::open(&scratch.path)
             .and_then(|f| f.sync_all())
             .context(what)?;
-        std::fs::rename(&scratch.path, &to).context(what)?;
-        scratch.kept = true;
+        match std::fs::hard_link(&scratch.path, &to) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context(what),
+            // There already: the same bytes.
+            _ => {}
+        }
         File::open(&self.dir)
             .and_then(|f| f.sync_all())
             .context(what)
+    }
+
+    pub(crate) fn open_blob(&self, digest: &str) -> Result<File, ImageError> {
+        let path = self.path(digest)?;
+        File::open(&path).context(|| format!("open {}", path.display()))
     }
 
     pub(crate) fn read(&self, digest: &str) -> Result<Vec<u8>, ImageError> {

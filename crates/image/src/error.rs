@@ -23,6 +23,18 @@ pub enum ImageError {
     /// No such image: {0}
     #[error("No such image: {0}")]
     NotFound(String),
+    /// the image is for another platform than the wished one
+    #[error(
+        "image with reference {name} was found but its platform ({has}) does not match the specified platform ({wanted})"
+    )]
+    WrongPlatform {
+        /// As the client named it.
+        name: String,
+        /// Platform of the image.
+        has: String,
+        /// Platform that was asked for.
+        wanted: String,
+    },
     /// the state of the image forbids it (Docker's whole text)
     #[error("{0}")]
     Conflict(String),
@@ -49,15 +61,39 @@ impl ImageError {
     /// Behaviour of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotFound(_) => ErrorClass::NotFound,
+            Self::NotFound(_) | Self::WrongPlatform { .. } => ErrorClass::NotFound,
             Self::Conflict(_) => ErrorClass::Conflict,
             Self::InvalidReference(_) | Self::InvalidArchive(_) => ErrorClass::InvalidParameter,
             Self::Io { .. } | Self::Store(_) => ErrorClass::System,
         }
     }
 
+    /// The end of an archive is missing, in Docker's words.
+    pub(crate) fn truncated() -> Self {
+        Self::InvalidReference("unexpected EOF".into())
+    }
+
+    /// A stream of the client failed: cut, or damaged where it is compressed.
+    pub(crate) fn reading(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::truncated(),
+            _ => Self::archive(format_args!("read: {error}")),
+        }
+    }
+
     pub(crate) fn archive(what: impl std::fmt::Display) -> Self {
         Self::InvalidArchive(what.to_string())
+    }
+}
+
+impl From<crate::tar::TarError> for ImageError {
+    fn from(error: crate::tar::TarError) -> Self {
+        use crate::tar::TarError;
+        match error {
+            TarError::Truncated => Self::truncated(),
+            TarError::Io(e) => Self::reading(e),
+            other => Self::archive(other),
+        }
     }
 }
 

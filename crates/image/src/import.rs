@@ -1,23 +1,45 @@
 //! `docker import`: an image of one layer from a root file system.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Write};
 
-use crate::archive::decompress;
+use crate::archive::{decompress, spool_failed};
+use crate::digest::HashingReader;
+use crate::load::NewImage;
 use crate::model::{ConfigFile, History, RootFs};
-use crate::oci::host_architecture;
+use crate::oci::{HOST_OS, Platform};
+use crate::pins::Pins;
+use crate::space::SpaceGuard;
+use crate::store::LayerRecord;
 use crate::{ImageError, ImageId, ImageStore, Reference, changes};
 
 /// What an import is given besides the archive.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Reference for the new image.
-    pub repo_tag: Option<String>,
+    /// Reference for the new image, with a tag.
+    pub reference: Option<Reference>,
     /// Dockerfile instructions, one per string.
     pub changes: Vec<String>,
     /// Comment.
     pub message: String,
-    /// `os/architecture[/variant]`; this machine's by default.
-    pub platform: Option<String>,
+    /// This machine's by default.
+    pub platform: Option<Platform>,
+}
+
+/// Writes what is read through it to a file.
+struct Tee<R> {
+    inner: R,
+    file: File,
+    space: SpaceGuard,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.space.take(&self.file, n as u64)?;
+        self.file.write_all(&buf[..n])?;
+        Ok(n)
+    }
 }
 
 impl ImageStore {
@@ -27,46 +49,71 @@ impl ImageStore {
         reader: impl Read,
         options: &ImportOptions,
     ) -> Result<ImageId, ImageError> {
-        let tag = options
-            .repo_tag
-            .as_deref()
-            .map(|t| Reference::parse(t).map(Reference::or_latest))
-            .transpose()?;
-        let mut file = ConfigFile {
-            architecture: host_architecture().into(),
-            os: "linux".into(),
-            comment: options.message.clone(),
-            created: Some(jiff::Timestamp::now().to_string()),
-            ..ConfigFile::default()
-        };
-        if let Some(platform) = &options.platform {
-            let mut parts = platform.splitn(3, '/');
-            file.os = parts.next().unwrap_or_default().to_owned();
-            file.architecture = parts.next().unwrap_or(host_architecture()).to_owned();
-            file.variant = parts.next().unwrap_or_default().to_owned();
-            if file.os != "linux" {
-                return Err(ImageError::InvalidReference(format!(
-                    "operating system is not supported: {}",
-                    file.os
-                )));
-            }
-        }
-        changes::apply(&mut file.config, &options.changes)?;
-        let layer = self.layers.ingest(&mut decompress(reader)?, None)?;
+        let mut file = config_file(options)?;
+        let mut pins = Pins::new(self);
+        let (diff_id, record) = self.import_layer(reader, &mut pins)?;
         file.history = vec![History {
             created: file.created.clone(),
             comment: options.message.clone(),
             ..History::default()
         }];
-        file.rootfs = RootFs {
+        file.rootfs = Some(RootFs {
             kind: "layers".into(),
-            diff_ids: vec![layer.diff_id.clone()],
-        };
+            diff_ids: vec![diff_id.clone()],
+        });
         let raw = crate::store::to_json(&file)?;
-        let id = self.commit_image(&raw, &[layer], Vec::new())?;
-        if let Some(tag) = tag {
-            self.set_tag(&mut self.lock(), &id, &tag)?;
-        }
-        Ok(id)
+        let new = NewImage {
+            config: &raw,
+            layers: vec![(diff_id, record)],
+            blobs: Vec::new(),
+            tags: options.reference.as_slice(),
+        };
+        self.commit_image(&mut pins, new).map(|(id, _)| id)
     }
+
+    fn import_layer(
+        &self,
+        reader: impl Read,
+        pins: &mut Pins<'_>,
+    ) -> Result<(String, LayerRecord), ImageError> {
+        let (scratch, file) = self.blobs.scratch()?;
+        let mut raw = HashingReader::new(Tee {
+            inner: reader,
+            file,
+            space: SpaceGuard::new(),
+        });
+        let staged = self.layers.stage(&mut decompress(&mut raw)?, None)?;
+        io::copy(&mut raw, &mut io::sink()).map_err(|e| spool_failed(e, "keep the layer"))?;
+        let (blob, _) = raw.finish();
+        // Before it is in its place: from then on a removal may look for it.
+        pins.add(&staged.ingested.diff_id);
+        pins.add(&blob);
+        self.blobs.keep(&scratch, &blob)?;
+        let layer = self.layers.publish(staged)?;
+        let record = LayerRecord {
+            size_bytes: layer.size_bytes,
+            tar_bytes: layer.tar_bytes,
+            blob,
+        };
+        Ok((layer.diff_id, record))
+    }
+}
+
+fn config_file(options: &ImportOptions) -> Result<ConfigFile, ImageError> {
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    if platform.os != HOST_OS {
+        return Err(ImageError::InvalidReference(
+            "operating system is not supported".into(),
+        ));
+    }
+    let mut file = ConfigFile {
+        architecture: platform.architecture,
+        variant: platform.variant,
+        os: platform.os,
+        comment: options.message.clone(),
+        created: Some(jiff::Timestamp::now().to_string()),
+        ..ConfigFile::default()
+    };
+    changes::apply(&mut file.config, &options.changes)?;
+    Ok(file)
 }

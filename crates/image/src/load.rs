@@ -1,18 +1,23 @@
 //! `docker load`: docker save archives and OCI layouts.
 
-use std::io::Read;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read};
 
 use gantry_store::{Batch, Table};
 use serde::Deserialize;
 
-use crate::archive::{Archive, blob_path, decompress};
-use crate::layer::Ingested;
+use crate::archive::{Archive, blob_digest, blob_path, decompress, is_plain};
+use crate::digest::{self, HashingReader};
+use crate::error::IoContext;
 use crate::model::ConfigFile;
-use crate::oci::{Descriptor, Index, Manifest};
+use crate::oci::{Descriptor, HOST_OS, Index, Manifest, Platform};
+use crate::pins::Pins;
+use crate::progress::ProgressReader;
 use crate::store::{ImageRecord, LayerRecord, to_json};
 use crate::{ImageError, ImageId, ImageStore, Reference};
 
+/// Bytes read of a layer's file at once.
+const READ_BYTES: usize = 256 * 1024;
 /// Indexes inside indexes.
 const MAX_INDEX_DEPTH: usize = 4;
 /// Images in one archive.
@@ -23,24 +28,22 @@ const MAX_IMAGES: usize = 1024;
 pub enum LoadEvent {
     /// A line for the client, in Docker's words, with its newline.
     Stream(String),
-    /// A layer is in place.
+    /// A part of a layer's file was read.
     Layer {
         /// Digest of its uncompressed tar.
         diff_id: String,
-        /// Size of its files.
-        size_bytes: u64,
-        /// It was there before.
-        existed: bool,
+        /// Bytes of the file so far.
+        current_bytes: u64,
+        /// Bytes of the file.
+        total_bytes: u64,
     },
 }
 
-/// An image that was loaded, once per tag.
+/// An image that was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// Its id.
     pub id: ImageId,
-    /// Its familiar name, if the archive has one.
-    pub tag: Option<String>,
 }
 
 /// Where an image of the archive lies.
@@ -53,6 +56,16 @@ struct Source {
     blobs: Vec<String>,
 }
 
+/// An image whose layers are in place.
+pub(crate) struct NewImage<'a> {
+    pub(crate) config: &'a [u8],
+    /// Diff ids and records, lowest first.
+    pub(crate) layers: Vec<(String, LayerRecord)>,
+    /// Blobs to keep besides the config.
+    pub(crate) blobs: Vec<String>,
+    pub(crate) tags: &'a [Reference],
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerManifest {
@@ -63,91 +76,82 @@ struct DockerManifest {
     layers: Option<Vec<String>>,
 }
 
-/// Layers a load works on; no removal takes them meanwhile.
-pub(crate) struct Pins<'a> {
-    store: &'a ImageStore,
-    diff_ids: Vec<String>,
-}
-
-impl<'a> Pins<'a> {
-    pub(crate) fn new(store: &'a ImageStore, diff_ids: &[String]) -> Self {
-        let mut state = store.lock();
-        for diff_id in diff_ids {
-            *state.pinned.entry(diff_id.clone()).or_default() += 1;
-        }
-        Self {
-            store,
-            diff_ids: diff_ids.to_vec(),
-        }
-    }
-}
-
-impl Drop for Pins<'_> {
-    fn drop(&mut self) {
-        let mut state = self.store.lock();
-        for diff_id in &self.diff_ids {
-            if let Some(count) = state.pinned.get_mut(diff_id) {
-                *count -= 1;
-                if *count == 0 {
-                    state.pinned.remove(diff_id);
-                }
-            }
-        }
-    }
-}
-
 impl ImageStore {
-    /// Loads every image of an archive (plain, gzip or zstd). What was loaded before an error stays.
+    /// Loads every image of an archive (plain, gzip or zstd) that is for `platform`, or for any if there is none
+    /// wished. What was loaded before an error stays.
     pub fn load(
         &self,
         reader: impl Read,
+        platform: Option<&Platform>,
         progress: &mut dyn FnMut(LoadEvent),
     ) -> Result<Vec<Loaded>, ImageError> {
-        let mut archive = Archive::spool(reader, &self.blobs)?;
+        let archive = Archive::spool(reader, &self.blobs)?;
         let sources = if archive.has("manifest.json") {
             docker_sources(&archive)?
         } else if archive.has("index.json") {
-            oci_sources(&archive)?
+            oci_sources(&archive, platform)?
         } else {
             return Err(ImageError::archive(
                 "neither manifest.json nor index.json is in it",
             ));
         };
         let mut loaded = Vec::new();
+        let mut passed_over = false;
         for source in sources {
-            self.load_one(&mut archive, &source, progress, &mut loaded)?;
+            let config = ConfigFile::parse(&source.config)?;
+            if !config.os.is_empty() && config.os != HOST_OS {
+                let os = &config.os;
+                let text = format!("cannot load {os} image on {HOST_OS}");
+                return Err(ImageError::InvalidReference(text));
+            }
+            if platform.is_some_and(|wanted| !wanted.fits(&config.platform())) {
+                passed_over = true;
+                continue;
+            }
+            self.load_one(&archive, &source, &config, progress, &mut loaded)?;
+        }
+        if let (true, true, Some(platform)) = (passed_over, loaded.is_empty(), platform) {
+            return Err(ImageError::archive(format_args!(
+                "no image in it is for the platform {platform}"
+            )));
         }
         Ok(loaded)
     }
 
     fn load_one(
         &self,
-        archive: &mut Archive,
+        archive: &Archive,
         source: &Source,
+        config: &ConfigFile,
         progress: &mut dyn FnMut(LoadEvent),
         loaded: &mut Vec<Loaded>,
     ) -> Result<(), ImageError> {
-        let diff_ids = ConfigFile::parse(&source.config)?.rootfs.diff_ids;
+        let diff_ids = config.diff_ids();
         if diff_ids.len() != source.layers.len() {
             let (has, says) = (source.layers.len(), diff_ids.len());
-            let text =
-                format!("invalid manifest, layers length mismatch: expected {says}, got {has}");
-            return Err(ImageError::archive(text));
+            return Err(ImageError::InvalidReference(format!(
+                "invalid manifest, layers length mismatch: expected {has}, got {says}"
+            )));
         }
-        let _pins = Pins::new(self, &diff_ids);
+        let mut pins = Pins::new(self);
         let mut layers = Vec::with_capacity(diff_ids.len());
         for (diff_id, path) in diff_ids.iter().zip(&source.layers) {
-            layers.push(self.load_layer(archive, diff_id, path, progress)?);
+            pins.add(diff_id);
+            layers.push(self.load_layer(archive, diff_id, path, &mut pins, progress)?);
         }
         for digest in &source.blobs {
-            archive.verify_blob_if_there(digest)?;
-            if let Some(scratch) = archive.take_blob(digest)? {
-                self.blobs.keep(scratch, digest)?;
-            }
+            pins.add(digest);
+            self.blobs
+                .keep(archive.scratch(&blob_path(digest)?)?, digest)?;
         }
-        let id = self.commit_image(&source.config, &layers, source.blobs.clone())?;
-        for tag in &source.tags {
-            let old = self.set_tag(&mut self.lock(), &id, tag)?;
+        let new = NewImage {
+            config: &source.config,
+            layers,
+            blobs: source.blobs.clone(),
+            tags: &source.tags,
+        };
+        let (id, replaced) = self.commit_image(&mut pins, new)?;
+        for (tag, old) in source.tags.iter().zip(replaced) {
             let tag = tag.familiar();
             if let Some(old) = old {
                 progress(LoadEvent::Stream(format!(
@@ -155,15 +159,11 @@ impl ImageStore {
                 )));
             }
             progress(LoadEvent::Stream(format!("Loaded image: {tag}\n")));
-            loaded.push(Loaded {
-                id: id.clone(),
-                tag: Some(tag),
-            });
         }
         if source.tags.is_empty() {
             progress(LoadEvent::Stream(format!("Loaded image ID: {id}\n")));
-            loaded.push(Loaded { id, tag: None });
         }
+        loaded.push(Loaded { id });
         Ok(())
     }
 
@@ -172,60 +172,95 @@ impl ImageStore {
         archive: &Archive,
         diff_id: &str,
         path: &str,
+        pins: &mut Pins<'_>,
         progress: &mut dyn FnMut(LoadEvent),
-    ) -> Result<Ingested, ImageError> {
+    ) -> Result<(String, LayerRecord), ImageError> {
         // Also where the layer is known: a manifest that names what is not there is not to be trusted.
-        let file = archive.open(path)?;
-        let known = self
-            .lock()
-            .layers
-            .get(diff_id)
-            .map(|layer| layer.size_bytes);
-        let existed = known.is_some() && self.layers.contains(diff_id);
-        let layer = match known {
-            Some(size_bytes) if existed => Ingested {
-                diff_id: diff_id.to_owned(),
-                size_bytes,
-            },
-            _ => self.layers.ingest(&mut decompress(file)?, Some(diff_id))?,
+        let mut file = archive.open(path)?;
+        let known = self.lock().layers.get(diff_id).cloned();
+        if let Some(record) = known
+            && self.layers.contains(diff_id)
+            && (record.blob.is_empty() || self.blobs.path(&record.blob)?.is_file())
+        {
+            return Ok((diff_id.to_owned(), record));
+        }
+        let what = || format!("read {path:?}");
+        let plain = is_plain(&mut file).context(what)?;
+        let total_bytes = file.metadata().context(what)?.len();
+        let reader = ProgressReader::new(file, diff_id, total_bytes, progress);
+        let mut reader = BufReader::with_capacity(READ_BYTES, reader);
+        let (staged, blob) = if plain {
+            let staged = self.layers.stage(&mut reader, Some(diff_id))?;
+            (staged, diff_id.to_owned())
+        } else {
+            let mut raw = HashingReader::new(&mut reader);
+            let staged = self
+                .layers
+                .stage(&mut decompress(&mut raw)?, Some(diff_id))?;
+            std::io::copy(&mut raw, &mut std::io::sink()).map_err(ImageError::reading)?;
+            (staged, raw.finish().0)
         };
-        progress(LoadEvent::Layer {
-            diff_id: layer.diff_id.clone(),
+        if let Ok(named) = blob_digest(path)
+            && named != blob
+        {
+            return Err(ImageError::archive(format_args!(
+                "blob {named} does not have its digest"
+            )));
+        }
+        pins.add(&blob);
+        self.blobs.keep(archive.scratch(path)?, &blob)?;
+        let layer = self.layers.publish(staged)?;
+        let record = LayerRecord {
             size_bytes: layer.size_bytes,
-            existed,
-        });
-        Ok(layer)
+            tar_bytes: layer.tar_bytes,
+            blob,
+        };
+        Ok((layer.diff_id, record))
     }
 
-    /// Makes an image whose layers are in place: config synced, then the record.
+    /// Makes an image whose layers are in place, with its names: config synced, then the record. Also the images
+    /// that had the names before.
     pub(crate) fn commit_image(
         &self,
-        config: &[u8],
-        layers: &[Ingested],
-        blobs: Vec<String>,
-    ) -> Result<ImageId, ImageError> {
+        pins: &mut Pins<'_>,
+        new: NewImage<'_>,
+    ) -> Result<(ImageId, Vec<Option<ImageId>>), ImageError> {
+        let NewImage {
+            config,
+            layers,
+            blobs,
+            tags,
+        } = new;
+        pins.add(&digest::of_bytes(config));
         let mut state = self.lock();
         let id = self.blobs.put(config)?;
         let mut record = state.images.get(&id).cloned().unwrap_or_default();
+        record.hidden = false;
         record.blobs.extend(blobs);
         record.blobs.sort();
         record.blobs.dedup();
         let mut batch = Batch::new();
         batch.put(Table::Images, &id, to_json::<ImageRecord>(&record)?);
-        for layer in layers {
-            let layer_record = LayerRecord {
-                size_bytes: layer.size_bytes,
-            };
-            batch.put(Table::Layers, &layer.diff_id, to_json(&layer_record)?);
-            state.layers.insert(layer.diff_id.clone(), layer_record);
+        let mut known = BTreeMap::new();
+        for (diff_id, mut layer) in layers {
+            if let Some(first) = state.layers.get(&diff_id) {
+                // Another load was first; what it kept is what counts.
+                layer.clone_from(first);
+            }
+            batch.put(Table::Layers, &diff_id, to_json(&layer)?);
+            known.insert(diff_id, layer);
         }
-        let image = self.build(&state, &id, &record)?;
+        let image = self.build(&known, &id, &record)?;
         self.store.commit_blocking(batch)?;
+        state.layers.extend(known);
         state.images.insert(id.clone(), record);
         let mut snapshot = (*self.snapshot()).clone();
-        snapshot.images.insert(id.clone(), Arc::new(image));
+        snapshot.put(image, false);
         self.publish(snapshot);
-        Ok(id)
+        // Under the same lock: no removal comes between an image and its names.
+        let replaced = tags.iter().map(|tag| self.set_tag(&mut state, &id, tag));
+        let replaced = replaced.collect::<Result<_, _>>()?;
+        Ok((id, replaced))
     }
 }
 
@@ -248,7 +283,7 @@ fn docker_sources(archive: &Archive) -> Result<Vec<Source>, ImageError> {
             layers: manifest.layers.unwrap_or_default(),
             tags: tags
                 .iter()
-                .map(|t| Reference::parse(t).map(Reference::or_latest))
+                .map(|t| archive_tag(t))
                 .collect::<Result<_, _>>()?,
             blobs: Vec::new(),
         })
@@ -256,21 +291,49 @@ fn docker_sources(archive: &Archive) -> Result<Vec<Source>, ImageError> {
     manifests.into_iter().map(source).collect()
 }
 
-fn oci_sources(archive: &Archive) -> Result<Vec<Source>, ImageError> {
+/// A name of a docker archive: it must have a tag and no digest.
+fn archive_tag(text: &str) -> Result<Reference, ImageError> {
+    let reference = Reference::parse(text)?;
+    if reference.tag().is_none() || reference.digest().is_some() {
+        return Err(ImageError::InvalidReference(format!(
+            "invalid tag {text:?}"
+        )));
+    }
+    Ok(reference)
+}
+
+fn oci_sources(archive: &Archive, wanted: Option<&Platform>) -> Result<Vec<Source>, ImageError> {
     let index: Index = json(&archive.read_json("index.json")?, "index.json")?;
     if index.manifests.len() > MAX_IMAGES {
         return Err(ImageError::archive(format_args!(
             "more than {MAX_IMAGES} images"
         )));
     }
-    index
+    let host = Platform::host();
+    let wanted = wanted.unwrap_or(&host);
+    let any = index.manifests.is_empty();
+    let sources: Vec<Source> = index
         .manifests
         .iter()
-        .map(|descriptor| oci_source(archive, descriptor))
-        .collect()
+        // Other platforms, and what is no image at all (attestations have the platform unknown/unknown).
+        .filter(|d| d.fits(wanted))
+        .map(|descriptor| oci_source(archive, descriptor, wanted))
+        .collect::<Result<_, _>>()?;
+    if sources.is_empty() && !any {
+        return Err(no_platform(wanted));
+    }
+    Ok(sources)
 }
 
-fn oci_source(archive: &Archive, top: &Descriptor) -> Result<Source, ImageError> {
+fn no_platform(wanted: &Platform) -> ImageError {
+    ImageError::archive(format_args!("no image in it is for the platform {wanted}"))
+}
+
+fn oci_source(
+    archive: &Archive,
+    top: &Descriptor,
+    wanted: &Platform,
+) -> Result<Source, ImageError> {
     let tags = match top.image_name() {
         Some(name) => vec![Reference::parse(name)?.or_latest()],
         None => Vec::new(),
@@ -282,23 +345,22 @@ fn oci_source(archive: &Archive, top: &Descriptor) -> Result<Source, ImageError>
         blobs.push(descriptor.digest.clone());
         if descriptor.is_index() {
             let index: Index = json(&bytes, "image index")?;
-            let fitting = index.manifests.into_iter().find(Descriptor::fits_host);
-            descriptor = fitting
-                .ok_or_else(|| ImageError::archive("no image for this machine's platform"))?;
+            descriptor = index
+                .manifests
+                .into_iter()
+                .find(|d| d.fits(wanted))
+                .ok_or_else(|| no_platform(wanted))?;
             continue;
         }
         let manifest: Manifest = json(&bytes, "image manifest")?;
-        let config = archive.read_blob(&manifest.config.digest)?;
-        let layers = manifest
-            .layers
-            .iter()
-            .map(|l| blob_path(&l.digest))
-            .collect::<Result<_, _>>()?;
-        blobs.extend(manifest.layers.into_iter().map(|l| l.digest));
         return Ok(Source {
-            config,
-            layers,
-            tags,
+            config: archive.read_blob(&manifest.config.digest)?,
+            layers: manifest
+                .layers
+                .iter()
+                .map(|l| blob_path(&l.digest))
+                .collect::<Result<_, _>>()?,
+            tags: tags.into_iter().filter(|t| t.digest().is_none()).collect(),
             blobs,
         });
     }

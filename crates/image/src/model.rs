@@ -162,8 +162,7 @@ pub(crate) struct ConfigFile {
     pub(crate) history: Vec<History>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) os: String,
-    #[serde(deserialize_with = "nullable")]
-    pub(crate) rootfs: RootFs,
+    pub(crate) rootfs: Option<RootFs>,
     #[serde(
         deserialize_with = "nullable",
         skip_serializing_if = "String::is_empty"
@@ -178,15 +177,33 @@ impl ConfigFile {
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, ImageError> {
         let file: Self = serde_json::from_slice(raw)
             .map_err(|e| ImageError::archive(format_args!("image config: {e}")))?;
-        if file.rootfs.diff_ids.len() > MAX_LAYERS {
+        if file.rootfs.is_none() {
+            return Err(ImageError::InvalidReference(
+                "invalid image JSON, no RootFS key".into(),
+            ));
+        }
+        if file.diff_ids().len() > MAX_LAYERS {
             return Err(ImageError::archive(format_args!(
                 "more than {MAX_LAYERS} layers"
             )));
         }
-        for diff_id in &file.rootfs.diff_ids {
+        for diff_id in file.diff_ids() {
             crate::digest::hex_of(diff_id)?;
         }
         Ok(file)
+    }
+
+    pub(crate) fn platform(&self) -> crate::oci::Platform {
+        crate::oci::Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        }
+    }
+
+    /// Its layers, lowest first.
+    pub(crate) fn diff_ids(&self) -> &[String] {
+        self.rootfs.as_ref().map_or(&[], |r| &r.diff_ids)
     }
 }
 
@@ -229,4 +246,21 @@ pub struct Image {
     pub last_tagged_unix_ns: i64,
     /// The config file's own bytes.
     pub raw_config: Arc<[u8]>,
+}
+
+impl Image {
+    /// When it was made, as its config says, in ns of the epoch.
+    pub fn created_unix_ns(&self) -> Option<i64> {
+        let created: jiff::Timestamp = self.created.as_deref()?.parse().ok()?;
+        i64::try_from(created.as_nanosecond()).ok()
+    }
+
+    /// What it runs on.
+    pub fn platform(&self) -> crate::Platform {
+        crate::Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::digest;
+pub(crate) use crate::platform::{HOST_OS, Platform};
 
 /// A chain id per layer: of all layers up to it.
 pub(crate) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
@@ -31,13 +32,6 @@ pub(crate) struct Descriptor {
     pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Platform {
-    pub(crate) architecture: String,
-    pub(crate) os: String,
-}
-
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Index {
     #[serde(default)]
@@ -51,15 +45,6 @@ pub(crate) struct Manifest {
     pub(crate) layers: Vec<Descriptor>,
 }
 
-/// Docker's name of this machine's architecture.
-pub(crate) fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 impl Descriptor {
     pub(crate) fn is_index(&self) -> bool {
         matches!(
@@ -69,11 +54,9 @@ impl Descriptor {
         )
     }
 
-    /// Says nothing else than this machine's platform.
-    pub(crate) fn fits_host(&self) -> bool {
-        self.platform
-            .as_ref()
-            .is_none_or(|p| p.os == "linux" && p.architecture == host_architecture())
+    /// Says nothing else than this platform.
+    pub(crate) fn fits(&self, wanted: &Platform) -> bool {
+        self.platform.as_ref().is_none_or(|p| wanted.fits(p))
     }
 
     /// The name to tag it with: containerd's full one, else one that is more than a bare tag.

@@ -84,6 +84,28 @@ impl Reference {
         })
     }
 
+    /// What the parameters `repo` and `tag` of tag, import and commit mean; an empty `repo` is none.
+    pub fn of_repo_and_tag(repo: &str, tag: &str) -> Result<Option<Self>, ImageError> {
+        if repo.is_empty() {
+            return Ok(None);
+        }
+        let reference = Self::parse(repo)?;
+        if reference.digest.is_some() {
+            return Err(ImageError::InvalidReference(
+                "cannot import digest reference".into(),
+            ));
+        }
+        if reference.familiar_name() == "sha256" {
+            return Err(ImageError::InvalidReference(
+                "refusing to create an ambiguous tag using digest algorithm as name".into(),
+            ));
+        }
+        if tag.is_empty() {
+            return Ok(Some(reference.or_latest()));
+        }
+        reference.with_tag(tag).map(Some)
+    }
+
     /// The same with tag `latest` if it has neither tag nor digest.
     #[must_use]
     pub fn or_latest(mut self) -> Self {

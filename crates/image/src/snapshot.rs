@@ -10,6 +10,8 @@ use crate::{Image, ImageError, ImageId};
 #[derive(Clone, Debug, Default)]
 pub struct ImageSnapshot {
     pub(crate) images: BTreeMap<ImageId, Arc<Image>>,
+    /// Removed, but a container uses them.
+    pub(crate) hidden: BTreeMap<ImageId, Arc<Image>>,
     /// Full references to ids.
     pub(crate) tags: BTreeMap<String, ImageId>,
 }
@@ -29,6 +31,62 @@ impl ImageSnapshot {
     /// The image of a full id.
     pub fn get(&self, id: &str) -> Option<&Arc<Image>> {
         self.images.get(id)
+    }
+
+    /// The image of a container, which may be removed already.
+    pub fn of_container(&self, id: &str) -> Option<&Arc<Image>> {
+        self.images.get(id).or_else(|| self.hidden.get(id))
+    }
+
+    /// Images that are removed and wait for their containers.
+    pub fn has_hidden(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
+    /// All of them, hidden ones too.
+    pub(crate) fn everything(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.images.values().chain(self.hidden.values())
+    }
+
+    pub(crate) fn put(&mut self, image: Image, hidden: bool) {
+        let (to, from) = if hidden {
+            (&mut self.hidden, &mut self.images)
+        } else {
+            (&mut self.images, &mut self.hidden)
+        };
+        from.remove(&image.id);
+        to.insert(image.id.clone(), Arc::new(image));
+    }
+
+    pub(crate) fn take(&mut self, id: &str) {
+        self.images.remove(id);
+        self.hidden.remove(id);
+    }
+
+    /// How much of each image's size other images have too (ids to bytes): layers below which all is the same.
+    pub fn shared_sizes(&self) -> BTreeMap<ImageId, u64> {
+        let chains: BTreeMap<&ImageId, Vec<String>> = self
+            .images
+            .iter()
+            .map(|(id, image)| (id, crate::oci::chain_ids(&image.diff_ids)))
+            .collect();
+        let mut users: BTreeMap<&str, usize> = BTreeMap::new();
+        for chain_id in chains.values().flatten() {
+            *users.entry(chain_id).or_default() += 1;
+        }
+        let shared = |id: &ImageId, image: &Image| {
+            let sizes = image.layer_sizes_bytes.iter();
+            let chain = chains.get(id).into_iter().flatten();
+            chain
+                .zip(sizes)
+                .filter(|(chain_id, _)| users.get(chain_id.as_str()).is_some_and(|n| *n > 1))
+                .map(|(_, size)| size)
+                .sum()
+        };
+        self.images
+            .iter()
+            .map(|(id, image)| (id.clone(), shared(id, image)))
+            .collect()
     }
 
     /// Number of images.

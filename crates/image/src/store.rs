@@ -9,7 +9,8 @@ use gantry_store::{Batch, Store, Table};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::{self, Blobs};
-use crate::layer::{DirLayers, LayerStore, Lower};
+use crate::holds::Holds;
+use crate::layer::{DirLayers, LayerStore, Lower, ScratchTree};
 use crate::model::ConfigFile;
 use crate::{Image, ImageError, ImageId, ImageSnapshot, Reference};
 
@@ -20,12 +21,19 @@ pub(crate) struct ImageRecord {
     pub(crate) last_tagged_unix_ns: i64,
     /// Blobs it keeps besides its config.
     pub(crate) blobs: Vec<String>,
+    /// It was removed while containers use it: only they still see it.
+    pub(crate) hidden: bool,
 }
 
 /// Record of a layer.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct LayerRecord {
     pub(crate) size_bytes: u64,
+    /// Length of its uncompressed tar.
+    pub(crate) tar_bytes: u64,
+    /// Blob with its tar as it came (plain, gzip or zstd); empty in records of before it was kept.
+    pub(crate) blob: String,
 }
 
 /// What changes; guarded by the lock.
@@ -33,8 +41,17 @@ pub(crate) struct LayerRecord {
 pub(crate) struct State {
     pub(crate) images: BTreeMap<ImageId, ImageRecord>,
     pub(crate) layers: BTreeMap<String, LayerRecord>,
-    /// Layers of loads under way, which no removal may take.
+    /// Layers and blobs of loads under way, which no removal may take.
     pub(crate) pinned: BTreeMap<String, usize>,
+}
+
+impl State {
+    fn has_blob(&self, digest: &String) -> bool {
+        self.pinned.contains_key(digest)
+            || self.images.contains_key(digest)
+            || self.images.values().any(|r| r.blobs.contains(digest))
+            || self.layers.values().any(|l| l.blob == *digest)
+    }
 }
 
 /// All images of a data root.
@@ -43,6 +60,7 @@ pub struct ImageStore {
     pub(crate) blobs: Blobs,
     pub(crate) layers: Box<dyn LayerStore>,
     pub(crate) snapshot: ArcSwap<ImageSnapshot>,
+    pub(crate) holds: Holds,
     state: Mutex<State>,
 }
 
@@ -79,13 +97,14 @@ impl ImageStore {
             blobs: Blobs::open(root)?,
             layers: Box::new(DirLayers::open(root)?),
             snapshot: ArcSwap::default(),
+            holds: Holds::default(),
             state: Mutex::new(State::default()),
             store,
         };
         let images: BTreeMap<ImageId, ImageRecord> = read_records(&this.store, Table::Images)?;
         let layers = read_records(&this.store, Table::Layers)?;
         let mut snapshot = ImageSnapshot::default();
-        let state = State {
+        let mut state = State {
             images,
             layers,
             pinned: BTreeMap::new(),
@@ -97,8 +116,8 @@ impl ImageStore {
         }
         let mut damaged = false;
         for (id, record) in &state.images {
-            match this.build(&state, id, record) {
-                Ok(image) => drop(snapshot.images.insert(id.clone(), Arc::new(image))),
+            match this.build(&state.layers, id, record) {
+                Ok(image) => snapshot.put(image, record.hidden),
                 Err(e) => {
                     damaged = true;
                     tracing::error!(image = %id, error = %e, "image is damaged and not shown; load it again");
@@ -108,7 +127,7 @@ impl ImageStore {
         if damaged {
             tracing::warn!("unreferenced layers and blobs are kept while an image is damaged");
         } else {
-            this.sweep(&state, &snapshot)?;
+            this.sweep(&mut state, &snapshot)?;
         }
         refresh_names(&mut snapshot);
         this.snapshot.store(Arc::new(snapshot));
@@ -137,15 +156,15 @@ impl ImageStore {
     /// An image from its record, its config and its layers' records.
     pub(crate) fn build(
         &self,
-        state: &State,
+        layers: &BTreeMap<String, LayerRecord>,
         id: &str,
         record: &ImageRecord,
     ) -> Result<Image, ImageError> {
         let raw = self.blobs.read(id)?;
         let file = ConfigFile::parse(&raw)?;
-        let mut sizes = Vec::with_capacity(file.rootfs.diff_ids.len());
-        for diff_id in &file.rootfs.diff_ids {
-            match state.layers.get(diff_id) {
+        let mut sizes = Vec::with_capacity(file.diff_ids().len());
+        for diff_id in file.diff_ids() {
+            match layers.get(diff_id) {
                 Some(layer) if self.layers.contains(diff_id) => sizes.push(layer.size_bytes),
                 _ => {
                     return Err(ImageError::archive(format_args!(
@@ -164,7 +183,7 @@ impl ImageStore {
             size_bytes: sizes.iter().sum(),
             config: file.config,
             history: file.history,
-            diff_ids: file.rootfs.diff_ids,
+            diff_ids: file.rootfs.unwrap_or_default().diff_ids,
             layer_sizes_bytes: sizes,
             architecture: file.architecture,
             variant: file.variant,
@@ -177,32 +196,55 @@ impl ImageStore {
         })
     }
 
-    /// Removes layers and blobs that no image has: left by a crash between the disk and the record, or by a failed
-    /// load.
-    fn sweep(&self, state: &State, snapshot: &ImageSnapshot) -> Result<(), ImageError> {
-        let used: BTreeSet<&String> = snapshot.images.values().flat_map(|i| &i.diff_ids).collect();
-        for diff_id in self.layers.list()? {
-            if !used.contains(&diff_id) {
-                self.layers.remove(&diff_id)?;
-            }
-        }
-        let kept = |d: &String| {
-            state.images.contains_key(d) || state.images.values().any(|r| r.blobs.contains(d))
-        };
-        for digest in self.blobs.list()? {
-            if !kept(&digest) {
-                self.blobs.remove(&digest)?;
-            }
-        }
-        let mut batch = Batch::new();
-        for diff_id in state.layers.keys().filter(|d| !used.contains(d)) {
+    /// Removes layers and blobs that no image has: left by a crash between the disk and the record.
+    fn sweep(&self, state: &mut State, snapshot: &ImageSnapshot) -> Result<(), ImageError> {
+        let mut candidates: BTreeSet<String> = self.layers.list()?.into_iter().collect();
+        candidates.extend(state.layers.keys().cloned());
+        candidates.extend(self.blobs.list()?);
+        self.collect(state, snapshot, Batch::new(), &candidates)
+            .map(drop)
+    }
+
+    /// Commits `batch` together with the removal of those of the `candidates` (diff ids and digests of blobs) that
+    /// nothing in `snapshot` and no load uses, and publishes `snapshot`. Removes the record of an image from `state`
+    /// before the call. The trees go when what is given back is dropped: not under the lock.
+    pub(crate) fn collect(
+        &self,
+        state: &mut State,
+        snapshot: &ImageSnapshot,
+        mut batch: Batch,
+        candidates: &BTreeSet<String>,
+    ) -> Result<Collected, ImageError> {
+        let used: BTreeSet<&String> = snapshot.everything().flat_map(|i| &i.diff_ids).collect();
+        let free: Vec<String> = candidates
+            .iter()
+            .filter(|d| !used.contains(d) && !state.pinned.contains_key(*d))
+            .cloned()
+            .collect();
+        for diff_id in free.iter().filter(|d| state.layers.contains_key(*d)) {
             batch.delete(Table::Layers, diff_id);
         }
-        if batch.is_empty() {
-            Ok(())
-        } else {
-            Ok(self.store.commit_blocking(batch)?)
+        if !batch.is_empty() {
+            self.store.commit_blocking(batch)?;
         }
+        self.publish(snapshot.clone());
+        let mut collected = Collected::default();
+        let mut blobs: Vec<String> = candidates.iter().cloned().collect();
+        for diff_id in free {
+            if let Some(record) = state.layers.remove(&diff_id) {
+                blobs.push(record.blob);
+            }
+            if let Some(tree) = self.layers.set_aside(&diff_id)? {
+                collected.trees.push(tree);
+                collected.layers.insert(diff_id);
+            }
+        }
+        for blob in blobs.iter().filter(|b| crate::digest::is_digest(b)) {
+            if !state.has_blob(blob) {
+                self.blobs.remove(blob)?;
+            }
+        }
+        Ok(collected)
     }
 
     /// Publishes a changed snapshot; called under the lock, after the commit.
@@ -210,6 +252,14 @@ impl ImageStore {
         refresh_names(&mut snapshot);
         self.snapshot.store(Arc::new(snapshot));
     }
+}
+
+/// What a removal took.
+#[derive(Default)]
+pub(crate) struct Collected {
+    /// Diff ids of the layers that went.
+    pub(crate) layers: BTreeSet<String>,
+    trees: Vec<ScratchTree>,
 }
 
 pub(crate) fn now_unix_ns() -> i64 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gantry_image::layer::{DirLayers, LayerStore, Lower};
 use gantry_image::tar::{Entry, Kind, Reader};
-use gantry_image::{Deleted, ImageStore, ImportOptions, LoadEvent};
+use gantry_image::{Deleted, ImageStore, ImportOptions, LoadEvent, Reference};
 use gantry_store::Store;
 use proptest::prelude::*;
 
@@ -48,7 +48,8 @@ fn link(path: &str, to: &str) -> Vec<u8> {
 fn unpack(root: &Path, bytes: &[u8]) -> Result<std::path::PathBuf, String> {
     let layers = DirLayers::open(root).unwrap();
     let done = layers
-        .ingest(&mut &bytes[..], None)
+        .stage(&mut &bytes[..], None)
+        .and_then(|staged| layers.publish(staged))
         .map_err(|e| e.to_string())?;
     let Lower::Dir(dir) = layers.lower(&done.diff_id).map_err(|e| e.to_string())?;
     Ok(dir)
@@ -99,6 +100,39 @@ fn long_names_pax_and_xattrs_round_trip() {
     );
     assert!(second.xattrs.is_empty());
     assert_eq!(reader.next_entry().unwrap(), None::<Entry>);
+}
+
+/// The same entry with another type byte.
+fn of_kind(kind: u8, mut entry: Vec<u8>) -> Vec<u8> {
+    entry[156] = kind;
+    entry[148..156].fill(b' ');
+    let sum: u32 = entry[..512].iter().map(|b| u32::from(*b)).sum();
+    entry[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    entry
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_cut_name_makes_no_directory() {
+    // Writers put the first 100 bytes of a long path into the header; byte 100 may be a slash.
+    let path = format!("{}file", "dir/".repeat(30));
+    let record = format!(" path={path}\n");
+    let record = format!("{}{record}", record.len() + 3);
+    let pax = |kind: u8| {
+        let header = of_kind(kind, file(&path[..100], b"data"));
+        let long = entry(tar::EntryType::XHeader, "pax", "", record.as_bytes());
+        archive(&[long, header, file("next", b"n")])
+    };
+    for kind in [b'0', 0] {
+        let bytes = pax(kind);
+        let mut reader = Reader::new(&bytes[..]);
+        let first = reader.next_entry().unwrap().unwrap();
+        assert_eq!((first.kind, first.size), (Kind::File, 4));
+        assert_eq!(first.path, path.as_bytes());
+        assert_eq!(reader.next_entry().unwrap().unwrap().path, b"next");
+    }
+    let old = archive(&[of_kind(0, file("old/", b""))]);
+    let first = Reader::new(&old[..]).next_entry().unwrap().unwrap();
+    assert_eq!(first.kind, Kind::Dir);
 }
 
 #[test]
@@ -225,7 +259,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
         "ENV A=1 B='x y'".to_owned(),
     ];
     let options = ImportOptions {
-        repo_tag: Some("first".into()),
+        reference: Reference::of_repo_and_tag("first", "").unwrap(),
         changes,
         ..ImportOptions::default()
     };
@@ -254,7 +288,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
             texts.push_str(&text);
         }
     };
-    let loaded = images.load(&saved[..], &mut hear).unwrap();
+    let loaded = images.load(&saved[..], None, &mut hear).unwrap();
     assert_eq!(texts, "Loaded image: busybox:latest\n");
     let mut wrong = config.clone();
     wrong["rootfs"]["diff_ids"] =
@@ -269,7 +303,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
     ]);
     assert!(
         images
-            .load(&lie[..], &mut |_| {})
+            .load(&lie[..], None, &mut |_| {})
             .unwrap_err()
             .to_string()
             .contains("diff id")
@@ -298,12 +332,13 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
         "No such image: nosuch:latest"
     );
 
-    images.tag("busybox", "other", "v1").unwrap();
-    let removed = images.remove("busybox", false, false, &|_| None).unwrap();
+    let other = Reference::of_repo_and_tag("other", "v1").unwrap().unwrap();
+    images.tag("busybox", &other).unwrap();
+    let removed = images.remove("busybox", false, &|_| None).unwrap().done;
     assert_eq!(removed, vec![Deleted::Untagged("busybox:latest".into())]);
     let running = |_: &String| Some(("c".repeat(64), true));
     let refused = images
-        .remove(&image.id, true, false, &running)
+        .remove(&image.id, true, &running)
         .unwrap_err()
         .to_string();
     let short = &image.id[7..19];
@@ -313,13 +348,13 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
             "conflict: unable to delete {short} (cannot be forced) - image is being used by running container cccccccccccc"
         )
     );
-    images.remove("other:v1", false, false, &|_| None).unwrap();
+    images.remove("other:v1", false, &|_| None).unwrap();
     assert_eq!(images.snapshot().len(), 1);
     assert!(
         images.rootfs(&first).unwrap()[0].is_dir(),
         "a shared layer went with the other image"
     );
-    let removed = images.remove("first", false, false, &|_| None).unwrap();
+    let removed = images.remove("first", false, &|_| None).unwrap().done;
     let expected = [
         Deleted::Untagged("first:latest".into()),
         Deleted::Deleted(first.id.clone()),

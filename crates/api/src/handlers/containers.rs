@@ -139,6 +139,7 @@ pub(super) async fn list(call: Call) -> Reply {
     let views = call.ctx.engine.list(&options)?;
     let sized = call.query.flag("size");
     let now = text::now_unix_ns();
+    let images = call.ctx.images.snapshot();
     let mut rows = Vec::with_capacity(views.len());
     for view in &views {
         let sizes = if sized {
@@ -146,7 +147,13 @@ pub(super) async fn list(call: Call) -> Reply {
         } else {
             None
         };
-        rows.push(render::summary(view, &call.ctx.daemon, now, sizes));
+        let mut row = render::summary(view, &call.ctx.daemon, now, sizes);
+        let named = images.resolve(&view.fixed.config.image);
+        if !named.is_ok_and(|image| image.id == view.fixed.image_id) {
+            // The name was removed, or is another image's now.
+            row.image.clone_from(&view.fixed.image_id);
+        }
+        rows.push(row);
     }
     reply::ok(&rows)
 }
@@ -159,7 +166,7 @@ pub(super) async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes,
         .ctx
         .images
         .snapshot()
-        .get(&view.fixed.image_id)
+        .of_container(&view.fixed.image_id)
         .map_or(0, |i| i.size_bytes);
     Ok(Sizes {
         rw,
@@ -197,7 +204,7 @@ pub(super) async fn inspect(call: Call) -> Reply {
         .ctx
         .images
         .snapshot()
-        .get(&view.fixed.image_id)
+        .of_container(&view.fixed.image_id)
         .cloned();
     let lowers = image
         .map(|i| super::images::lowers(&call.ctx.images, &i))

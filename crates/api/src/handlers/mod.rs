@@ -51,6 +51,9 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ImageDelete => images::delete(call).await,
         ImageLoad => images::load(call).await,
         ImageCreate => images::create(call).await,
+        ImagePrune => images::prune(call).await,
+        ImageGet | ImageGetAll => images::get(call).await,
+        ImagePush => images::push(call).await,
         other => Err(ApiError::not_implemented(format!(
             "{} is not implemented by this version of Gantry",
             other.name()

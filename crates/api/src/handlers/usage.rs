@@ -73,7 +73,8 @@ async fn containers(call: &Call) -> Result<Vec<ContainerSummary>, ApiError> {
 }
 
 fn images(call: &Call) -> Result<(u64, Vec<ImageSummary>), ApiError> {
-    let images: Vec<Arc<Image>> = call.ctx.images.snapshot().list().into_iter().collect();
+    let snapshot = call.ctx.images.snapshot();
+    let images = snapshot.list();
     let mut users: HashMap<String, i64> = HashMap::new();
     let options = ListOptions {
         all: true,
@@ -82,44 +83,25 @@ fn images(call: &Call) -> Result<(u64, Vec<ImageSummary>), ApiError> {
     for view in &call.ctx.engine.list(&options)? {
         *users.entry(view.fixed.image_id.to_string()).or_default() += 1;
     }
-    let layers = Layers::of(&images);
+    let shared = snapshot.shared_sizes();
     let rows = images.iter().map(|i| {
-        let mut row = image::summary(i, i.repo_tags.clone(), i.repo_digests.clone());
+        let shared_bytes = shared.get(&i.id).copied();
+        let mut row = image::summary(i, i.repo_tags.clone(), shared_bytes, call.version);
         row.containers = users.get(&row.id).copied().unwrap_or(0);
-        row.shared_size = i64::try_from(layers.shared_bytes(i)).unwrap_or(i64::MAX);
         row
     });
-    Ok((layers.bytes(), rows.collect()))
+    Ok((layers_bytes(&images), rows.collect()))
 }
 
-/// Layers, each with everything below it, as they are shared.
-struct Layers<'i>(HashMap<&'i [String], (u64, usize)>);
-
-impl<'i> Layers<'i> {
-    fn of(images: &'i [Arc<Image>]) -> Self {
-        let mut all: HashMap<&[String], (u64, usize)> = HashMap::new();
-        for image in images {
-            for (index, size_bytes) in image.layer_sizes_bytes.iter().enumerate() {
-                let Some(chain) = image.diff_ids.get(..=index) else {
-                    continue;
-                };
-                all.entry(chain).or_insert((*size_bytes, 0)).1 += 1;
+/// Sizes of all layers, each (with everything below it) counted once.
+fn layers_bytes(images: &[Arc<Image>]) -> u64 {
+    let mut all: HashMap<&[String], u64> = HashMap::new();
+    for image in images {
+        for (index, size_bytes) in image.layer_sizes_bytes.iter().enumerate() {
+            if let Some(chain) = image.diff_ids.get(..=index) {
+                all.insert(chain, *size_bytes);
             }
         }
-        Layers(all)
     }
-
-    fn bytes(&self) -> u64 {
-        self.0.values().map(|(size, _)| size).sum()
-    }
-
-    /// What an image has in common with others.
-    fn shared_bytes(&self, image: &Image) -> u64 {
-        let chains = (1..=image.diff_ids.len()).map(|n| &image.diff_ids[..n]);
-        chains
-            .filter_map(|chain| self.0.get(chain))
-            .filter(|(_, images)| *images > 1)
-            .map(|(size, _)| size)
-            .sum()
-    }
+    all.values().sum()
 }

@@ -6,6 +6,8 @@ use gantry_image::Image;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::version::ApiVersion;
+
 /// One row of the list.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -16,10 +18,79 @@ pub struct Summary {
     pub id: String,
     pub labels: Option<BTreeMap<String, String>>,
     pub parent_id: &'static str,
-    pub repo_digests: Vec<String>,
+    pub repo_digests: Option<Vec<String>>,
     pub repo_tags: Vec<String>,
     pub shared_size: i64,
     pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
+}
+
+/// Progress of a layer that is being loaded.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct LayerProgress {
+    pub status: &'static str,
+    pub progress_detail: ProgressDetail,
+    pub progress: String,
+    pub id: String,
+}
+
+/// `progressDetail`
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ProgressDetail {
+    pub current: u64,
+    pub total: u64,
+}
+
+impl LayerProgress {
+    /// `current` bytes of `total` of the layer with this digest.
+    pub fn new(digest: &str, current: u64, total: u64) -> Self {
+        let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+        Self {
+            status: "Loading layer",
+            progress_detail: ProgressDetail { current, total },
+            progress: progress_bar(current, total),
+            id: hex.get(..12).unwrap_or(hex).to_owned(),
+        }
+    }
+}
+
+/// Width of the bar between its brackets.
+const BAR_WIDTH: usize = 50;
+
+/// Docker's bar: `[====>     ]  10.24kB/20.48kB`.
+fn progress_bar(current: u64, total: u64) -> String {
+    let share = (current as f64 / total.max(1) as f64 * 100.0) as usize / 2;
+    let filled = share.min(BAR_WIDTH);
+    format!(
+        "[{}>{}] {:>8}/{}",
+        "=".repeat(filled),
+        " ".repeat(BAR_WIDTH - filled),
+        human_size(current),
+        human_size(total)
+    )
+}
+
+/// Bytes with four digits and a decimal unit, as Docker shows them.
+fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit < UNITS.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        v if v >= 100.0 => 1,
+        v if v >= 10.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.decimals$}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}{}", UNITS[unit])
 }
 
 /// Answer of inspect.
@@ -34,6 +105,8 @@ pub struct Inspect {
     pub comment: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_config: Option<ContainerConfig>,
     pub docker_version: String,
     pub author: String,
     pub architecture: String,
@@ -41,6 +114,8 @@ pub struct Inspect {
     pub variant: String,
     pub os: String,
     pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
     pub graph_driver: super::container::GraphDriver,
     #[serde(rename = "RootFS")]
     pub root_fs: RootFs,
@@ -101,6 +176,30 @@ pub struct Config {
     pub working_dir: String,
 }
 
+/// `ContainerConfig`, which says nothing any more.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct ContainerConfig {
+    pub hostname: &'static str,
+    pub domainname: &'static str,
+    pub user: &'static str,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    pub env: Option<()>,
+    pub cmd: Option<()>,
+    pub image: &'static str,
+    pub volumes: Option<()>,
+    pub working_dir: &'static str,
+    pub entrypoint: Option<()>,
+    pub on_build: Option<()>,
+    pub labels: Option<()>,
+}
+
 /// One step of the history.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -114,8 +213,32 @@ pub struct HistoryItem {
     pub tags: Option<Vec<String>>,
 }
 
+/// Clients below this version see `<none>:<none>` where there is no tag, and null where there is no digest.
+const EMPTY_LISTS_SINCE_MINOR: u32 = 43;
+/// Clients below this version see `VirtualSize`, and the year one where an image does not say when it was made.
+const NO_VIRTUAL_SIZE_SINCE_MINOR: u32 = 44;
+/// Clients below this version see `ContainerConfig`.
+const NO_CONTAINER_CONFIG_SINCE_MINOR: u32 = 45;
+
+fn virtual_size(image: &Image, version: ApiVersion) -> Option<u64> {
+    (!version.at_least(NO_VIRTUAL_SIZE_SINCE_MINOR)).then_some(image.size_bytes)
+}
+
 /// The row of an image.
-pub fn summary(image: &Image, repo_tags: Vec<String>, repo_digests: Vec<String>) -> Summary {
+pub fn summary(
+    image: &Image,
+    mut repo_tags: Vec<String>,
+    shared_bytes: Option<u64>,
+    version: ApiVersion,
+) -> Summary {
+    let mut repo_digests = Some(image.repo_digests.clone());
+    if !version.at_least(EMPTY_LISTS_SINCE_MINOR) && image.repo_digests.is_empty() {
+        repo_digests = None;
+        if repo_tags.is_empty() {
+            repo_tags.push("<none>:<none>".to_owned());
+            repo_digests = Some(vec!["<none>@<none>".to_owned()]);
+        }
+    }
     Summary {
         containers: -1,
         created: image.created_unix_s,
@@ -124,13 +247,14 @@ pub fn summary(image: &Image, repo_tags: Vec<String>, repo_digests: Vec<String>)
         parent_id: "",
         repo_digests,
         repo_tags,
-        shared_size: -1,
+        shared_size: shared_bytes.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX)),
         size: image.size_bytes,
+        virtual_size: virtual_size(image, version),
     }
 }
 
 /// The document of an image.
-pub fn inspect(image: &Image, lowers: &[std::path::PathBuf]) -> Inspect {
+pub fn inspect(image: &Image, lowers: &[std::path::PathBuf], version: ApiVersion) -> Inspect {
     let mut data = BTreeMap::new();
     let mut paths = lowers.iter().map(|l| l.to_string_lossy().into_owned());
     if let Some(top) = paths.next() {
@@ -146,13 +270,19 @@ pub fn inspect(image: &Image, lowers: &[std::path::PathBuf]) -> Inspect {
         repo_digests: image.repo_digests.clone(),
         parent: "",
         comment: image.comment.clone(),
-        created: image.created.clone(),
+        created: image.created.clone().or_else(|| {
+            let old = !version.at_least(NO_VIRTUAL_SIZE_SINCE_MINOR);
+            old.then(|| "0001-01-01T00:00:00Z".to_owned())
+        }),
+        container_config: (!version.at_least(NO_CONTAINER_CONFIG_SINCE_MINOR))
+            .then(ContainerConfig::default),
         docker_version: image.docker_version.clone(),
         author: image.author.clone(),
         architecture: image.architecture.clone(),
         variant: image.variant.clone(),
         os: image.os.clone(),
         size: image.size_bytes,
+        virtual_size: virtual_size(image, version),
         graph_driver: super::container::GraphDriver {
             data,
             name: crate::render::STORAGE_DRIVER,
@@ -228,4 +358,37 @@ pub fn history(image: &Image) -> Vec<HistoryItem> {
 
 fn unix_seconds(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().map_or(0, |t| t.as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_reads_as_dockers() {
+        let p = LayerProgress::new(&format!("sha256:{}", "ab".repeat(32)), 10240, 10240);
+        assert_eq!(
+            serde_json::to_string(&p).unwrap(),
+            format!(
+                r#"{{"status":"Loading layer","progressDetail":{{"current":10240,"total":10240}},"progress":"[{}>]  10.24kB/10.24kB","id":"abababababab"}}"#,
+                "=".repeat(50)
+            )
+        );
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (32768, "32.77kB"),
+            (557056, "557.1kB"),
+            (2129920, "2.13MB"),
+        ] {
+            assert_eq!(human_size(bytes), text);
+        }
+        assert!(progress_bar(5, 10).starts_with(&format!(
+            "[{}>{}]",
+            "=".repeat(25),
+            " ".repeat(25)
+        )));
+        assert!(progress_bar(0, 0).ends_with("0B/0B"));
+    }
 }

@@ -173,7 +173,29 @@ async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), Engi
     wait::announce_removal(container);
     container.changed.notify_all();
     files::delete_trash_later(&container.fixed.dir);
+    reap_images_later(container);
     Ok(())
+}
+
+/// An image that was removed while this container used it may go now.
+fn reap_images_later(container: &Rc<Container>) {
+    let shared = container.shard.shared.clone();
+    if !shared.images.snapshot().has_hidden() {
+        return;
+    }
+    gantry_rt::spawn("container.reap-images", async move {
+        let job = gantry_rt::workers::run_long("image-reap", move || shared.reap_images());
+        let result = match job {
+            Ok(job) => job.await,
+            Err(e) => Err(e),
+        };
+        let result = result
+            .map_err(|e| e.to_string())
+            .and_then(|r| r.map_err(|e| e.to_string()));
+        if let Err(error) = result {
+            tracing::warn!(%error, "a removed image cannot be deleted now; it is at the next start");
+        }
+    });
 }
 
 async fn delete_record(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::extract::Extractor;
 use super::remove::remove_tree;
-use super::{Ingested, LayerStore, Lower};
+use super::{Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
 use crate::ImageError;
 use crate::digest::{self, HashingReader};
 use crate::error::IoContext;
@@ -57,63 +57,64 @@ impl DirLayers {
         Ok(self.layers.join(digest::hex_of(diff_id)?))
     }
 
-    fn fill(
-        &self,
-        tmp: &Path,
-        tar: &mut dyn Read,
-        expected: Option<&str>,
-    ) -> Result<Ingested, ImageError> {
-        let root = open_dir(tmp)?;
-        let mut reader = tar::Reader::new(HashingReader::new(tar));
-        let mut extractor = Extractor::new(root.as_fd())?;
-        while let Some(entry) = reader.next_entry().map_err(ImageError::archive)? {
-            extractor.add(&entry, &mut reader)?;
+    fn scratch_tree(&self, kind: &str) -> ScratchTree {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        ScratchTree {
+            path: self.tmp.join(format!("{kind}-{serial}")),
+            kept: false,
         }
-        let size_bytes = extractor.finish()?;
-        // What follows the end mark belongs to the digest.
-        let mut rest = reader.into_inner();
-        io::copy(&mut rest, &mut io::sink()).context(|| "read layer".into())?;
-        let (diff_id, _) = rest.finish();
-        if let Some(expected) = expected
-            && expected != diff_id
-        {
-            return Err(ImageError::archive(format_args!(
-                "layer has diff id {diff_id}, its image says {expected}"
-            )));
-        }
-        rustix::fs::syncfs(&root).context(|| "sync layer".into())?;
-        Ok(Ingested {
-            diff_id,
-            size_bytes,
-        })
     }
 }
 
+/// Unpacks into `tmp`; synced when it returns.
+fn fill(tmp: &Path, tar: &mut dyn Read, expected: Option<&str>) -> Result<Ingested, ImageError> {
+    let root = open_dir(tmp)?;
+    let mut reader = tar::Reader::new(HashingReader::new(tar));
+    let mut extractor = Extractor::new(root.as_fd())?;
+    while let Some(entry) = reader.next_entry()? {
+        extractor.add(&entry, &mut reader)?;
+    }
+    let size_bytes = extractor.finish()?;
+    // What follows the end mark belongs to the digest.
+    let mut rest = reader.into_inner();
+    io::copy(&mut rest, &mut io::sink()).context(|| "read layer".into())?;
+    let (diff_id, tar_bytes) = rest.finish();
+    if let Some(expected) = expected
+        && expected != diff_id
+    {
+        return Err(ImageError::archive(format_args!(
+            "layer has diff id {diff_id}, its image says {expected}"
+        )));
+    }
+    rustix::fs::syncfs(&root).context(|| "sync layer".into())?;
+    Ok(Ingested {
+        diff_id,
+        size_bytes,
+        tar_bytes,
+    })
+}
+
 impl LayerStore for DirLayers {
-    fn ingest(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<Ingested, ImageError> {
-        let tmp = self.tmp.join(format!(
-            "layer-{}",
-            self.serial.fetch_add(1, Ordering::Relaxed)
-        ));
-        std::fs::create_dir(&tmp).context(|| format!("make {}", tmp.display()))?;
-        let filled = self.fill(&tmp, tar, expected).and_then(|ingested| {
-            let dir = self.dir(&ingested.diff_id)?;
-            match std::fs::rename(&tmp, &dir) {
-                Ok(()) => {}
-                // Another load brought the same content first.
-                Err(_) if dir.is_dir() => remove_path(&tmp)?,
-                Err(e) => return Err(e).context(|| format!("rename to {}", dir.display())),
-            }
-            let layers = open_dir(&self.layers)?;
-            rustix::fs::fsync(&layers).context(|| format!("sync {}", self.layers.display()))?;
-            Ok(ingested)
-        });
-        if filled.is_err()
-            && let Err(e) = remove_path(&tmp)
-        {
-            tracing::warn!(error = %e, "cannot remove a failed layer; it goes at the next start");
+    fn stage(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
+        let tree = self.scratch_tree("layer");
+        let path = &tree.path;
+        std::fs::create_dir(path).context(|| format!("make {}", path.display()))?;
+        let ingested = fill(path, tar, expected)?;
+        Ok(StagedLayer { ingested, tree })
+    }
+
+    fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {
+        let StagedLayer { ingested, mut tree } = staged;
+        let dir = self.dir(&ingested.diff_id)?;
+        match std::fs::rename(&tree.path, &dir) {
+            Ok(()) => tree.kept = true,
+            // Another load brought the same content first.
+            Err(_) if dir.is_dir() => {}
+            Err(e) => return Err(e).context(|| format!("rename to {}", dir.display())),
         }
-        filled
+        let layers = open_dir(&self.layers)?;
+        rustix::fs::fsync(&layers).context(|| format!("sync {}", self.layers.display()))?;
+        Ok(ingested)
     }
 
     fn lower(&self, diff_id: &str) -> Result<Lower, ImageError> {
@@ -124,15 +125,12 @@ impl LayerStore for DirLayers {
         self.dir(diff_id).is_ok_and(|dir| dir.is_dir())
     }
 
-    fn remove(&self, diff_id: &str) -> Result<(), ImageError> {
+    fn set_aside(&self, diff_id: &str) -> Result<Option<ScratchTree>, ImageError> {
         let dir = self.dir(diff_id)?;
-        let tmp = self.tmp.join(format!(
-            "gone-{}",
-            self.serial.fetch_add(1, Ordering::Relaxed)
-        ));
-        match std::fs::rename(&dir, &tmp) {
-            Ok(()) => remove_path(&tmp),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        let tree = self.scratch_tree("gone");
+        match std::fs::rename(&dir, &tree.path) {
+            Ok(()) => Ok(Some(tree)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(|| format!("remove {}", dir.display())),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -16,6 +16,7 @@ use super::path::clean;
 use super::remove::remove_tree;
 use crate::ImageError;
 use crate::error::IoContext;
+use crate::space::SpaceGuard;
 use crate::tar::{Entry, Kind};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -25,13 +26,18 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// What the overlay itself writes; a layer that brings it would steer the mount.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
+/// Bytes of a file copied at once.
+const COPY_BYTES: usize = 64 * 1024;
+
 pub(super) struct Extractor<'a> {
     root: BorrowedFd<'a>,
-    /// Directories whose metadata waits for their content.
-    dirs: Vec<(CString, Entry)>,
+    /// Directories whose times wait for their content.
+    dirs: Vec<(CString, Timestamps)>,
     /// The last parent and its fd.
     parent: Option<(CString, OwnedFd)>,
     size_bytes: u64,
+    space: SpaceGuard,
+    buffer: Vec<u8>,
 }
 
 impl<'a> Extractor<'a> {
@@ -42,6 +48,8 @@ impl<'a> Extractor<'a> {
             dirs: Vec::new(),
             parent: None,
             size_bytes: 0,
+            space: SpaceGuard::new(),
+            buffer: vec![0; COPY_BYTES],
         })
     }
 
@@ -50,32 +58,33 @@ impl<'a> Extractor<'a> {
         let parts = clean(&entry.path)?;
         let Some((name, parents)) = parts.split_last() else {
             if entry.kind == Kind::Dir {
-                self.dirs.push((c".".to_owned(), entry.clone()));
+                set_metadata(self.root, entry).context(|| "layer root".into())?;
+                self.dirs.push((c".".to_owned(), times(entry)));
             }
             return Ok(());
         };
         let what = || format!("layer entry {:?}", String::from_utf8_lossy(&entry.path));
-        self.enter(parents).context(what)?;
+        self.enter(parents).map_err(|e| blame(e, what()))?;
         let Some((_, parent)) = self.parent.take() else {
             return Err(io::Error::from(io::ErrorKind::NotFound)).context(what);
         };
         let keep = self
             .add_in(parent.as_fd(), name, &parts, entry, content)
-            .context(what)?;
+            .map_err(|e| blame(e, what()))?;
         if keep {
             self.parent = Some((joined(parents).context(what)?, parent));
         }
         Ok(())
     }
 
-    /// Applies what directories waited for; the sum of the sizes of the files.
+    /// Applies what directories waited for; the sum of the sizes of the files and links.
     pub(super) fn finish(self) -> Result<u64, ImageError> {
-        for (path, entry) in self.dirs.iter().rev() {
+        for (path, times) in self.dirs.iter().rev() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             match open_in(self.root, path, flags) {
-                Ok(dir) => set_metadata(dir.as_fd(), entry).context(|| {
-                    format!("layer entry {:?}", String::from_utf8_lossy(&entry.path))
-                })?,
+                Ok(dir) => {
+                    rustix::fs::futimens(&dir, times).context(|| "layer directory".into())?;
+                }
                 // A later entry took its place.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(e) => return Err(e).context(|| "layer directory".into()),
@@ -130,6 +139,12 @@ impl<'a> Extractor<'a> {
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 if kind != FileType::Directory || entry.kind != Kind::Dir {
                     over_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+                    if matches!(kind, FileType::RegularFile | FileType::Symlink)
+                        && stat.st_nlink == 1
+                    {
+                        let gone = u64::try_from(stat.st_size).unwrap_or(0);
+                        self.size_bytes = self.size_bytes.saturating_sub(gone);
+                    }
                     remove_tree(parent, &name)?;
                     replaced = true;
                 }
@@ -141,22 +156,21 @@ impl<'a> Extractor<'a> {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(e) => return Err(e.into()),
                 }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+                let dir = open_in(parent, &name, flags)?;
                 if over_whiteout {
                     // The directory below was deleted before this one was made.
-                    let dir = open_in(
-                        parent,
-                        &name,
-                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-                    )?;
                     rustix::fs::fsetxattr(&dir, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
                 }
-                self.dirs.push((joined(parts)?, entry.clone()));
+                set_metadata(dir.as_fd(), entry)?;
+                self.dirs.push((joined(parts)?, times(entry)));
             }
             Kind::File => self.file(parent, &name, entry, content)?,
             Kind::HardLink => self.hard_link(parent, &name, entry)?,
             Kind::Symlink => {
                 rustix::fs::symlinkat(CString::new(entry.link.as_slice())?, parent, &name)?;
                 set_metadata_at(parent, &name, entry)?;
+                self.size_bytes += entry.link.len() as u64;
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 let kind = match entry.kind {
@@ -187,11 +201,20 @@ impl<'a> Extractor<'a> {
             flags,
             Mode::from_raw_mode(0o600),
         )?);
-        let copied = io::copy(&mut content.take(entry.size), &mut file)?;
-        if copied != entry.size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut left = entry.size;
+        while left > 0 {
+            let want = usize::try_from(left).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
+            let n = match content.read(&mut self.buffer[..want]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            self.space.take(&file, n as u64)?;
+            file.write_all(&self.buffer[..n])?;
+            left -= n as u64;
         }
-        self.size_bytes += copied;
+        self.size_bytes += entry.size;
         set_metadata(file.as_fd(), entry)
     }
 
@@ -214,6 +237,36 @@ impl<'a> Extractor<'a> {
             AtFlags::empty(),
         )?;
         Ok(())
+    }
+}
+
+/// Whether the archive or the machine is at fault.
+fn blame(error: io::Error, what: String) -> ImageError {
+    let of_archive = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(errno) => matches!(
+            errno,
+            Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::ISDIR
+                | Errno::EXIST
+                | Errno::NOTEMPTY
+                | Errno::LOOP
+                | Errno::NAMETOOLONG
+                | Errno::INVAL
+                | Errno::MLINK
+                | Errno::PERM
+                | Errno::RANGE
+                | Errno::TOOBIG
+        ),
+        None => error.kind() != io::ErrorKind::StorageFull,
+    };
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => ImageError::truncated(),
+        _ if of_archive => ImageError::archive(format_args!("{what}: {error}")),
+        _ => ImageError::Io {
+            what,
+            source: error,
+        },
     }
 }
 

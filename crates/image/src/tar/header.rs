@@ -45,6 +45,8 @@ pub enum Kind {
 
 pub(super) enum Flag {
     Entry(Kind),
+    /// Older than POSIX: a directory if its whole name ends with a slash, else a file.
+    OldEntry,
     PaxNext,
     PaxGlobal,
     GnuLongName,
@@ -76,7 +78,7 @@ pub(super) fn parse(block: &Block) -> Result<Header, TarError> {
         whole.extend_from_slice(&name);
         name = whole;
     }
-    let flag = flag(block[156], &name)?;
+    let flag = flag(block[156])?;
     let known = posix || &block[257..263] == b"ustar ";
     let device = matches!(flag, Flag::Entry(Kind::CharDevice | Kind::BlockDevice));
     let device_number = |range: std::ops::Range<usize>| {
@@ -101,11 +103,10 @@ pub(super) fn parse(block: &Block) -> Result<Header, TarError> {
     })
 }
 
-fn flag(byte: u8, name: &[u8]) -> Result<Flag, TarError> {
+fn flag(byte: u8) -> Result<Flag, TarError> {
     Ok(match byte {
-        // Archives older than POSIX mark a directory by its slash.
-        b'0' | 0 | b'7' if name.ends_with(b"/") => Flag::Entry(Kind::Dir),
-        b'0' | 0 | b'7' => Flag::Entry(Kind::File),
+        0 => Flag::OldEntry,
+        b'0' | b'7' => Flag::Entry(Kind::File),
         b'1' => Flag::Entry(Kind::HardLink),
         b'2' => Flag::Entry(Kind::Symlink),
         b'3' => Flag::Entry(Kind::CharDevice),

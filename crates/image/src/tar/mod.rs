@@ -3,11 +3,13 @@
 mod header;
 mod pax;
 mod reader;
+mod writer;
 
 pub use header::{Kind, TarError};
 pub use pax::MAX_XATTR_VALUE_BYTES;
 pub use reader::{
     Entry, MAX_ENTRIES, MAX_EXTENSION_BYTES, MAX_EXTENSIONS_PER_ENTRY, MAX_PATH_BYTES, Reader,
 };
+pub use writer::Writer;
 
 pub(crate) const BLOCK_BYTES: usize = 512;

@@ -13,7 +13,7 @@ pub const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Extension headers before one entry.
 pub const MAX_EXTENSIONS_PER_ENTRY: usize = 8;
 /// Entries in one archive.
-pub const MAX_ENTRIES: u64 = 8_000_000;
+pub const MAX_ENTRIES: u64 = 2_000_000;
 
 /// What a header says; the content is read from the [`Reader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,16 @@ impl<R: Read> Reader<R> {
                 };
             };
             let header = header::parse(&block)?;
-            if let Flag::Entry(kind) = header.flag {
+            let kind = match header.flag {
+                Flag::Entry(kind) => Some(kind),
+                Flag::OldEntry => {
+                    let name = extensions.path.as_ref().unwrap_or(&header.name);
+                    let dir = name.ends_with(b"/");
+                    Some(if dir { Kind::Dir } else { Kind::File })
+                }
+                _ => None,
+            };
+            if let Some(kind) = kind {
                 return self.entry(header, kind, extensions).map(Some);
             }
             seen += 1;
@@ -94,7 +103,7 @@ impl<R: Read> Reader<R> {
                 Flag::GnuLongName => extensions.path = Some(long_name(&bytes)?),
                 Flag::GnuLongLink => extensions.link = Some(long_name(&bytes)?),
                 // Global records (git's commit id) never change an entry, as in Docker.
-                Flag::PaxGlobal | Flag::Entry(_) => {}
+                Flag::PaxGlobal | Flag::Entry(_) | Flag::OldEntry => {}
             }
         }
     }
