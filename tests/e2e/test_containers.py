@@ -203,6 +203,23 @@ def test_a_restart_remembers_when_the_last_run_ended(engine):
     assert state["Running"] and "0001-01-01" < state["FinishedAt"] <= state["StartedAt"]
 
 
+def test_restarts_are_counted_when_they_are_decided(engine):
+    create(engine, "fails", Cmd=["sh", "-c", "exit 2"],
+           HostConfig=NONE | {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}})
+    post(engine, "fails/start")
+    seen = set()
+
+    def ended():
+        box = inspect(engine, "fails")
+        state = box["State"]
+        seen.add((state["Status"], state["Running"], state["Restarting"], box["RestartCount"]))
+        return state["Status"] == "exited"
+    wait_for(ended, "the policy gives up", step_s=0.002)
+    assert seen <= {("running", True, False, 0), ("restarting", True, True, 1), ("running", True, False, 1),
+                    ("restarting", True, True, 2), ("running", True, False, 2), ("exited", False, False, 2)}
+    assert ("restarting", True, True, 1) in seen and ("exited", False, False, 2) in seen
+
+
 def test_a_joined_network_is_that_of_the_container_not_of_the_name(engine):
     create(engine, "owner")
     owner = inspect(engine, "owner")["Id"]
@@ -235,6 +252,25 @@ def test_prune_removes_what_does_not_run_and_says_so(engine):
     until = engine.json("GET", "/info")[1]["SystemTime"]
     events = engine.ok("events", "--since", since, "--until", until, "--filter", "event=prune", "--format", "json")
     assert [json.loads(e)["Actor"]["Attributes"]["reclaimed"] for e in events.splitlines()][:1] == ["0"]
+
+
+def test_what_is_not_there_can_be_pruned_and_inspected(engine):
+    done = engine.cli("inspect", "nosuch")
+    assert (done.returncode, done.stdout.strip()) == (1, "[]") and "No such object: nosuch" in done.stderr
+    for kind in ("networks", "volumes", "build"):
+        status, doc = engine.json("POST", f"/v1.48/{kind}/prune?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D")
+        assert status == 400 and "invalid filter 'foo'" in doc["message"]
+        status, doc = engine.json("POST", f"/v1.48/{kind}/prune")
+        assert status == 200 and not any(doc.values())
+
+
+def test_an_unknown_network_is_missed_at_the_start(engine):
+    done = engine.cli("run", "--name", "lonely", "--network", "nosuch", "busybox", "true")
+    assert done.returncode == 125 and "Unable to find image" not in done.stderr
+    assert "failed to set up container networking: network nosuch not found" in done.stderr
+    box = inspect(engine, "lonely")
+    assert box["State"]["Status"] == "created" and box["State"]["ExitCode"] == 128
+    assert box["HostConfig"]["NetworkMode"] == "nosuch" and list(box["NetworkSettings"]["Networks"]) == ["nosuch"]
 
 
 def test_filters_of_events(engine):

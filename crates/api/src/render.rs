@@ -129,7 +129,7 @@ fn config(view: &ContainerView, kept: &Kept) -> Config {
     let keys = |list: &[String], kept: &Option<crate::wire::create::KeySet>| {
         let mut set = kept.clone().unwrap_or_default();
         set.extend(list.iter().map(|k| (k.clone(), serde_json::json!({}))));
-        (!set.is_empty() || kept.is_some()).then_some(set)
+        (!set.is_empty()).then_some(set)
     };
     let some_list = |l: &[String], kept: &Option<Vec<String>>| {
         if l.is_empty() {

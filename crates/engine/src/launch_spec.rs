@@ -93,8 +93,15 @@ fn joined_container(
     shared: &Shared,
     fixed: &FixedView,
 ) -> Result<Option<Arc<ContainerView>>, EngineError> {
-    let NetworkMode::Container(key) = &fixed.host.network_mode else {
-        return Ok(None);
+    let key = match &fixed.host.network_mode {
+        NetworkMode::Container(key) => key,
+        // There are no networks of users until networking is built.
+        NetworkMode::Named(name) => {
+            return Err(EngineError::NotFound(format!(
+                "failed to set up container networking: network {name} not found"
+            )));
+        }
+        NetworkMode::Default | NetworkMode::None | NetworkMode::Host => return Ok(None),
     };
     // Docker does not class this one.
     let view = match shared.index.resolve(key) {

@@ -400,6 +400,12 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str) {
         host.shm_size = DEFAULT_SHM_BYTES;
     }
     host.oom_kill_disable.get_or_insert(false);
+    // What is empty is shown as if it had not been sent.
+    host.links = host.links.take().filter(|l| !l.is_empty());
+    host.mounts = host.mounts.take().filter(|l| !l.is_empty());
+    if host.privileged && host.security_opt.is_none() {
+        host.security_opt = Some(vec!["label=disable".to_owned()]);
+    }
     let defaults = |list: &[&str]| Some(list.iter().map(|&s| s.to_owned()).collect());
     if !host.privileged {
         host.masked_paths = host

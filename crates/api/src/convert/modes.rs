@@ -18,7 +18,7 @@ pub(super) fn network(request: &CreateRequest, host: &HostConfig) -> Result<Netw
                 ));
             }
             Some(name) => NetworkMode::Container(name.to_owned()),
-            None => return Err(ApiError::not_found(format!("network {other} not found"))),
+            None => NetworkMode::Named(other.to_owned()),
         },
     };
     if let NetworkMode::Container(_) = mode {
@@ -29,10 +29,10 @@ pub(super) fn network(request: &CreateRequest, host: &HostConfig) -> Result<Netw
         .iter()
         .flat_map(|n| n.endpoints.iter().flatten())
     {
-        if !matches!(name.as_str(), "default" | "bridge" | "none" | "host")
-            && !name.starts_with("container:")
-        {
-            return Err(ApiError::not_found(format!("network {name} not found")));
+        let predefined = matches!(name.as_str(), "default" | "bridge" | "none" | "host");
+        if !predefined && !name.starts_with("container:") && *name != mode.as_docker() {
+            // No 404: clients take that for a missing image.
+            return Err(ApiError::invalid(format!("network {name} not found")));
         }
         if endpoint.as_ref().is_some_and(asks_for_something) {
             return Err(ApiError::not_implemented(format!(

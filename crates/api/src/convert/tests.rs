@@ -96,10 +96,11 @@ fn what_is_not_built_is_refused_loudly() {
     ] {
         assert_eq!(error(host).0, 501, "{host}");
     }
-    assert_eq!(
-        error(r#"{"NetworkMode":"mine"}"#),
-        (404, "network mine not found".to_owned())
-    );
+    let other = r#"{"Image":"b","NetworkingConfig":{"EndpointsConfig":{"mine":{}}}}"#;
+    assert_eq!(spec(other).unwrap_err().message, "network mine not found");
+    // A network's absence is found at the start.
+    let named = spec(r#"{"Image":"b","HostConfig":{"NetworkMode":"mine"}}"#).unwrap();
+    assert_eq!(named.host.network_mode.as_docker(), "mine");
 }
 
 #[test]

@@ -326,59 +326,6 @@ pub(super) async fn delete(call: Call) -> Reply {
     reply::empty(StatusCode::NO_CONTENT)
 }
 
-const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
-
-pub(super) async fn prune(call: Call) -> Reply {
-    let wanted = filters::parse(call.query.get("filters"))?;
-    filters::check_keys(&wanted, PRUNE_FILTERS)?;
-    let until = match wanted.get("until").map_or(&[][..], Vec::as_slice) {
-        [] => None,
-        [text] => Some(until_ns(text)?),
-        _ => return Err(ApiError::invalid("more than one until filter specified")),
-    };
-    let (with, without) = (wanted.get("label"), wanted.get("label!"));
-    let options = ListOptions {
-        all: true,
-        ..ListOptions::default()
-    };
-    let (mut deleted, mut reclaimed) = (Vec::new(), 0);
-    for view in call.ctx.engine.list(&options)? {
-        use gantry_engine::model::Status;
-        let labels = &view.fixed.config.labels;
-        let matches = matches!(
-            view.state.status,
-            Status::Created | Status::Exited | Status::Dead
-        ) && with.is_none_or(|w| filters::labels_match(w, labels))
-            && without.is_none_or(|w| w.is_empty() || !filters::labels_match(w, labels))
-            && until.is_none_or(|until| view.fixed.created_unix_ns <= until);
-        if !matches {
-            continue;
-        }
-        let size = sizes_of(&call, &view).await?.rw;
-        match call
-            .ctx
-            .engine
-            .remove(&view.id, RemoveOptions::default())
-            .await
-        {
-            Ok(()) => {
-                reclaimed += size;
-                deleted.push(view.id.to_string());
-            }
-            // Started or removed by somebody else in the meantime.
-            Err(e) => tracing::debug!(container = %view.id, error = %e, "not pruned"),
-        }
-    }
-    call.ctx.engine.publish_event(
-        "container",
-        "prune",
-        "",
-        vec![("reclaimed".to_owned(), reclaimed.to_string())],
-    );
-    let deleted = (!deleted.is_empty()).then_some(deleted);
-    reply::ok(&serde_json::json!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
-}
-
 /// A moment in a filter: RFC 3339, unix seconds, or a span like `24h` before now.
 pub(super) fn until_ns(filter: &str) -> Result<i64, ApiError> {
     let now = u64::try_from(text::now_unix_ns()).unwrap_or(0);

@@ -3,6 +3,7 @@
 mod containers;
 mod images;
 mod networks;
+mod prune;
 mod streams;
 mod system;
 mod usage;
@@ -40,7 +41,15 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerResize => containers::resize(call).await,
         ContainerTop => containers::top(call).await,
         ContainerDelete => containers::delete(call).await,
-        ContainerPrune => containers::prune(call).await,
+        ContainerPrune => prune::containers(call).await,
+        NetworkPrune => prune::networks(call),
+        VolumePrune => prune::volumes(call),
+        BuildPrune => prune::build_cache(call),
+        // No plugin can be installed.
+        PluginInspect => Err(ApiError::not_found(format!(
+            "plugin {} not found",
+            crate::query::quoted(&call.key)
+        ))),
         ContainerWait => streams::wait(call).await,
         ContainerLogs => streams::logs(call).await,
         ContainerAttach => streams::attach(call).await,

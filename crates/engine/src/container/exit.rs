@@ -78,6 +78,8 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
         && !container.client_restart.get()
         && !container.shard.shared.is_closing();
     let next = if again {
+        // Counted when it is decided, as Docker shows it while the container waits.
+        container.inner.borrow_mut().restart_count += 1;
         Status::Restarting
     } else {
         Status::Exited

@@ -226,7 +226,6 @@ pub(crate) fn schedule_restart(container: &Rc<Container>, delay: Duration) {
         if container.status() != Status::Restarting {
             return;
         }
-        container.inner.borrow_mut().restart_count += 1;
         if let Err(e) = start_locked(&container, Cause::Policy).await {
             tracing::warn!(id = %container.id, error = %e, "restart by policy failed");
         }

@@ -137,6 +137,8 @@ pub enum NetworkMode {
     Host,
     /// The namespace of another container, by id or name as the client gave it.
     Container(String),
+    /// A network of the user, by name or id as the client gave it. Whether there is one is asked at the start.
+    Named(String),
 }
 
 impl NetworkMode {
@@ -147,6 +149,7 @@ impl NetworkMode {
             Self::None => "none".to_owned(),
             Self::Host => "host".to_owned(),
             Self::Container(id) => format!("container:{id}"),
+            Self::Named(name) => name.clone(),
         }
     }
 }
