@@ -127,15 +127,16 @@ impl DeviceRule {
             DeviceRule::everything(false),
             DeviceRule::mknod_of(DeviceKind::Char),
             DeviceRule::mknod_of(DeviceKind::Block),
-            DeviceRule::char_device(1, Some(3)), // null
-            DeviceRule::char_device(1, Some(5)), // zero
-            DeviceRule::char_device(1, Some(7)), // full
-            DeviceRule::char_device(1, Some(8)), // random
-            DeviceRule::char_device(1, Some(9)), // urandom
-            DeviceRule::char_device(5, Some(0)), // tty
-            DeviceRule::char_device(5, Some(1)), // console
-            DeviceRule::char_device(5, Some(2)), // ptmx
-            DeviceRule::char_device(136, None),  // pts
+            DeviceRule::char_device(1, Some(3)),    // null
+            DeviceRule::char_device(1, Some(5)),    // zero
+            DeviceRule::char_device(1, Some(7)),    // full
+            DeviceRule::char_device(1, Some(8)),    // random
+            DeviceRule::char_device(1, Some(9)),    // urandom
+            DeviceRule::char_device(5, Some(0)),    // tty
+            DeviceRule::char_device(5, Some(1)),    // console
+            DeviceRule::char_device(5, Some(2)),    // ptmx
+            DeviceRule::char_device(10, Some(200)), // net/tun
+            DeviceRule::char_device(136, None),     // pts
         ]
     }
 

@@ -137,6 +137,15 @@ impl Group {
         Some(&dir.path)
     }
 
+    /// The directory in every hierarchy of version 1, named ones without controllers included, in the order in which
+    /// the host has them mounted.
+    pub fn v1_paths(&self) -> impl Iterator<Item = &Path> {
+        self.dirs
+            .iter()
+            .filter(|dir| !dir.is_v2)
+            .map(|dir| dir.path.as_path())
+    }
+
     /// The cgroup2 directory, on v2 and hybrid hosts.
     pub fn v2_path(&self) -> Option<&Path> {
         let dir = self.dirs.iter().find(|dir| dir.is_v2)?;
@@ -307,18 +316,19 @@ impl Group {
 
 fn relative_path(parent: &str, id: &str) -> Result<PathBuf, CgroupError> {
     let invalid = || CgroupError::InvalidPath(format!("{parent}/{id}"));
-    let is_plain = |path: &Path| {
-        path.components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    };
-    let parent = Path::new(parent.trim_start_matches('/'));
+    // Cleaned as an absolute path, as Docker does: nothing is above the root.
+    let mut clean = PathBuf::new();
+    for part in Path::new(parent).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    let parent = clean.as_path();
     let name = Path::new(id);
     let one_name = matches!(name.components().next(), Some(Component::Normal(only)) if only == id);
-    if !one_name
-        || !is_plain(parent)
-        || id.contains('\0')
-        || parent.as_os_str().as_encoded_bytes().contains(&0)
-    {
+    if !one_name || id.contains('\0') || parent.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(invalid());
     }
     Ok(parent.components().chain(name.components()).collect())

@@ -51,6 +51,8 @@ fn quota_and_period(limits: &Limits) -> Result<(Option<i64>, Option<u64>), Cgrou
     };
     let quota = i128::from(nano_cpus) * i128::from(DEFAULT_PERIOD_US) / NANOS_PER_CPU;
     match i64::try_from(quota) {
+        // Too little to be expressed is no limit, as under dockerd.
+        Ok(0) if nano_cpus > 0 => Ok((None, None)),
         Ok(quota) if quota > 0 => Ok((Some(quota), Some(DEFAULT_PERIOD_US))),
         _ => Err(invalid("NanoCPUs", nano_cpus)),
     }

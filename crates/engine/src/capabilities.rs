@@ -175,6 +175,10 @@ mod tests {
             resolve(&[], &names(&["CHOWN"]), false).unwrap(),
             default_mask() & !1
         );
-        assert!(resolve(&names(&["NOPE"]), &[], false).is_err());
+        let unknown = resolve(&[], &names(&["nope"]), false).unwrap_err();
+        assert_eq!(
+            unknown.to_string(),
+            "invalid CapDrop: unknown capability: \"CAP_NOPE\""
+        );
     }
 }

@@ -116,6 +116,23 @@ pub fn resolve_argv(config: &ContainerConfig) -> Result<(String, Vec<String>), E
     Ok((path, all.collect()))
 }
 
+/// An absolute path without `.`, `..`, empty parts and a slash at its end, by its text alone, as Docker cleans it.
+/// Nothing stays nothing.
+pub fn clean_path(path: &str) -> String {
+    if path.is_empty() {
+        return String::new();
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 /// The environment of the program: Docker's variables first, the configured ones override.
 pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<String> {
     let mut env = vec![
@@ -127,13 +144,20 @@ pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<
     }
     for item in &config.env {
         let name = variable_name(item);
-        env.retain(|e| variable_name(e) != name);
-        if item.contains('=') {
-            env.push(item.clone());
+        let at = env.iter().position(|e| variable_name(e) == name);
+        match (at, item.contains('=')) {
+            // The last value of a name counts, at the place of the first.
+            (Some(at), true) => env[at].clone_from(item),
+            (None, true) => env.push(item.clone()),
+            (Some(at), false) => drop(env.remove(at)),
+            (None, false) => {}
         }
     }
-    if !env.iter().any(|e| variable_name(e) == "HOME") {
-        env.push(format!("HOME={home}"));
+    match env.iter().position(|e| variable_name(e) == "HOME") {
+        // The OCI runtime behind dockerd takes an empty one for none.
+        Some(at) if env[at] == "HOME=" => env[at] = format!("HOME={home}"),
+        Some(_) => {}
+        None => env.push(format!("HOME={home}")),
     }
     env
 }
@@ -182,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn working_directories_are_cleaned() {
+        for (given, clean) in [
+            ("", ""),
+            ("/", "/"),
+            ("/a/../b/./c/", "/b/c"),
+            ("/../..//a", "/a"),
+        ] {
+            assert_eq!(clean_path(given), clean);
+        }
+    }
+
+    #[test]
     fn environment() {
         assert_eq!(
             merge_env(&words(&["A=1", "B=2"]), &words(&["B=3", "C"])),
@@ -194,7 +230,15 @@ mod tests {
         };
         assert_eq!(
             process_env(&config, "h", "/root"),
-            words(&["TERM=xterm", "PATH=/p", "HOME=/root"])
+            words(&["PATH=/p", "TERM=xterm", "HOME=/root"])
+        );
+        let twice = ContainerConfig {
+            env: words(&["HOME=", "A=1", "B=2", "A=3"]),
+            ..ContainerConfig::default()
+        };
+        assert_eq!(
+            process_env(&twice, "h", "/root")[2..],
+            words(&["HOME=/root", "A=3", "B=2"])
         );
         let plain = ContainerConfig::default();
         assert_eq!(

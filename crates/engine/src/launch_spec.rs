@@ -17,7 +17,7 @@ use crate::container::{Container, files};
 use crate::model::*;
 use crate::shard::Shared;
 use crate::user::{self, Accounts, Identity};
-use crate::{EngineError, capabilities, command};
+use crate::{EngineError, capabilities, command, sysctl};
 
 /// Compiled system call filters, shared by all shards; used on workers only.
 pub(crate) struct SeccompCache {
@@ -141,7 +141,7 @@ fn stage_blocking(
     let accounts = Accounts::read(&layers)?;
     let who = user::resolve(&fixed.config.user, &fixed.host.group_add, &accounts)?;
     if joined.is_none() {
-        files::etc_files(fixed, &shared.config.dns).write(fixed)?;
+        files::etc_files(fixed, &shared.config.dns)?.write(fixed)?;
     }
     let rootfs = RootfsSpec {
         lowers,
@@ -175,6 +175,19 @@ fn network(fixed: &FixedView, joined: Option<&ContainerView>) -> Result<NetMode,
         (NetworkMode::Host, None) => NetMode::Host,
         _ => NetMode::New,
     })
+}
+
+/// Whether a container of this mode shares the daemon's own network, directly or by joining one that does.
+fn is_host_network(network: &NetMode) -> Result<bool, EngineError> {
+    let joined = match network {
+        NetMode::New => return Ok(false),
+        NetMode::Host => return Ok(true),
+        NetMode::Join(namespace) => namespace,
+    };
+    let failed = |e: rustix::io::Errno| EngineError::io("stat a network namespace", e.into());
+    let joined = rustix::fs::fstat(joined).map_err(failed)?;
+    let own = rustix::fs::stat("/proc/self/ns/net").map_err(failed)?;
+    Ok((joined.st_dev, joined.st_ino) == (own.st_dev, own.st_ino))
 }
 
 /// What was found out about a start before its specification is put together.
@@ -232,6 +245,8 @@ fn build(
     };
     let argv = std::iter::once(&fixed.path).chain(&fixed.args);
     let env = command::process_env(config, &hostname, &who.home);
+    let new_network = matches!(network, NetMode::New);
+    let host_network = is_host_network(&network)?;
     Ok(LaunchSpec {
         argv: c_strings(argv, "argument")?,
         env: c_strings(&env, "environment variable")?,
@@ -265,7 +280,7 @@ fn build(
             .shm_size_bytes
             .filter(|n| *n > 0)
             .unwrap_or(DEFAULT_SHM_BYTES),
-        sysctls: sysctls(host),
+        sysctls: sysctl::of_start(&host.sysctls, new_network, host_network)?,
         rootfs,
         binds: etc_binds(fixed, joined),
         tmpfs: tmpfs(host),
@@ -292,25 +307,6 @@ fn c_strings<'a>(
             })
         })
         .collect()
-}
-
-fn sysctls(host: &HostSpec) -> Vec<(String, String)> {
-    let mut all: BTreeMap<String, String> = BTreeMap::new();
-    if host.network_mode != NetworkMode::Host
-        && !matches!(host.network_mode, NetworkMode::Container(_))
-    {
-        // As Docker: programs without privileges may ping and serve low ports in their own namespace.
-        all.insert(
-            "net.ipv4.ping_group_range".to_owned(),
-            "0 2147483647".to_owned(),
-        );
-        all.insert(
-            "net.ipv4.ip_unprivileged_port_start".to_owned(),
-            "0".to_owned(),
-        );
-    }
-    all.extend(host.sysctls.clone());
-    all.into_iter().collect()
 }
 
 fn tmpfs(host: &HostSpec) -> Vec<TmpfsMount> {
@@ -466,13 +462,5 @@ mod tests {
         assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
         assert!(rlimits(&[], &[limit("nope", 1, 1)]).is_err());
         assert!(rlimits(&[], &[limit("nofile", 3, 2)]).is_err());
-    }
-
-    #[test]
-    fn sysctls_of_own_namespaces_only() {
-        let mut host = HostSpec::default();
-        assert_eq!(sysctls(&host).len(), 2);
-        host.network_mode = NetworkMode::Host;
-        assert!(sysctls(&host).is_empty());
     }
 }

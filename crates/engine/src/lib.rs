@@ -30,10 +30,12 @@ mod names;
 mod orphan;
 mod shard;
 mod signals;
+mod sysctl;
 mod user;
 mod wait_handle;
 
 pub use boot::BootReport;
+pub use command::clean_path;
 pub use config::EngineConfig;
 pub use container::attach::AttachTicket;
 pub use container::logs::LogStream;

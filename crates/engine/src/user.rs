@@ -15,7 +15,7 @@ use crate::EngineError;
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Supplementary groups of a process (the kernel takes 65,536).
 pub const MAX_GROUPS: usize = 1024;
-const MAX_ID: u64 = (1 << 31) - 1;
+const MAX_ID: i64 = (1 << 31) - 1;
 
 /// Who runs the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,14 +135,13 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
 }
 
 fn number(text: &str) -> Result<Option<u32>, EngineError> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(None);
-    }
-    match text.parse::<u64>() {
-        Ok(value) if value <= MAX_ID => Ok(Some(value as u32)),
-        _ => Err(EngineError::InvalidParameter(format!(
+    // A sign is part of a number, as in Docker; what does not fit in 64 bits is a name.
+    match text.parse::<i64>() {
+        Ok(value) if (0..=MAX_ID).contains(&value) => Ok(Some(value as u32)),
+        Ok(_) => Err(cannot_be_found(format!(
             "uids and gids must be in range 0-{MAX_ID}"
         ))),
+        Err(_) => Ok(None),
     }
 }
 
@@ -202,16 +201,21 @@ fn resolve_group(name: &str, text: &str) -> Result<u32, EngineError> {
         return Ok(group.gid);
     }
     number(name)?.ok_or_else(|| {
-        EngineError::InvalidParameter(format!(
+        cannot_be_found(format!(
             "unable to find group {name}: no matching entries in group file"
         ))
     })
 }
 
 fn no_user(name: &str) -> EngineError {
-    EngineError::InvalidParameter(format!(
+    cannot_be_found(format!(
         "unable to find user {name}: no matching entries in passwd file"
     ))
+}
+
+/// Docker answers a start with a status of its own fault: the request to start was right, what create took was not.
+fn cannot_be_found(message: String) -> EngineError {
+    EngineError::System(message)
 }
 
 #[cfg(test)]
@@ -271,7 +275,18 @@ mod tests {
             resolve("root", &added, &a).unwrap(),
             identity(0, 0, &[0, 50, 99], "/root")
         );
-        for bad in ["nobody", "web:nogroup", "4294967296", "0:4294967295"] {
+        assert_eq!(
+            resolve("+77", &none, &a).unwrap(),
+            identity(77, 0, &[0], "/")
+        );
+        for bad in [
+            "nobody",
+            "web:nogroup",
+            "4294967296",
+            "0:4294967295",
+            "-1",
+            "0:-1",
+        ] {
             assert!(resolve(bad, &none, &a).is_err(), "{bad}");
         }
     }

@@ -38,9 +38,9 @@ pub enum LaunchError {
     },
     /// a step between clone and exec failed
     #[error(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start \
-         container process: error during container init: {}{}: {}",
-        .step.text(), subject(.about), errno_text(*.errno)
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: error during container init: {}",
+        child_reason(*.step, .about.as_deref().unwrap_or_default(), *.errno)
     )]
     Child {
         /// Which.
@@ -64,7 +64,7 @@ pub enum LaunchError {
     #[error("failed to prepare the container: {0}")]
     Cgroup(#[from] CgroupError),
     /// a value cannot be used
-    #[error("invalid {what}: {value:?}")]
+    #[error("invalid {what} {value:?}")]
     Invalid {
         /// Which.
         what: &'static str,
@@ -169,13 +169,33 @@ impl KeeperError {
     }
 }
 
-fn subject(about: &Option<String>) -> String {
-    about.as_ref().map(|a| format!(" {a}")).unwrap_or_default()
+/// What failed in the child: in the words of the OCI runtime behind dockerd where clients may know them.
+fn child_reason(step: Step, about: &str, errno: i32) -> String {
+    let is_file = errno == libc::ENOTDIR;
+    let errno = errno_text(errno);
+    match step {
+        Step::Hostname => format!("sethostname: {errno}"),
+        Step::Rlimit => format!(
+            "error setting rlimits for ready process: error setting rlimit type {about}: {errno}"
+        ),
+        Step::Sysctl => format!("failed to write sysctl {about}: {errno}"),
+        // What dockerd says, which makes the directory itself.
+        Step::Cwd if is_file => format!("Cannot mkdir: {about} is not a directory"),
+        Step::Cwd => format!("chdir to cwd ({about:?}) set in config.json failed: {errno}"),
+        _ if about.is_empty() => format!("{}: {errno}", step.text()),
+        _ => format!("{} {about}: {errno}", step.text()),
+    }
 }
 
 fn exec_reason(path: &str, errno: i32, stage: ExecStage) -> String {
     match stage {
         ExecStage::NotInPath => "executable file not found in $PATH".to_owned(),
+        // dockerd adds its guess about bind mounts to every such error.
+        ExecStage::Stat if errno == libc::ENOTDIR => format!(
+            "stat {path}: {}: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified \
+             host path exists and is the expected type",
+            errno_text(errno)
+        ),
         ExecStage::Stat => format!("stat {path}: {}", errno_text(errno)),
         ExecStage::IsDirectory => "is a directory: permission denied".to_owned(),
         ExecStage::Permission => "permission denied".to_owned(),

@@ -142,7 +142,8 @@ fn start(listener: &OwnedFd, root: &OwnedFd, shard: usize, exe: &Path) -> Result
         std::ptr::null(),
     ];
     let mut setup = SpawnSetup::new()?;
-    setup.open(0, c"/dev/null", libc::O_RDONLY)?;
+    // Containers without input inherit it, and dockerd's may write to theirs.
+    setup.open(0, c"/dev/null", libc::O_RDWR)?;
     setup.open(1, c"/dev/null", libc::O_WRONLY)?;
     setup.open(2, &log, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND)?;
     setup.dup(listener.as_raw_fd(), LISTEN_FD)?;

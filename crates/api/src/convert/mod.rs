@@ -7,6 +7,7 @@ mod modes;
 mod security;
 mod versions;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gantry_engine::model::{CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit};
@@ -281,7 +282,7 @@ fn check_host(host: &HostConfig) -> Result<(), ApiError> {
                 "invalid mount path: '{path}' mount path must be absolute"
             )));
         }
-        if path.trim_end_matches('/').is_empty() {
+        if gantry_engine::clean_path(path) == "/" {
             return Err(ApiError::invalid(
                 "invalid specification: destination can't be '/'",
             ));

@@ -42,6 +42,7 @@ pub(crate) fn check(
             "the working directory '{dir}' is invalid, it needs to be an absolute path"
         )));
     }
+    *dir = command::clean_path(dir);
     for item in &spec.config.env {
         if item.is_empty() || item.starts_with('=') || item.contains('\0') {
             return Err(EngineError::InvalidParameter(format!(

@@ -1,7 +1,7 @@
 //! The control group of a start: made and limited before the clone.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gantry_cgroup::{CgroupError, Controller, Group, Version};
 use gantry_keeper_proto::plan::FdIndex;
@@ -11,24 +11,6 @@ use rustix::fs::{Mode, OFlags};
 use super::fds::FdTable;
 use crate::error::LaunchError;
 use crate::spec::CgroupSpec;
-
-/// Those a v1 host may have mounted, in the order they appear inside.
-const V1_CONTROLLERS: &[Controller] = &[
-    Controller::Cpu,
-    Controller::Cpuacct,
-    Controller::Cpuset,
-    Controller::Memory,
-    Controller::Devices,
-    Controller::Freezer,
-    Controller::Blkio,
-    Controller::Pids,
-    Controller::Hugetlb,
-    Controller::NetCls,
-    Controller::NetPrio,
-    Controller::PerfEvent,
-    Controller::Rdma,
-    Controller::Misc,
-];
 
 /// Removes the group unless it is taken.
 #[derive(Debug)]
@@ -140,16 +122,12 @@ fn v2_tree(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
 }
 
 fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
-    let mut seen: Vec<PathBuf> = Vec::new();
     let mut trees = Vec::new();
-    for path in V1_CONTROLLERS.iter().filter_map(|c| group.path(*c)) {
+    for path in group.v1_paths() {
         let Some(name) = hierarchy_name(path, group.relative()) else {
             continue;
         };
-        if !seen.iter().any(|known| known == path) {
-            seen.push(path.to_owned());
-            trees.push((name, open(path, OFlags::PATH | OFlags::DIRECTORY)?));
-        }
+        trees.push((name, open(path, OFlags::PATH | OFlags::DIRECTORY)?));
     }
     Ok(trees)
 }

@@ -208,7 +208,11 @@ pub(crate) fn subject_of(plan: &Plan, step: Step, detail: u32) -> Option<String>
     let at = detail as usize;
     match step {
         Step::Mount | Step::MountTarget => plan.mounts.get(at).map(|m| lossy(&m.target)),
-        Step::Sysctl => plan.sysctls.get(at).map(|(path, _)| lossy(path)),
+        Step::Sysctl => plan.sysctls.get(at).map(|(path, value)| {
+            let path = lossy(path);
+            let value = String::from_utf8_lossy(value);
+            format!("{} = {value:?}: write {path}", program::sysctl_name(&path))
+        }),
         Step::Mask => plan.masked_paths.get(at).map(|p| lossy(p)),
         Step::ReadOnly => plan.readonly_paths.get(at).map(|p| lossy(p)),
         Step::Rlimit => plan.rlimits.get(at).map(|r| r.resource.to_string()),

@@ -194,12 +194,11 @@ impl<'a> Mounts<'a> {
 
     /// An empty read-only directory to mask others with.
     pub(crate) fn mask_dir(&mut self) -> Result<FdIndex, LaunchError> {
-        let attributes = dev::nosuid_nodev_noexec() | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let tree = dev::new_fs(
             "tmpfs",
             "tmpfs",
-            &[("mode", "755"), ("size", "4k")],
-            attributes,
+            &[("size", "4k"), ("nr_inodes", "1"), ("ro", "")],
+            MountAttrFlags::MOUNT_ATTR_RDONLY,
         )
         .map_err(failed("make", "the mask"))?;
         self.fds.add(tree)
@@ -231,7 +230,7 @@ impl<'a> Mounts<'a> {
         }
         let base = dev::new_fs(
             "tmpfs",
-            "cgroup",
+            "tmpfs",
             &[("mode", "755")],
             dev::nosuid_nodev_noexec(),
         )
@@ -244,8 +243,7 @@ impl<'a> Mounts<'a> {
                     .map_err(|e| failed("link", alias)(e.into()))?;
             }
         }
-        set_mount_attributes(base.as_fd(), attributes.bits().into(), false)
-            .map_err(failed("make read-only", top))?;
+        // Writable, as under dockerd: only the hierarchies in it are not.
         self.tree(base, top, Kind::Directory)?;
         for (name, tree) in trees {
             let fd = self.fds.add(tree)?;

@@ -83,6 +83,17 @@ pub(crate) fn sysctl_path(name: &str) -> Result<CString, LaunchError> {
     absolute("sysctl", &format!("/proc/sys/{path}"))
 }
 
+/// The other way round: the dotted name of a kernel parameter's file.
+pub(crate) fn sysctl_name(path: &str) -> String {
+    let swapped = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    let relative = path.strip_prefix("/proc/sys/").unwrap_or(path);
+    relative.chars().map(swapped).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +135,10 @@ mod tests {
         assert_eq!(
             sysctl_path("net/ipv4/ip_forward").expect("valid"),
             c("/proc/sys/net/ipv4/ip_forward")
+        );
+        assert_eq!(
+            sysctl_name("/proc/sys/net/ipv4/conf/eth0.1/forwarding"),
+            "net.ipv4.conf.eth0/1.forwarding"
         );
         assert!(sysctl_path("net../../x").is_err());
     }
