@@ -142,24 +142,34 @@ pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<
     if config.tty {
         env.push("TERM=xterm".to_owned());
     }
+    let defaults = env.len();
     for item in &config.env {
         let name = variable_name(item);
-        let at = env.iter().position(|e| variable_name(e) == name);
-        match (at, item.contains('=')) {
-            // The last value of a name counts, at the place of the first.
-            (Some(at), true) => env[at].clone_from(item),
-            (None, true) => env.push(item.clone()),
-            (Some(at), false) => drop(env.remove(at)),
-            (None, false) => {}
+        let of_name = |e: &String| variable_name(e) == name;
+        match env[..defaults].iter().position(of_name) {
+            Some(at) if item.contains('=') => env[at].clone_from(item),
+            // A name alone takes the default away.
+            Some(at) => env[at].clear(),
+            None if item.contains('=') => env.push(item.clone()),
+            None => {}
         }
     }
-    match env.iter().position(|e| variable_name(e) == "HOME") {
-        // The OCI runtime behind dockerd takes an empty one for none.
-        Some(at) if env[at] == "HOME=" => env[at] = format!("HOME={home}"),
-        Some(_) => {}
-        None => env.push(format!("HOME={home}")),
+    // Of equal names the last one counts, where it stands; an empty home is none.
+    let mut last: Vec<String> = Vec::with_capacity(env.len() + 1);
+    for item in env.into_iter().rev().filter(|e| !e.is_empty()) {
+        if !last
+            .iter()
+            .any(|l| variable_name(l) == variable_name(&item))
+        {
+            last.push(item);
+        }
     }
-    env
+    last.reverse();
+    last.retain(|e| e != "HOME=");
+    if !last.iter().any(|e| variable_name(e) == "HOME") {
+        last.push(format!("HOME={home}"));
+    }
+    last
 }
 
 #[cfg(test)]
@@ -233,12 +243,12 @@ mod tests {
             words(&["PATH=/p", "TERM=xterm", "HOME=/root"])
         );
         let twice = ContainerConfig {
-            env: words(&["HOME=", "A=1", "B=2", "A=3"]),
+            env: words(&["HOME=/x", "HOME=", "A=1", "B=2", "A=3", "B"]),
             ..ContainerConfig::default()
         };
         assert_eq!(
             process_env(&twice, "h", "/root")[2..],
-            words(&["HOME=/root", "A=3", "B=2"])
+            words(&["B=2", "A=3", "HOME=/root"])
         );
         let plain = ContainerConfig::default();
         assert_eq!(

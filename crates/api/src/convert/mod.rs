@@ -7,7 +7,6 @@ mod modes;
 mod security;
 mod versions;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use gantry_engine::model::{CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit};
