@@ -3,8 +3,8 @@
 use gantry_rt::http::{Outcome, Response, ResponseBody};
 use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    PRAGMA, SERVER, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, PRAGMA, SERVER, X_CONTENT_TYPE_OPTIONS,
 };
 use serde::Serialize;
 
@@ -79,6 +79,17 @@ pub fn error(error: &ApiError) -> Outcome {
         return response(error.status, None, ResponseBody::empty()).into();
     }
     response(error.status, Some(JSON), ResponseBody::full(error.body())).into()
+}
+
+/// An error as plain text of this content type, and the end of the connection.
+pub fn plain_error(error: &ApiError, content_type: &'static str) -> Reply {
+    let body = ResponseBody::full(format!("{}\r\n", error.message));
+    let mut response = Response::new(body);
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(response.into())
 }
 
 /// "page not found", without the headers of the API, as dockerd's multiplexer answers.

@@ -243,6 +243,7 @@ impl Engine {
         key: &str,
         options: AttachOptions,
     ) -> Result<AttachTicket, EngineError> {
+        attach::parse_detach_keys(&options)?;
         self.on_owner(key, |c| async move { attach::check(&c, options) })
             .await
     }

@@ -73,6 +73,46 @@ pub fn parse(text: &str, now_ns: u64) -> Result<u64, BadTime> {
         .ok_or_else(|| BadTime(text.to_owned()))
 }
 
+/// A number of a timestamp could not be read; Go's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("strconv.ParseInt: parsing {}: {reason}", serde_json::Value::from(text.as_str()))]
+pub struct BadTimestamp {
+    text: String,
+    reason: &'static str,
+}
+
+/// Reads `seconds[.fraction]` since 1970 as dockerd reads `since` and `until` of logs and events: both parts are decimal
+/// numbers with an optional sign, digits below a nanosecond are cut off. Times before 1970 become 0.
+pub fn parse_timestamp(text: &str) -> Result<u64, BadTimestamp> {
+    let (seconds, fraction) = match text.split_once('.') {
+        Some((seconds, fraction)) => (seconds, Some(fraction)),
+        None => (text, None),
+    };
+    let seconds = i128::from(parse_int(seconds)?);
+    let mut nanos = 0;
+    if let Some(fraction) = fraction {
+        let value = i128::from(parse_int(fraction)?);
+        nanos = match 9_i32.saturating_sub(i32::try_from(fraction.len()).unwrap_or(i32::MAX)) {
+            up @ 0.. => value * 10_i128.pow(up.unsigned_abs()),
+            // A number of 64 bits has 19 digits: past that many there is nothing left.
+            down => value / 10_i128.pow(down.unsigned_abs().min(30)),
+        };
+    }
+    let ns = seconds * i128::from(NS_PER_S) + nanos;
+    Ok(u64::try_from(ns.max(0)).unwrap_or(u64::MAX))
+}
+
+fn parse_int(text: &str) -> Result<i64, BadTimestamp> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    text.parse::<i64>().map_err(|e| BadTimestamp {
+        text: text.to_owned(),
+        reason: match e.kind() {
+            PosOverflow | NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        },
+    })
+}
+
 fn parse_unix(text: &str) -> Option<u64> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());

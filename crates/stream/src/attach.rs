@@ -2,19 +2,19 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, race};
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::Shutdown;
 
 use crate::io::ContainerIo;
 use crate::keys::Detector;
 use crate::mux;
-use crate::subscription::{SubscribeOptions, Subscription};
+use crate::subscription::Subscription;
 
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
@@ -30,8 +30,6 @@ pub struct AttachOptions {
     pub stdout: bool,
     /// It wants standard error.
     pub stderr: bool,
-    /// Sent first, as it is (earlier log content, already framed as the client expects).
-    pub logs_prefix: Option<Bytes>,
     /// The container has a terminal: detach keys are looked for.
     pub tty: bool,
     /// Output in frames; otherwise raw.
@@ -55,37 +53,16 @@ pub enum AttachEnd {
 
 /// Serves the connection until the output ends, the client detaches or hangs up. The client closing only its write side
 /// ends its input; output goes on. `input_closed` is called when the container's stdin should be closed (with the
-/// keeper's copy of it).
+/// keeper's copy of it). The subscription was made earlier: nothing is missed between a container's start and the first
+/// wait.
 pub async fn serve(
-    sock: OwnedFd,
-    over_read: Bytes,
-    io: Rc<ContainerIo>,
-    options: AttachOptions,
-    input_closed: impl FnOnce(),
-) -> AttachEnd {
-    let subscription = io.subscribe(SubscribeOptions {
-        stdout: options.stdout,
-        stderr: options.stderr,
-    });
-    serve_with(subscription, sock, over_read, io, options, input_closed).await
-}
-
-/// As [`serve`], with a subscription made earlier: nothing is missed between a container's start and the first wait.
-pub async fn serve_with(
     subscription: Subscription,
-    sock: OwnedFd,
+    sock: AsyncFd,
     over_read: Bytes,
     io: Rc<ContainerIo>,
     options: AttachOptions,
     input_closed: impl FnOnce(),
 ) -> AttachEnd {
-    let sock = match AsyncFd::new_nonblocking(sock) {
-        Ok(sock) => sock,
-        Err(error) => {
-            tracing::error!(%error, "a client's socket cannot be used");
-            return AttachEnd::ClientGone;
-        }
-    };
     let closer = RefCell::new(Some(input_closed));
     let close_input = || {
         if options.stdin && options.stdin_once && !options.tty {
@@ -120,9 +97,6 @@ async fn output(
     subscription: &Subscription,
     options: &AttachOptions,
 ) -> io::Result<()> {
-    if let Some(prefix) = &options.logs_prefix {
-        sock.send_all(prefix).await?;
-    }
     let mut joined = BytesMut::new();
     while let Some(first) = subscription.next().await {
         joined.clear();
@@ -174,11 +148,14 @@ async fn input(
             }
         };
         if stdin_open && !out.is_empty() {
-            let write = io.write_stdin(&out);
-            match race(write, hang_up(sock)).await {
-                // The container closed its stdin: input is thrown away from here on, output goes on.
-                Either::Left(result) => stdin_open = result.is_ok(),
-                Either::Right(()) => return AttachEnd::ClientGone,
+            // The container closed its stdin: input is thrown away from here on, output goes on.
+            match io.try_write_stdin(&out) {
+                Ok(n) if n == out.len() => {}
+                Ok(n) => match race(io.write_stdin(&out[n..]), hang_up(sock)).await {
+                    Either::Left(result) => stdin_open = result.is_ok(),
+                    Either::Right(()) => return AttachEnd::ClientGone,
+                },
+                Err(_) => stdin_open = false,
             }
         }
         if detached {
@@ -199,9 +176,9 @@ async fn input(
 }
 
 /// Waits until the peer has closed both directions (on TCP: until it resets), not when it only ended its input. The
-/// runtime waits for "readable", which a half-closed socket always is; an epoll that asks for nothing reports exactly
-/// hang-up and error, and is readable then.
-async fn hang_up(sock: &AsyncFd) {
+/// runtime waits for "readable", which a half-closed socket always is; an epoll that asks for nothing is readable on
+/// hang-up and error only. Its wake-ups are not to be believed, though: one comes for a half-close too.
+pub async fn hang_up(sock: &impl AsFd) {
     let wait = async {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
@@ -210,9 +187,23 @@ async fn hang_up(sock: &AsyncFd) {
             epoll::EventData::new_u64(0),
             epoll::EventFlags::empty(),
         )?;
-        AsyncFd::new(epoll)?.readable().await
+        let epoll = AsyncFd::new(epoll)?;
+        loop {
+            if is_hung_up(sock)? {
+                return io::Result::Ok(());
+            }
+            epoll.readable().await?;
+        }
     };
     if let Err(error) = wait.await {
         tracing::error!(%error, "cannot wait for a client to hang up; taken as gone");
     }
+}
+
+fn is_hung_up(sock: &impl AsFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(sock, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    Ok(polled[0]
+        .revents()
+        .intersects(PollFlags::HUP | PollFlags::ERR))
 }

@@ -68,6 +68,7 @@ pub struct ContainerIo {
     spill_offset: Cell<u64>,
     gap_bytes: Cell<u64>,
     done: Cell<bool>,
+    closed: Cell<bool>,
     done_signal: Signal,
     stdin_signal: Signal,
 }
@@ -124,6 +125,7 @@ impl ContainerIo {
             spill_offset: Cell::new(state.spill_offset),
             gap_bytes: Cell::new(0),
             done: Cell::new(false),
+            closed: Cell::new(false),
             done_signal: Signal::default(),
             stdin_signal: Signal::default(),
         });
@@ -179,7 +181,11 @@ impl ContainerIo {
             .await
             .map_err(io::Error::other)?;
             reader = back;
-            match record.map_err(io::Error::other)? {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => return self.give_up_replay(end, &error),
+            };
+            match record {
                 None => return Ok(()),
                 Some(SpillRecord::Gap(bytes)) => {
                     self.gap_bytes.set(self.gap_bytes.get() + bytes);
@@ -201,6 +207,20 @@ impl ContainerIo {
         }
     }
 
+    /// The spill cannot be read: what is left of it is lost, and that is said. The container goes on.
+    fn give_up_replay(&self, end: u64, error: &impl std::fmt::Display) -> io::Result<()> {
+        let lost = end.saturating_sub(self.spill_offset.get());
+        tracing::error!(
+            slot = self.slot,
+            lost_bytes = lost,
+            %error,
+            "output collected while the daemon was away cannot be read; the rest of it is lost"
+        );
+        self.gap_bytes.set(self.gap_bytes.get() + lost);
+        self.spill_offset.set(end);
+        self.commit(0, 0)
+    }
+
     pub(crate) fn generation(&self) -> u16 {
         self.generation
     }
@@ -213,6 +233,12 @@ impl ContainerIo {
     /// Bytes seen on a stream.
     pub fn raw_bytes(&self, stream: Stream) -> u64 {
         self.raw_bytes.get()[stream.index()]
+    }
+
+    /// Bytes seen on both streams.
+    pub fn total_bytes(&self) -> u64 {
+        let [stdout, stderr] = self.raw_bytes.get();
+        stdout.wrapping_add(stderr)
     }
 
     /// Bytes that were declared dropped.
@@ -372,13 +398,27 @@ impl ContainerIo {
             return;
         }
         self.done.set(true);
+        self.done_signal.raise();
+    }
+
+    /// The run is over and recorded as such: clients and followers of the log end once they have what was printed. Not
+    /// before that, although the output may have ended: who sees the end asks for the exit next, and as with Docker it
+    /// must be there.
+    pub fn close(&self) {
+        if self.closed.replace(true) {
+            return;
+        }
         if let Some(sink) = &mut *self.sink.borrow_mut() {
             sink.close();
         }
         for client in self.clients.borrow().iter() {
             client.end();
         }
-        self.done_signal.raise();
+    }
+
+    /// Whether a client has not yet taken what it was given.
+    pub fn has_backlog(&self) -> bool {
+        self.clients.borrow().iter().any(|c| c.bytes() > 0)
     }
 
     /// Stops waiting for output although somebody still holds the pipes open (a daemonised child that left the
@@ -412,7 +452,7 @@ impl ContainerIo {
         Ok(())
     }
 
-    /// Both streams have ended and everything is in the log and with the clients.
+    /// Both streams have ended and everything is in the log and handed to the clients.
     pub async fn drained(&self) {
         while !self.done.get() {
             let known = self.done_signal.count();
@@ -428,7 +468,7 @@ impl ContainerIo {
     /// Live output from now on.
     pub fn subscribe(self: &Rc<Self>, options: SubscribeOptions) -> Subscription {
         let queue = Rc::new(Queue::new(options));
-        if self.done.get() {
+        if self.closed.get() {
             queue.end();
         } else {
             self.clients.borrow_mut().push(queue.clone());
@@ -451,21 +491,34 @@ impl ContainerIo {
             let known = self.stdin_signal.count();
             self.stdin_signal.changed(known).await;
         }
-        while !bytes.is_empty() {
-            let stdin = self
-                .stdin
-                .borrow()
-                .clone()
-                .ok_or(io::ErrorKind::BrokenPipe)?;
-            let piece = &bytes[..bytes.len().min(STDIN_WRITE_BYTES)];
-            match rustix::io::write(&*stdin, piece) {
-                Ok(n) => bytes = &bytes[n..],
+        loop {
+            bytes = &bytes[self.try_write_stdin(bytes)?..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let stdin = self.stdin.borrow().clone();
+            stdin.ok_or(io::ErrorKind::BrokenPipe)?.writable().await?;
+        }
+    }
+
+    /// Writes what the container's stdin takes now, and says how much that was. `BrokenPipe` when it is closed.
+    pub fn try_write_stdin(&self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.started.get() {
+            return Ok(0);
+        }
+        let stdin = self.stdin.borrow().clone();
+        let stdin = stdin.ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut written = 0;
+        while written < bytes.len() {
+            let end = bytes.len().min(written + STDIN_WRITE_BYTES);
+            match rustix::io::write(&*stdin, &bytes[written..end]) {
+                Ok(n) => written += n,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => stdin.writable().await?,
+                Err(rustix::io::Errno::AGAIN) => break,
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Closes the daemon's end of stdin. The keeper's copy must be closed too for the container to see the end. A
@@ -490,6 +543,7 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
 
 impl Drop for ContainerIo {
     fn drop(&mut self) {
+        self.close();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let reading = &self.streams.get_mut()[stream.index()];
             if reading.armed && !reading.cancelling {

@@ -61,14 +61,8 @@ impl Detector {
             }
             out.extend_from_slice(&self.keys[..self.matched]);
             self.matched = 0;
-            if self.keys.first() == Some(&byte) {
-                self.matched = 1;
-                if self.keys.len() == 1 {
-                    return true;
-                }
-            } else {
-                out.push(byte);
-            }
+            // As Docker, the key that breaks a sequence does not begin the next one.
+            out.push(byte);
         }
         false
     }

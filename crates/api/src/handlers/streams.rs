@@ -96,7 +96,11 @@ pub(super) async fn attach(call: Call) -> Reply {
             .filter(|k| !k.is_empty())
             .map(str::to_owned),
     };
-    let ticket = call.ctx.engine.attach(&call.key, options).await?;
+    let ticket = match call.ctx.engine.attach(&call.key, options).await {
+        Ok(ticket) => ticket,
+        // dockerd has taken the connection by then: the answer is plain text, and its end is the end of the connection.
+        Err(error) => return reply::plain_error(&error.into(), RAW),
+    };
     let upgrade = call.header("upgrade").is_some();
     let content_type = if upgrade {
         stream_type(&call, ticket.tty())

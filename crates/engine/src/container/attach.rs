@@ -2,12 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, ShardId, mailbox, race};
 use gantry_stream::{ContainerIo, SubscribeOptions, Subscription, attach, keys};
-use rustix::event::{PollFd, PollFlags};
 
 use super::{Container, Run, logs};
 use crate::EngineError;
@@ -16,10 +15,6 @@ use crate::shard::ShardEngine;
 
 /// Clients attached to one container at once.
 pub const MAX_ATTACHED: usize = 1024;
-/// Longest log that `attach` with `logs` sends first.
-pub const MAX_PREFIX_BYTES: usize = 64 << 20;
-/// How often a client that waits for a start is looked at for a hang-up.
-const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
 /// A checked attach; give it the connection.
 pub struct AttachTicket {
@@ -53,17 +48,22 @@ impl AttachTicket {
     }
 }
 
+/// What can be said of a request before its container is known.
+pub(crate) fn parse_detach_keys(options: &AttachOptions) -> Result<Vec<u8>, EngineError> {
+    match options.detach_keys.as_deref() {
+        None | Some("") => Ok(keys::DEFAULT_DETACH_KEYS.to_vec()),
+        Some(text) => keys::parse(text).map_err(|_| {
+            EngineError::InvalidParameter(format!("Invalid detach keys ({text}) provided"))
+        }),
+    }
+}
+
 /// Checks a request on the owner shard.
 pub(crate) fn check(
     container: &Rc<Container>,
-    options: AttachOptions,
+    mut options: AttachOptions,
 ) -> Result<AttachTicket, EngineError> {
-    let detach_keys = match options.detach_keys.as_deref() {
-        None | Some("") => keys::DEFAULT_DETACH_KEYS.to_vec(),
-        Some(text) => keys::parse(text).map_err(|_| {
-            EngineError::InvalidParameter(format!("Invalid detach keys ({text}) provided"))
-        })?,
-    };
+    let detach_keys = parse_detach_keys(&options)?;
     match container.status() {
         Status::Paused => {
             return Err(EngineError::Conflict(format!(
@@ -90,6 +90,7 @@ pub(crate) fn check(
             "more than {MAX_ATTACHED} clients are attached"
         )));
     }
+    options.stdin &= container.fixed.config.open_stdin;
     Ok(AttachTicket {
         shard: container.shard.id,
         id: container.id.to_string(),
@@ -123,7 +124,7 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
     let stream = ticket.options.stream;
     let live = container
         .run()
-        .filter(|_| stream)
+        .filter(|_| stream && wants_streams(&ticket.options))
         .map(|run| subscribe(&run, &ticket.options));
     let past = if ticket.options.logs {
         log_reader(container, &ticket.options)
@@ -131,25 +132,41 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
         None
     };
     // One that does not run is waited for: clients attach before they start.
-    let wait = live.is_none() && stream;
-    let pending = wait.then(|| container.pending_attach(&ticket.options));
+    let waits = live.is_none() && stream && wants_streams(&ticket.options);
+    let pending = waits.then(|| container.pending_attach(&ticket.options));
     let container = container.clone();
     gantry_rt::spawn("container.attach", async move {
         let _counted = counted;
+        let socket = match AsyncFd::new_nonblocking(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(id = %container.id, %error, "a client's socket cannot be used");
+                return;
+            }
+        };
+        if let Some(reader) = past
+            && !send_log(&container, reader, &socket).await
+        {
+            return;
+        }
         let live = match (live, pending) {
             (Some(live), _) => Some(live),
-            (None, Some(mut pending)) => match race(pending.recv(), hung_up(&socket)).await {
+            (None, Some(mut pending)) => match race(pending.recv(), attach::hang_up(&socket)).await
+            {
                 Either::Left(live) => live,
                 Either::Right(()) => None,
             },
             (None, None) => None,
         };
-        let past = match past {
-            Some(reader) => log_prefix(&container, reader).await,
-            None => None,
-        };
-        serve(&container, ticket, live, past, socket, over_read).await;
+        if let Some(live) = live {
+            serve(&container, ticket, live, socket, over_read).await;
+        }
     });
+}
+
+/// Whether there is anything to connect; without, an attach has ended when its log is sent.
+fn wants_streams(options: &AttachOptions) -> bool {
+    options.stdin || options.stdout || options.stderr
 }
 
 /// A started run with a subscription made before its first output.
@@ -210,28 +227,21 @@ impl Container {
 async fn serve(
     container: &Rc<Container>,
     ticket: AttachTicket,
-    live: Option<Live>,
-    prefix: Option<Bytes>,
-    socket: OwnedFd,
+    live: Live,
+    socket: AsyncFd,
     over_read: Bytes,
 ) {
+    let Live { run, subscription } = live;
     let AttachTicket {
         tty,
         options,
         detach_keys,
         ..
     } = ticket;
-    let Some(Live { run, subscription }) = live else {
-        if let Some(prefix) = prefix {
-            send_only(socket, &prefix).await;
-        }
-        return;
-    };
     let wire = attach::AttachOptions {
-        stdin: options.stdin && options.stream && container.fixed.config.open_stdin,
+        stdin: options.stdin,
         stdout: options.stdout,
         stderr: options.stderr,
-        logs_prefix: prefix,
         tty,
         multiplexed: !tty,
         detach_keys,
@@ -240,7 +250,7 @@ async fn serve(
     let io: Rc<ContainerIo> = run.io.clone();
     let (keeper, id) = (run.keeper.clone(), container.id.clone());
     let close_stdin = move || keeper.close_stdin_later(&id);
-    let end = attach::serve_with(subscription, socket, over_read, io, wire, close_stdin).await;
+    let end = attach::serve(subscription, socket, over_read, io, wire, close_stdin).await;
     if end == attach::AttachEnd::Detached {
         container.event("detach", &[]);
     }
@@ -255,46 +265,33 @@ fn log_reader(
         stderr: options.stderr,
         ..LogsOptions::default()
     };
-    warn_without_log(container, logs::snapshot(container, &wanted))
-}
-
-async fn log_prefix(container: &Rc<Container>, reader: gantry_logs::LogStream) -> Option<Bytes> {
-    warn_without_log(container, logs::read_all(reader, MAX_PREFIX_BYTES).await)
-}
-
-fn warn_without_log<T>(container: &Rc<Container>, result: Result<T, EngineError>) -> Option<T> {
-    result
+    logs::snapshot(container, &wanted)
         .inspect_err(
             |e| tracing::warn!(id = %container.id, error = %e, "attach goes on without the log"),
         )
         .ok()
 }
 
-async fn send_only(socket: OwnedFd, bytes: &[u8]) {
-    let sent = match gantry_rt::fd::AsyncFd::new_nonblocking(socket) {
-        Ok(socket) => socket.send_all(bytes).await,
-        Err(e) => Err(e),
-    };
-    if let Err(e) = sent {
-        tracing::debug!(error = %e, "a client left while its log was sent");
-    }
-}
-
-/// Waits until the peer has closed both directions. One that only ended its input still wants output.
-async fn hung_up(socket: &OwnedFd) {
-    loop {
-        gantry_rt::sleep(HANG_UP_CHECK).await;
-        let mut polled = [PollFd::new(socket, PollFlags::empty())];
-        let zero = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if rustix::event::poll(&mut polled, Some(&zero)).is_ok()
-            && polled[0]
-                .revents()
-                .intersects(PollFlags::HUP | PollFlags::ERR)
-        {
-            return;
+/// Sends the log as it was when the client attached; false if the client is gone. A log that cannot be read ends
+/// there, and that is said.
+async fn send_log(
+    container: &Rc<Container>,
+    mut reader: gantry_logs::LogStream,
+    socket: &AsyncFd,
+) -> bool {
+    while let Some(chunk) = reader.next().await {
+        match chunk {
+            Ok(chunk) => {
+                if let Err(e) = socket.send_all(&chunk).await {
+                    tracing::debug!(error = %e, "a client left while its log was sent");
+                    return false;
+                }
+            }
+            Err(e) => {
+                tracing::warn!(id = %container.id, error = %e, "attach goes on without the rest of the log");
+                return true;
+            }
         }
     }
+    true
 }

@@ -15,6 +15,8 @@ use crate::{EngineError, clock};
 /// How long an exit waits for the end of output before it is announced. Longer than that, either an
 /// attached client is slow, or a process outside the container was given the pipe.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long it waits when nothing more comes. As dockerd's limit.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 /// Exit code of a container that ended while nobody could see it.
 pub(crate) const EXIT_LOST: i32 = 255;
 const LOST_ERROR: &str = "the container's keeper died; its exit code is unknown";
@@ -45,13 +47,25 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     if run.exiting.replace(true) {
         return;
     }
-    if gantry_rt::timeout(DRAIN_LIMIT, run.io.drained())
+    if gantry_rt::timeout(DRAIN_LIMIT, drained_or_silent(&run))
         .await
         .is_err()
+        || !run.io.is_drained()
     {
-        tracing::warn!(id = %container.id, "output is still open {DRAIN_LIMIT:?} after the exit");
+        tracing::warn!(id = %container.id, "output is still open after the exit");
     }
     settle(container, &run, &exit).await;
+}
+
+/// Waits until the output has ended, or nothing came for a while.
+async fn drained_or_silent(run: &Run) {
+    loop {
+        let before = run.io.total_bytes();
+        let drained = gantry_rt::timeout(SILENCE_LIMIT, run.io.drained()).await;
+        if drained.is_ok() || run.io.total_bytes() == before {
+            return;
+        }
+    }
 }
 
 /// Docker's exit code of a wait status.
@@ -162,6 +176,7 @@ fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Dur
 /// Gives back what the run held: the keeper's slot and the control group.
 async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     finish_output(container, run).await;
+    run.io.close();
     container.inner.borrow_mut().last_log = None;
     if recorded && let Err(e) = run.keeper.forget(&container.id).await {
         tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
@@ -172,12 +187,15 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     }
 }
 
-/// Waits for the end of output as long as a client is attached that takes it; then gives up what
+/// Waits for the end of output as long as a slow client is attached that has not taken it; then gives up what
 /// others hold open. The keeper's slot belongs to the output until then.
 async fn finish_output(container: &Rc<Container>, run: &Rc<Run>) {
+    let mut before = None;
     while !run.io.is_drained() {
+        let total = run.io.total_bytes();
+        let silent = before.replace(total) == Some(total) && !run.io.has_backlog();
         let unwanted = container.inner.borrow().attached == 0 || container.removing.get();
-        if unwanted {
+        if unwanted || silent {
             if let Err(e) = run.io.abandon() {
                 tracing::error!(id = %container.id, error = %e, "open output can't be given up");
             }

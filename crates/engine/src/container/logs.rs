@@ -15,9 +15,9 @@ use gantry_stream::LogSink;
 use rustc_hash::FxHashMap;
 
 use super::Container;
+use crate::EngineError;
 use crate::model::{LogConfig, LogsOptions};
 use crate::shard::{ShardEngine, call_error};
-use crate::{EngineError, clock};
 
 /// Log readers open on one shard.
 pub const MAX_OPEN_LOGS: usize = 4096;
@@ -92,14 +92,14 @@ struct OpenLog {
 }
 
 fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, EngineError> {
-    let now = u64::try_from(clock::unix_ns()).unwrap_or(0);
+    // dockerd answers a moment that is no number with status 500; the CLI turns dates and spans into numbers itself.
     let time = |text: &str| -> Result<Option<u64>, EngineError> {
         if text.is_empty() || text == "0" {
             return Ok(None);
         }
-        gantry_logs::time::parse(text, now)
+        gantry_logs::time::parse_timestamp(text)
             .map(Some)
-            .map_err(|e| EngineError::InvalidParameter(e.to_string()))
+            .map_err(|e| EngineError::System(e.to_string()))
     };
     let tail = match options.tail.as_str() {
         "" | "all" => None,
@@ -169,24 +169,6 @@ pub(crate) fn snapshot(
     options: &LogsOptions,
 ) -> Result<gantry_logs::LogStream, EngineError> {
     reader(container, options)
-}
-
-/// All that a reader has, up to `limit` bytes.
-pub(crate) async fn read_all(
-    mut reader: gantry_logs::LogStream,
-    limit: usize,
-) -> Result<Bytes, EngineError> {
-    let mut all = bytes::BytesMut::new();
-    while let Some(chunk) = reader.next().await {
-        let chunk = chunk.map_err(|e| EngineError::io("read a container's log", e))?;
-        all.extend_from_slice(&chunk);
-        if all.len() > limit {
-            return Err(EngineError::Unavailable(format!(
-                "the log is longer than {limit} bytes; read it with logs"
-            )));
-        }
-    }
-    Ok(all.freeze())
 }
 
 async fn pull(shard: Rc<ShardEngine>, number: u64) -> Option<Result<Bytes, EngineError>> {

@@ -1,0 +1,173 @@
+"""Attach and logs below the CLI: what a raw client sees, byte by byte."""
+import socket
+
+import pytest
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+
+
+def create(engine, script, **config):
+    config = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {"NetworkMode": "none"}} | config
+    status, doc = engine.json("POST", "/v1.48/containers/create", config)
+    assert status == 201, doc
+    return doc["Id"]
+
+
+def start(engine, cid):
+    assert engine.http("POST", f"/v1.48/containers/{cid}/start")[0] == 204
+
+
+def status_of(engine, cid):
+    return engine.json("GET", f"/v1.48/containers/{cid}/json")[1]["State"]["Status"]
+
+
+def attach(engine, cid, query, timeout=60):
+    """The connection after the head of the answer, and that head."""
+    sock = engine.connect(timeout)
+    lines = [f"POST /v1.48/containers/{cid}/attach?{query} HTTP/1.1", "Host: d", "Content-Length: 0",
+             *(f"{k}: {v}" for k, v in UPGRADE.items())]
+    sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        assert byte, head
+        head += byte
+    return sock, head
+
+
+def read_to_end(sock):
+    data = b""
+    while block := sock.recv(65536):
+        data += block
+    return data
+
+
+def demux(data):
+    """The bytes of each stream."""
+    streams = {1: b"", 2: b""}
+    while data:
+        assert data[0] in (1, 2) and data[1:4] == bytes(3), data[:8]
+        size = int.from_bytes(data[4:8], "big")
+        assert len(data) >= 8 + size
+        streams[data[0]] += data[8:8 + size]
+        data = data[8 + size:]
+    return streams[1], streams[2]
+
+
+def logs(engine, cid, query):
+    status, _, body = engine.http("GET", f"/v1.48/containers/{cid}/logs?{query}")
+    assert status == 200, body
+    return demux(body)
+
+
+def test_who_sees_the_end_of_a_stream_finds_the_exit(engine):
+    for _ in range(3):
+        cid = create(engine, "sleep 0.2; echo x; exit 3")
+        start(engine, cid)
+        sock, _ = attach(engine, cid, "stream=1&stdout=1")
+        assert demux(read_to_end(sock)) == (b"x\n", b"")
+        assert status_of(engine, cid) == "exited"
+        start(engine, cid)
+        assert logs(engine, cid, "stdout=1&follow=1&tail=0") == (b"x\n", b"")
+        assert status_of(engine, cid) == "exited"
+
+
+def test_attach_lasts_until_the_exit_although_the_output_is_closed(engine):
+    cid = create(engine, "echo a; exec >&- 2>&-; sleep 1")
+    sock, _ = attach(engine, cid, "stream=1&stdout=1&stderr=1")
+    start(engine, cid)
+    assert demux(read_to_end(sock)) == (b"a\n", b"")
+    assert status_of(engine, cid) == "exited"
+
+
+def test_attach_sends_the_log_before_the_container_starts_again(engine):
+    cid = create(engine, "echo old; echo bad >&2")
+    start(engine, cid)
+    engine.ok("wait", cid)
+    sock, _ = attach(engine, cid, "logs=1&stream=1&stdout=1&stderr=1")
+    got = b""
+    while len(got) < 8 + 4 + 8 + 4:
+        got += sock.recv(100)
+    assert demux(got) == (b"old\n", b"bad\n")
+    start(engine, cid)
+    assert demux(read_to_end(sock)) == (b"old\n", b"bad\n")
+
+
+def test_attach_to_no_stream_ends_at_once(engine):
+    cid = create(engine, "sleep 600")
+    start(engine, cid)
+    for query in ("stream=1", "stdout=1", "stream=1&stdin=1"):  # it has no stdin to attach to
+        sock, head = attach(engine, cid, query, timeout=10)
+        assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+        assert read_to_end(sock) == b""
+    assert status_of(engine, cid) == "running"
+
+
+@pytest.mark.parametrize("query,status,text", [
+    ("stream=1&stdout=1&detachKeys=abc", 400, "Invalid detach keys (abc) provided"),
+    ("detachKeys=ctrl-A", 400, "Invalid detach keys (ctrl-A) provided"),
+    ("stream=1&stdout=1", 404, "No such container: nosuch"),
+])
+def test_attach_refusals_are_plain_text(engine, query, status, text):
+    got, headers, body = engine.http("POST", f"/v1.48/containers/nosuch/attach?{query}", headers=UPGRADE)
+    assert (got, body) == (status, text.encode() + b"\r\n")
+    assert headers["content-type"] == "application/vnd.docker.raw-stream"
+
+
+def test_key_that_breaks_the_detach_sequence_does_not_begin_it(engine):
+    cid = create(engine, "stty raw -echo; echo up; head -c 3 | od -An -tx1", Tty=True, OpenStdin=True)
+    start(engine, cid)
+    sock, _ = attach(engine, cid, "stream=1&stdin=1&stdout=1&logs=1")
+    while b"up" not in sock.recv(100):
+        pass
+    for key in b"\x10\x10\x11":
+        sock.sendall(bytes([key]))
+    assert b"10 10 11" in read_to_end(sock)
+
+
+@pytest.mark.parametrize("value,message", [
+    ("abc", 'strconv.ParseInt: parsing "abc": invalid syntax'),
+    ("1.abc", 'strconv.ParseInt: parsing "abc": invalid syntax'),
+    ("2020-01-01", 'strconv.ParseInt: parsing "2020-01-01": invalid syntax'),
+    ("99999999999999999999", 'strconv.ParseInt: parsing "99999999999999999999": value out of range'),
+])
+def test_since_that_is_no_number(engine, value, message):
+    cid = create(engine, "true")
+    for name in ("since", "until"):
+        assert engine.json("GET", f"/v1.48/containers/{cid}/logs?stdout=1&{name}={value}") == (500, {"message": message})
+
+
+def test_since_and_until_are_numbers_of_any_size(engine):
+    cid = create(engine, "echo a")
+    start(engine, cid)
+    engine.ok("wait", cid)
+    for query, want in (("since=-1", b"a\n"), ("since=99999999999", b""), ("since=1.1234567890", b"a\n"),
+                        ("until=-5.5", b""), ("until=99999999999", b"a\n"), ("since=%2B5", b"a\n")):
+        assert logs(engine, cid, "stdout=1&" + query) == (want, b""), query
+
+
+def test_half_closed_client_still_gets_the_output(engine):
+    cid = create(engine, "cat; echo end", OpenStdin=True, StdinOnce=True)
+    sock, _ = attach(engine, cid, "stream=1&stdin=1&stdout=1")
+    start(engine, cid)
+    sock.sendall(b"in\n")
+    sock.shutdown(socket.SHUT_WR)
+    assert demux(read_to_end(sock)) == (b"in\nend\n", b"")
+
+
+def test_client_that_ends_its_input_before_the_start_gets_the_output(engine):
+    for _ in range(10):
+        cid = create(engine, "echo x")
+        sock, _ = attach(engine, cid, "stream=1&stdout=1")
+        sock.shutdown(socket.SHUT_WR)
+        start(engine, cid)
+        assert demux(read_to_end(sock)) == (b"x\n", b"")
+
+
+def test_input_that_ends_while_the_container_is_slow_arrives_whole(engine):
+    cid = create(engine, "sleep 0.5; wc -c", OpenStdin=True, StdinOnce=True)
+    sock, _ = attach(engine, cid, "stream=1&stdin=1&stdout=1")
+    start(engine, cid)
+    sock.sendall(bytes(300_000))
+    sock.shutdown(socket.SHUT_WR)
+    assert demux(read_to_end(sock)) == (b"300000\n", b"")
