@@ -1,205 +1,33 @@
-//! The `json-file` driver's writer.
+//! The writer of `json-file`; `local` keeps the same records under another name.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use gantry_keeper_proto::shm::{CARRY_BYTES, SlotState};
 use gantry_stream::{LogPosition, LogSink, Signal, Stream};
 
+use crate::options::JsonFileOptions;
+use crate::rotate::{Files, open_file};
+use crate::segment::{LogState, Segment};
 use crate::{json, time};
 
 /// Buffer kept between batches; a larger one is given back.
 const KEEP_BUFFER_BYTES: usize = 256 * 1024;
-/// Most rotated files of a container.
-pub const MAX_LOG_FILES: u32 = 1000;
-
-/// log option cannot be used
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadOption {
-    /// Not an option of this driver.
-    #[error("unknown log opt '{0}' for json-file log driver")]
-    Unknown(String),
-    /// A size that cannot be read.
-    #[error("invalid size: '{0}'")]
-    Size(String),
-    /// A size of nothing.
-    #[error("max-size must be a positive number")]
-    NoSize,
-    /// A number that cannot be read.
-    #[error("strconv.Atoi: parsing {0:?}: invalid syntax")]
-    Number(String),
-    /// A boolean that cannot be read.
-    #[error("strconv.ParseBool: parsing {0:?}: invalid syntax")]
-    Boolean(String),
-    /// Not even the current file.
-    #[error("max-file cannot be less than 1")]
-    NoFile,
-    /// More files than a rotation may rename.
-    #[error("max-file cannot be more than {MAX_LOG_FILES}")]
-    TooManyFiles,
-    /// Nothing would ever be compressed.
-    #[error("compress cannot be true when max-file is less than 2 or max-size is not set")]
-    NothingToCompress,
-    /// Neither blocking nor non-blocking.
-    #[error("logger: logging mode not supported: {0}")]
-    Mode(String),
-    /// A size without its mode.
-    #[error("logger: max-buffer-size option is only supported with 'mode=non-blocking'")]
-    BufferWithoutMode,
-    /// The size of the buffer cannot be read.
-    #[error("error parsing option max-buffer-size: invalid size: '{0}'")]
-    BufferSize(String),
-}
-
-/// Options of the driver.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JsonFileOptions {
-    /// Rotate a file that has reached this size.
-    pub max_size_bytes: Option<u64>,
-    /// Keep so many files, the current one included (0 and 1: only the current one).
-    pub max_files: u32,
-    /// Added to every record.
-    pub attrs: BTreeMap<String, String>,
-}
-
-impl JsonFileOptions {
-    /// From a container's or the daemon's log options. `attrs` (from `labels`, `env`, `tag`) is up to the caller, and
-    /// rotated files are never compressed.
-    pub fn parse<'a>(
-        opts: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<JsonFileOptions, BadOption> {
-        let mut options = JsonFileOptions {
-            max_files: 1,
-            ..JsonFileOptions::default()
-        };
-        let (mut compress, mut mode, mut buffer_size) = (false, "", None);
-        for (name, value) in opts {
-            match name {
-                "max-size" => options.max_size_bytes = max_size(value)?,
-                "max-file" => options.max_files = max_files(value)?,
-                "compress" => compress = boolean(value)?,
-                "mode" => mode = value,
-                "max-buffer-size" => buffer_size = Some(value),
-                "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {}
-                other => return Err(BadOption::Unknown(other.to_owned())),
-            }
-        }
-        if compress && (options.max_files == 1 || options.max_size_bytes.is_none()) {
-            return Err(BadOption::NothingToCompress);
-        }
-        check_mode(mode, buffer_size)?;
-        Ok(options)
-    }
-}
-
-fn max_size(text: &str) -> Result<Option<u64>, BadOption> {
-    match parse_size(text) {
-        None => Err(BadOption::Size(text.to_owned())),
-        Some(Some(0)) => Err(BadOption::NoSize),
-        Some(size) => Ok(size),
-    }
-}
-
-fn max_files(text: &str) -> Result<u32, BadOption> {
-    match text.parse::<i64>() {
-        Err(_) => Err(BadOption::Number(text.to_owned())),
-        Ok(n) if n < 1 => Err(BadOption::NoFile),
-        Ok(n) => u32::try_from(n)
-            .ok()
-            .filter(|n| *n <= MAX_LOG_FILES)
-            .ok_or(BadOption::TooManyFiles),
-    }
-}
-
-/// Go's words for a boolean.
-fn boolean(text: &str) -> Result<bool, BadOption> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(BadOption::Boolean(text.to_owned())),
-    }
-}
-
-fn check_mode(mode: &str, buffer_size: Option<&str>) -> Result<(), BadOption> {
-    if !matches!(mode, "" | "blocking" | "non-blocking") {
-        return Err(BadOption::Mode(mode.to_owned()));
-    }
-    match buffer_size {
-        Some(_) if mode != "non-blocking" => Err(BadOption::BufferWithoutMode),
-        Some(size) if parse_size(size).is_none() => Err(BadOption::BufferSize(size.to_owned())),
-        _ => Ok(()),
-    }
-}
-
-/// "10m", "512k", "1.5g", "100", with binary units; "-1" is no limit.
-fn parse_size(text: &str) -> Option<Option<u64>> {
-    if text == "-1" {
-        return Some(None);
-    }
-    let lower = text.trim().to_ascii_lowercase();
-    let number_end = lower
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(lower.len());
-    let unit: u64 = match lower[number_end..].trim() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return None,
-    };
-    let number: f64 = lower[..number_end].parse().ok()?;
-    let bytes = number * unit as f64;
-    (0.0..1e18).contains(&bytes).then_some(Some(bytes as u64))
-}
-
-/// A log file and how much of it may be read.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    pub(crate) file: Arc<File>,
-    pub(crate) committed: Cell<u64>,
-    pub(crate) next: RefCell<Option<Rc<Segment>>>,
-}
-
-/// What readers and the writer share.
-#[derive(Debug)]
-pub struct LogState {
-    pub(crate) path: PathBuf,
-    pub(crate) current: RefCell<Rc<Segment>>,
-    pub(crate) signal: Signal,
-    pub(crate) closed: Cell<bool>,
-    failed_batches: Cell<u64>,
-}
-
-impl LogState {
-    /// The current file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Bytes of the current file that may be read.
-    pub fn committed_bytes(&self) -> u64 {
-        self.current.borrow().committed.get()
-    }
-
-    /// Batches whose write failed; their records are not in the log.
-    pub fn failed_batches(&self) -> u64 {
-        self.failed_batches.get()
-    }
-
-    /// Tells followers that no more output will come.
-    pub fn close(&self) {
-        self.closed.set(true);
-        self.signal.raise();
-    }
-}
+/// A batch is written when so much is encoded; the last piece of output may make it longer (32 KiB of empty lines are
+/// 2.4 MiB of records).
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Files that one batch is cut over at most. With a max-size that would need more, the files become larger.
+const MAX_ROTATIONS_PER_BATCH: u64 = 128;
+/// Files that rotation has removed and a slow follower may still read.
+const MAX_REMOVED_SEGMENTS: usize = 128;
+/// Their size.
+const MAX_REMOVED_BYTES: u64 = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 struct Partial {
@@ -213,62 +41,56 @@ pub struct JsonFile {
     state: Rc<LogState>,
     options: JsonFileOptions,
     attrs: Vec<u8>,
+    files: Files,
     file_id: u64,
     buffer: Vec<u8>,
     written: u64,
+    /// The current segment at the last commit, and its file: until the next one it must be found again.
+    committed: Rc<Segment>,
+    committed_id: u64,
+    /// Segments that may still be on disk, oldest first; as many as rotation keeps.
+    kept: VecDeque<Weak<Segment>>,
+    /// Segments whose file is removed, held by slow followers only; oldest first.
+    removed: VecDeque<Weak<Segment>>,
+    rotation_failed: bool,
+    /// A failed write left a piece of a record behind.
+    torn: bool,
     partial: [Partial; 2],
     last_time_ns: u64,
     stamp: Vec<u8>,
 }
 
-/// The path of the `n`-th rotated file.
-pub(crate) fn rotated(path: &Path, n: u32) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(format!(".{n}"));
-    PathBuf::from(name)
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-}
-
 impl JsonFile {
     /// Opens or creates the log; a torn last record is cut off.
     pub fn open(path: &Path, options: JsonFileOptions) -> io::Result<JsonFile> {
-        let file = open_file(path)?;
-        let len = end_of_last_record(&file)?;
-        file.set_len(len)?;
-        let file_id = file.metadata()?.ino();
-        let segment = Segment {
-            file: Arc::new(file),
-            committed: Cell::new(len),
-            next: RefCell::new(None),
-        };
-        let attrs = if options.attrs.is_empty() {
-            Vec::new()
-        } else {
-            serde_json::to_vec(&options.attrs)?
-        };
+        let files = Files::new(path, options.max_files)?;
+        let (file, file_id, len) = open_current(path)?;
+        let segment = Segment::new(Arc::new(file), 0, len);
         let state = LogState {
             path: path.to_owned(),
-            current: RefCell::new(Rc::new(segment)),
+            current: RefCell::new(segment.clone()),
             signal: Signal::default(),
             closed: Cell::new(false),
             failed_batches: Cell::new(0),
         };
-        let state = Rc::new(state);
+        let mut attrs = Vec::new();
+        if !options.attrs.is_empty() {
+            json::attrs_into(&mut attrs, &options.attrs);
+        }
         Ok(JsonFile {
-            state,
+            state: Rc::new(state),
             options,
             attrs,
+            files,
             file_id,
             buffer: Vec::new(),
             written: len,
+            kept: VecDeque::from([Rc::downgrade(&segment)]),
+            removed: VecDeque::new(),
+            rotation_failed: false,
+            committed: segment,
+            committed_id: file_id,
+            torn: false,
             partial: Default::default(),
             last_time_ns: 0,
             stamp: Vec::with_capacity(32),
@@ -326,36 +148,116 @@ impl JsonFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let path = self.state.path.clone();
-        let keep = self.options.max_files;
-        for n in (1..keep).rev() {
-            let from = if n == 1 {
-                path.clone()
-            } else {
-                rotated(&path, n - 1)
-            };
-            match std::fs::rename(from, rotated(&path, n)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+        let dropped = self.files.rotate(self.committed_id)?;
+        let (file, id) = open_file(&self.state.path)?;
+        self.file_id = id;
+        self.follow_on(Arc::new(file), 0);
+        if dropped {
+            self.removed.extend(self.kept.pop_front());
+            self.bound_removed();
         }
-        if keep <= 1 {
-            std::fs::remove_file(&path)?;
-        }
-        // The old file is still open, so the new one has another inode number: that is how recovery tells them apart.
-        let file = open_file(&path)?;
-        self.file_id = file.metadata()?.ino();
-        self.written = 0;
-        let next = Segment {
-            file: Arc::new(file),
-            committed: Cell::new(0),
-            next: RefCell::new(None),
-        };
-        let next = Rc::new(next);
-        let old = self.state.current.replace(next.clone());
-        *old.next.borrow_mut() = Some(next);
         Ok(())
     }
+
+    /// A follower may be behind, but not without limit: what is removed takes descriptors and disk as long as it reads.
+    fn bound_removed(&mut self) {
+        self.removed.retain(|s| s.strong_count() > 0);
+        let alive = || self.removed.iter().rev().filter_map(Weak::upgrade);
+        let mut bytes = 0;
+        let fit = alive().take_while(|s| {
+            bytes += s.written.get() - s.start;
+            bytes <= MAX_REMOVED_BYTES
+        });
+        let excess = self.removed.len() - fit.count().min(MAX_REMOVED_SEGMENTS);
+        for oldest in self.removed.drain(..excess).filter_map(|s| s.upgrade()) {
+            oldest.unlink();
+        }
+    }
+
+    /// What is written next belongs to a new segment that begins at `start`.
+    fn follow_on(&mut self, file: Arc<File>, start: u64) {
+        let next = Segment::new(file, start, start);
+        let old = self.state.current.replace(next.clone());
+        old.written.set(self.written);
+        old.link(&next);
+        self.written = start;
+        self.kept.push_back(Rc::downgrade(&next));
+    }
+
+    /// Writes a batch, cut after the records that fill a file.
+    fn write_out(&mut self, batch: &[u8]) -> io::Result<()> {
+        let max = self.options.max_size_bytes.unwrap_or(u64::MAX);
+        let max = max.max(batch.len() as u64 / MAX_ROTATIONS_PER_BATCH);
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let mut room = usize::try_from(max.saturating_sub(self.written)).unwrap_or(usize::MAX);
+            if room == 0 {
+                room = self.rotate_if_possible(max);
+            }
+            let (piece, left) = rest.split_at(whole_records(rest, room));
+            self.append_to_file(piece)?;
+            rest = left;
+        }
+        Ok(())
+    }
+
+    /// How much may be written now.
+    fn rotate_if_possible(&mut self, max: u64) -> usize {
+        match self.rotate() {
+            Ok(()) => {
+                self.rotation_failed = false;
+                usize::try_from(max).unwrap_or(usize::MAX)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.rotation_failed, true) {
+                    tracing::error!(path = %self.state.path.display(), %error, "rotating a log failed; it goes on growing");
+                }
+                usize::MAX
+            }
+        }
+    }
+
+    fn append_to_file(&mut self, piece: &[u8]) -> io::Result<()> {
+        let file = self.state.current.borrow().file.clone();
+        if let Err(e) = (&*file).write_all(piece) {
+            self.cut_off(&file);
+            return Err(e);
+        }
+        let end = (&*file).stream_position()?;
+        let expected = self.written + piece.len() as u64;
+        if end != expected {
+            // Somebody emptied the file (`truncate -s 0`, logrotate's copytruncate): readers go on from there.
+            self.follow_on(file, end.saturating_sub(piece.len() as u64));
+        }
+        self.written = end;
+        Ok(())
+    }
+
+    /// After a failed write: the file is as it was, or, when that fails too, what it has more is skipped by readers.
+    fn cut_off(&mut self, file: &File) {
+        if let Err(error) = file.set_len(self.written) {
+            tracing::error!(path = %self.state.path.display(), %error, "a torn log record can't be cut off");
+            self.torn = true;
+            self.written = file.metadata().map_or(self.written, |stat| stat.len());
+        }
+    }
+}
+
+/// Opens the current file, without a torn last record: with its id and length.
+fn open_current(path: &Path) -> io::Result<(File, u64, u64)> {
+    let (file, id) = open_file(path)?;
+    let len = end_of_last_record(&file)?;
+    file.set_len(len)?;
+    Ok((file, id, len))
+}
+
+/// Length of the records that begin in the first `room` bytes; all of them if they fit.
+fn whole_records(batch: &[u8], room: usize) -> usize {
+    let Some(from) = room.checked_sub(1).filter(|from| *from < batch.len()) else {
+        return batch.len();
+    };
+    let end = batch[from..].iter().position(|b| *b == b'\n');
+    end.map_or(batch.len(), |n| from + n + 1)
 }
 
 /// Length of the file up to its last newline.
@@ -414,20 +316,18 @@ impl LogSink for JsonFile {
     }
 
     fn write(&mut self) -> io::Result<LogPosition> {
-        if !self.buffer.is_empty() {
-            let file = self.state.current.borrow().file.clone();
-            let result = (&*file).write_all(&self.buffer);
-            let len = self.buffer.len() as u64;
-            self.buffer.clear();
-            self.buffer.shrink_to(KEEP_BUFFER_BYTES);
-            if let Err(e) = result {
-                self.state
-                    .failed_batches
-                    .set(self.state.failed_batches.get() + 1);
-                file.set_len(self.written)?;
-                return Err(e);
-            }
-            self.written += len;
+        let mut batch = std::mem::take(&mut self.buffer);
+        let result = self.write_out(&batch);
+        batch.clear();
+        batch.shrink_to(KEEP_BUFFER_BYTES);
+        if std::mem::take(&mut self.torn) {
+            batch.push(b'\n');
+        }
+        self.buffer = batch;
+        if let Err(e) = result {
+            let failed = &self.state.failed_batches;
+            failed.set(failed.get() + 1);
+            return Err(e);
         }
         Ok(self.position())
     }
@@ -446,41 +346,37 @@ impl LogSink for JsonFile {
 
     fn committed(&mut self) {
         let current = self.state.current.borrow().clone();
-        if current.committed.get() != self.written {
-            current.committed.set(self.written);
+        current.written.set(self.written);
+        let mut segment = std::mem::replace(&mut self.committed, current);
+        self.committed_id = self.file_id;
+        loop {
+            segment.committed.set(segment.written.get());
+            let next = segment.next.borrow().clone();
+            let Some(next) = next else { break };
+            segment = next;
         }
-        if self
-            .options
-            .max_size_bytes
-            .is_some_and(|max| self.written >= max)
-            && let Err(error) = self.rotate()
-        {
-            tracing::error!(path = %self.state.path.display(), %error, "rotating a log failed; it goes on growing");
-        }
+        self.files.committed();
         self.state.signal.raise();
     }
 
-    fn rotation_due(&self) -> bool {
-        self.options
-            .max_size_bytes
-            .is_some_and(|max| self.written + self.buffer.len() as u64 >= max)
+    fn batch_full(&self) -> bool {
+        self.buffer.len() >= BATCH_BYTES
     }
 
     fn restore(&mut self, state: &SlotState) -> io::Result<()> {
-        let current = self.state.current.borrow().clone();
-        if state.log_id == self.file_id {
-            let len = state.log_bytes.min(current.file.metadata()?.len());
-            current.file.set_len(len)?;
-            self.written = len;
-        } else {
-            // Rotated after the last commit: what the new file has is not committed. With no commit at all the file is
-            // what an earlier run of the container left.
-            if state.log_id != 0 {
-                current.file.set_len(0)?;
-                self.written = 0;
-            }
+        // With no commit at all the file is what an earlier run of the container left.
+        if state.log_id != 0 {
+            let found = self.files.go_back_to(state.log_id)?;
+            let (file, id, len) = open_current(&self.state.path)?;
+            // A file that the last commit does not name has nothing that was committed.
+            let len = if found { state.log_bytes.min(len) } else { 0 };
+            file.set_len(len)?;
+            let segment = Segment::new(Arc::new(file), 0, len);
+            self.state.current.replace(segment.clone());
+            self.kept = VecDeque::from([Rc::downgrade(&segment)]);
+            (self.file_id, self.written) = (id, len);
+            (self.committed, self.committed_id) = (segment, id);
         }
-        current.committed.set(self.written);
         for (partial, carry) in self.partial.iter_mut().zip(&state.carry) {
             *partial = Partial {
                 carry: carry.bytes.clone(),

@@ -81,6 +81,18 @@ pub fn encode_into(
     out.extend_from_slice(b"\"}\n");
 }
 
+/// Appends the container's log attributes as a JSON object.
+pub fn attrs_into(out: &mut Vec<u8>, attrs: &BTreeMap<String, String>) {
+    for (i, (name, value)) in attrs.iter().enumerate() {
+        out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
+        escape_into(out, name.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        escape_into(out, value.as_bytes());
+        out.push(b'"');
+    }
+    out.extend_from_slice(if attrs.is_empty() { b"{}" } else { b"}" });
+}
+
 /// A record that was read.
 #[derive(Debug, Deserialize)]
 pub struct Record<'a> {

@@ -7,11 +7,16 @@
 
 mod file;
 pub mod json;
+mod options;
 mod read;
+mod rotate;
+mod segment;
 pub mod time;
 
-pub use file::{BadOption, JsonFile, JsonFileOptions, LogState};
+pub use file::JsonFile;
+pub use options::{BadOption, JsonFileOptions, check_delivery};
 pub use read::{LogQuery, LogStream, read, read_path};
+pub use segment::LogState;
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use gantry_stream::{Stream, mux, unix_time_ns};
 
-use crate::file::{LogState, MAX_LOG_FILES, Segment, rotated};
+use crate::segment::{LogState, Segment, rotated};
 use crate::{json, time};
 
 /// Read from a file at once; longer than any record we write.
@@ -58,6 +58,7 @@ pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
         offset: 0,
         end: queued,
     });
+
     let follow = query.follow.then(|| Follow {
         state: state.clone(),
         segment,
@@ -89,9 +90,15 @@ fn whole(file: File) -> io::Result<Source> {
 /// Rotated files, oldest first. Opened at once, without a wait in between, so that no rotation comes between.
 fn rotated_sources(path: &Path) -> io::Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for n in 1..MAX_LOG_FILES {
+    // A kill in the middle of a rotation may have left one number free.
+    let mut missing = 0;
+    for n in 1.. {
         match File::open(rotated(path, n)) {
-            Ok(file) => sources.push(whole(file)?),
+            Ok(file) => {
+                sources.push(whole(file)?);
+                missing = 0;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && missing == 0 => missing += 1,
             Err(e) if e.kind() == io::ErrorKind::NotFound => break,
             Err(e) => return Err(e),
         }
@@ -123,8 +130,13 @@ impl Follow {
                 return Some(source);
             }
             let next = self.segment.next.borrow().clone()?;
+            let lost = self.segment.lost_after.get();
+            if lost > 0 {
+                tracing::warn!(path = %self.state.path.display(), files = lost,
+                    "a follower of a log is so slow that rotation has removed files before it came to them");
+            }
+            self.queued = next.start;
             self.segment = next;
-            self.queued = 0;
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::path::Path;
 
 use gantry_stream::{LogSink, Stream};
@@ -87,53 +88,319 @@ fn a_torn_record_is_cut_off_at_open() {
     assert_eq!(logged(&path).len(), 2);
 }
 
+fn rotating(path: &Path, max_size: &str, max_file: &str) -> JsonFile {
+    let options = JsonFileOptions::parse([("max-size", max_size), ("max-file", max_file)]);
+    JsonFile::open(path, options.expect("options")).expect("open")
+}
+
+/// Writes a batch as the pump does, without the journal.
+fn commit(log: &mut JsonFile, text: &[u8]) {
+    log.append(Stream::Stdout, text, 1);
+    log.write().expect("write");
+    log.committed();
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .expect("dir")
+        .map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Everything that is left of a log, oldest first.
+fn all_lines(path: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for n in (0..20).rev() {
+        let path = segment::rotated(path, n);
+        if path.exists() {
+            lines.extend(logged(&path).into_iter().map(|(line, _)| line));
+        }
+    }
+    lines
+}
+
+fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|i| format!("line {i}\n")).collect()
+}
+
 #[test]
 fn rotation_keeps_max_files() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("x-json.log");
-    let options = JsonFileOptions::parse([("max-size", "1k"), ("max-file", "3")]).expect("options");
-    let mut log = JsonFile::open(&path, options).expect("open");
+    let mut log = rotating(&path, "1k", "3");
     for i in 0..100 {
+        commit(&mut log, format!("{i} {}\n", "z".repeat(200)).as_bytes());
+    }
+    assert_eq!(
+        files(dir.path()),
+        ["x-json.log", "x-json.log.1", "x-json.log.2"]
+    );
+    for name in files(dir.path()) {
+        // As dockerd: past the size by less than a record, and never empty.
+        let len = std::fs::metadata(dir.path().join(name))
+            .expect("stat")
+            .len();
+        assert!((1..1300).contains(&len), "{len}");
+    }
+}
+
+#[test]
+fn a_batch_is_cut_over_files() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("l");
+    let mut log = rotating(&path, "1k", "4");
+    commit(&mut log, numbered(0..200).concat().as_bytes());
+    assert_eq!(files(dir.path()), ["l", "l.1", "l.2", "l.3"]);
+    for name in files(dir.path()) {
+        assert!(
+            std::fs::metadata(dir.path().join(name))
+                .expect("stat")
+                .len()
+                < 1100
+        );
+    }
+    let left = all_lines(&path);
+    assert_eq!(left, numbered(200 - left.len() as u32..200));
+    let mut log = rotating(&path, "1k", "1");
+    commit(&mut log, numbered(200..400).concat().as_bytes());
+    assert!(logged(&path).last().expect("line").0 == "line 399\n");
+}
+
+/// What the journal has after a commit.
+fn slot(log: &JsonFile) -> gantry_keeper_proto::shm::SlotState {
+    let position = log.position();
+    gantry_keeper_proto::shm::SlotState {
+        log_bytes: position.bytes,
+        log_id: position.file_id,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_batch_that_was_not_committed_is_undone_with_its_rotations() {
+    for (max_file, batch) in [
+        ("1", 30),
+        ("1", 300),
+        ("2", 30),
+        ("3", 30),
+        ("3", 300),
+        ("9", 30),
+    ] {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("l");
+        let mut log = rotating(&path, "1k", max_file);
+        commit(&mut log, numbered(0..40).concat().as_bytes());
+        let (before, state) = (all_lines(&path), slot(&log));
+        let current = logged(&path);
         log.append(
             Stream::Stdout,
-            format!("{i} {}\n", "z".repeat(200)).as_bytes(),
+            numbered(40..40 + batch).concat().as_bytes(),
             1,
         );
         log.write().expect("write");
-        log.committed();
+        drop(log); // killed before the journal's commit
+        let mut log = rotating(&path, "1k", max_file);
+        log.restore(&state).expect("restore");
+        assert_eq!(logged(&path), current, "max-file {max_file}, batch {batch}");
+        let after = all_lines(&path);
+        assert!(before.ends_with(&after), "{before:?} {after:?}");
+        commit(&mut log, numbered(40..40 + batch).concat().as_bytes());
+        let lines = all_lines(&path);
+        let end = 40 + batch;
+        assert_eq!(
+            lines,
+            numbered(end - lines.len() as u32..end),
+            "max-file {max_file}, batch {batch}"
+        );
+        assert!(!dir.path().join("l.base").exists());
     }
-    assert_eq!(std::fs::read_dir(dir.path()).expect("dir").count(), 3);
-    assert!(std::fs::metadata(&path).expect("stat").len() < 1500);
-    // Without a size nothing is ever rotated; Docker takes it.
-    assert!(JsonFileOptions::parse([("max-file", "3")]).is_ok());
-    for (options, text) in [
-        (vec![("max-file", "0")], "max-file cannot be less than 1"),
+}
+
+#[test]
+fn an_interrupted_rotation_is_undone() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("l");
+    let mut log = rotating(&path, "1k", "4");
+    commit(&mut log, numbered(0..30).concat().as_bytes());
+    let (state, before) = (slot(&log), all_lines(&path));
+    drop(log);
+    // Killed between the renames and the new file.
+    for n in (0..3).rev() {
+        let from = segment::rotated(&path, n);
+        if from.exists() {
+            std::fs::rename(from, segment::rotated(&path, n + 1)).expect("rename");
+        }
+    }
+    let mut log = rotating(&path, "1k", "4");
+    log.restore(&state).expect("restore");
+    assert_eq!(all_lines(&path), before);
+}
+
+#[test]
+fn a_log_that_somebody_emptied_goes_on() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("l");
+    let mut log = sink(&path);
+    commit(&mut log, b"old\nolder\n");
+    File::options()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .expect("truncate");
+    commit(&mut log, b"new\n");
+    commit(&mut log, b"newer\n");
+    let len = std::fs::metadata(&path).expect("stat").len();
+    assert_eq!(
+        (log.position().bytes, log.state().committed_bytes()),
+        (len, len)
+    );
+    let lines: Vec<_> = logged(&path).into_iter().map(|(l, _)| l).collect();
+    assert_eq!(lines, ["new\n", "newer\n"]);
+}
+
+#[test]
+fn a_file_that_takes_no_more_loses_the_batch_and_says_so() {
+    let full = gantry_keeper_proto::shm::memfd(c"full", 0).expect("memfd");
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&full));
+    let mut log = sink(Path::new(&path));
+    for batch in 1..3 {
+        log.append(Stream::Stdout, b"a\nb", 1);
+        log.write().expect_err("sealed at its size");
+        assert_eq!(
+            (log.state().failed_batches(), log.position().bytes),
+            (batch, 0)
+        );
+    }
+}
+
+#[test]
+fn options_are_dockers() {
+    let parse = |opts: &[(&'static str, &'static str)]| {
+        JsonFileOptions::parse(opts.iter().copied())
+            .map(|o| (o.max_size_bytes, o.max_files))
+            .map_err(|e| e.to_string())
+    };
+    for (opts, want) in [
         (
-            vec![("max-file", "x")],
-            "strconv.Atoi: parsing \"x\": invalid syntax",
+            &[("max-size", "10k"), ("max-file", "3")][..],
+            Ok((Some(10_000), 3)),
         ),
-        (vec![("max-size", "abc")], "invalid size: 'abc'"),
+        (&[("max-size", "1.5 mb")], Ok((Some(1_500_000), 1))),
+        (&[("max-file", "2"), ("compress", "false")], Ok((None, 2))),
         (
-            vec![("max-size", "0")],
-            "max-size must be a positive number",
+            &[
+                ("mode", "non-blocking"),
+                ("max-buffer-size", "4m"),
+                ("cache-disabled", "true"),
+            ],
+            Ok((None, 1)),
+        ),
+        (&[("max-size", "abc")], Err("invalid size: 'abc'")),
+        (&[("max-size", "")], Err("invalid size: ''")),
+        (&[("max-size", "-1")], Err("invalid size: '-1'")),
+        (&[("max-size", "10x")], Err("invalid suffix: 'x'")),
+        (
+            &[("max-size", "0")],
+            Err("max-size must be a positive number"),
         ),
         (
-            vec![("mode", "foo")],
-            "logger: logging mode not supported: foo",
+            &[("max-file", "x")],
+            Err("strconv.Atoi: parsing \"x\": invalid syntax"),
+        ),
+        (&[("max-file", "0")], Err("max-file cannot be less than 1")),
+        (
+            &[("compress", "x")],
+            Err("strconv.ParseBool: parsing \"x\": invalid syntax"),
         ),
         (
-            vec![("max-buffer-size", "1m")],
-            "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            &[("compress", "true")],
+            Err("compress cannot be true when max-file is less than 2 or max-size is not set"),
         ),
         (
-            vec![("compress", "true"), ("max-file", "3")],
-            "compress cannot be true when max-file is less than 2 or max-size is not set",
+            &[("compress", "true"), ("max-size", "1k"), ("max-file", "2")],
+            Err("the log opt compress is not implemented yet"),
+        ),
+        (
+            &[("mode", "x")],
+            Err("logger: logging mode not supported: x"),
+        ),
+        (
+            &[("max-buffer-size", "1m")],
+            Err("logger: max-buffer-size option is only supported with 'mode=non-blocking'"),
+        ),
+        (
+            &[("mode", "non-blocking"), ("max-buffer-size", "x")],
+            Err("error parsing option max-buffer-size: invalid size: 'x'"),
+        ),
+        (
+            &[("nosuch", "1")],
+            Err("unknown log opt 'nosuch' for json-file log driver"),
+        ),
+        (
+            &[("env-regex", "^A")],
+            Err("the log opt env-regex is not implemented yet"),
         ),
     ] {
-        let error = JsonFileOptions::parse(options).expect_err(text);
-        assert_eq!(error.to_string(), text);
+        assert_eq!(parse(opts), want.map_err(str::to_owned), "{opts:?}");
     }
-    assert!(JsonFileOptions::parse([("nosuch", "3")]).is_err());
+    let local = JsonFileOptions::parse_local([("max-size", "5m")]).expect("local");
+    assert_eq!(
+        (local.max_size_bytes, local.max_files),
+        (Some(5_000_000), 5)
+    );
+    let error = JsonFileOptions::parse_local([("labels", "x")]).expect_err("unknown");
+    assert_eq!(
+        error.to_string(),
+        "unknown log opt 'labels' for log driver local"
+    );
+}
+
+#[test]
+fn attributes_are_escaped_as_lines_are() {
+    let mut out = Vec::new();
+    let attrs = [
+        ("a<".to_owned(), "x&\n".to_owned()),
+        ("b".to_owned(), String::new()),
+    ];
+    json::attrs_into(&mut out, &attrs.into());
+    assert_eq!(out, br#"{"a\u003c":"x\u0026\n","b":""}"#);
+}
+
+#[test]
+fn timestamps_as_dockerd_reads_them() {
+    for (text, want) in [
+        ("12", Ok(12_000_000_000)),
+        ("12.5", Ok(12_500_000_000)),
+        ("1.000000001", Ok(1_000_000_001)),
+        ("1.1234567890", Ok(1_123_456_789)),
+        ("+5", Ok(5_000_000_000)),
+        ("-1", Ok(0)),
+        ("-5.5", Ok(0)),
+        ("99999999999", Ok(u64::MAX)),
+        ("1.9223372036854775807", Ok(1_922_337_203)),
+    ] {
+        assert_eq!(time::parse_timestamp(text), want, "{text}");
+    }
+    for (text, part, why) in [
+        ("", "", "invalid syntax"),
+        (".5", "", "invalid syntax"),
+        ("5.", "", "invalid syntax"),
+        ("1e3", "1e3", "invalid syntax"),
+        ("1.1.1", "1.1", "invalid syntax"),
+        (
+            "99999999999999999999",
+            "99999999999999999999",
+            "value out of range",
+        ),
+    ] {
+        let error = time::parse_timestamp(text).expect_err(text).to_string();
+        assert_eq!(
+            error,
+            format!("strconv.ParseInt: parsing \"{part}\": {why}")
+        );
+    }
 }
 
 #[test]
@@ -180,6 +447,44 @@ proptest! {
         let mut out = Vec::new();
         time::format_into(&mut out, ns, fixed);
         prop_assert_eq!(time::parse_rfc3339(std::str::from_utf8(&out).expect("ASCII")), Some(ns));
+    }
+
+    #[test]
+    fn no_text_panics_the_timestamp_parser(text in "[-+0-9.]{0,40}") {
+        let _any_answer = time::parse_timestamp(&text);
+    }
+
+    #[test]
+    fn any_record_reads_back(line in proptest::collection::vec(any::<u8>(), 0..300), newline: bool, stderr: bool, ns in 1..9_000_000_000_000_000_000u64) {
+        let (mut out, mut stamp) = (Vec::new(), Vec::new());
+        time::format_into(&mut stamp, ns, false);
+        let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
+        json::encode_into(&mut out, &line, newline, stream, b"", &stamp);
+        prop_assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
+        let (record, time) = json::decode(&out).expect("a record");
+        let mut expected = String::new();
+        for chunk in line.utf8_chunks() {
+            expected.push_str(chunk.valid());
+            expected.extend(chunk.invalid().iter().map(|_| '\u{fffd}'));
+        }
+        expected.extend(newline.then_some('\n'));
+        prop_assert_eq!((record.log.as_ref(), record.stream(), time), (expected.as_str(), stream, ns));
+    }
+
+    #[test]
+    fn no_file_content_panics_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        for line in bytes.split_inclusive(|b| *b == b'\n') {
+            let _any_answer = json::decode(line);
+        }
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("l");
+        std::fs::write(&path, &bytes).expect("write");
+        let mut log = sink(&path);
+        log.append(Stream::Stdout, b"after\n", 1);
+        log.write().expect("write");
+        let text = std::fs::read(&path).expect("read");
+        let last = text.split_inclusive(|b| *b == b'\n').next_back().and_then(json::decode);
+        prop_assert_eq!(last.expect("a record").0.log, "after\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The test plays the keeper; each life of the daemon is this test program once more, running [`daemon_life`].
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
 use gantry_logs::{JsonFile, JsonFileOptions, json};
-use gantry_stream::{ContainerIo, IoConfig, Pump, StreamFds, unix_time_ns};
+use gantry_stream::{ContainerIo, IoConfig, Pump, Step, StreamFds, unix_time_ns};
 
 const CONTAINERS: u32 = 6;
-const LIVES: u32 = 12;
+const LIVES: usize = 12;
 const LINES: u32 = 150_000;
 
 fn file_of(dir: &Path, kind: &str, slot: u32) -> PathBuf {
@@ -32,6 +33,24 @@ fn open_rw(path: &Path) -> File {
         .expect("open")
 }
 
+/// Kills this process at a step: "Written:3" is the third time a log is written and not committed.
+fn die_at(pump: &Pump, at: &str) {
+    let (name, count) = at.split_once(':').expect("step and count");
+    let (name, left) = (
+        name.to_owned(),
+        Cell::new(count.parse::<u32>().expect("count")),
+    );
+    pump.on_step(move |step: Step| {
+        if format!("{step:?}") == name {
+            left.set(left.get() - 1);
+            if left.get() == 0 {
+                // SAFETY: a plain system call.
+                unsafe { libc::raise(libc::SIGKILL) };
+            }
+        }
+    });
+}
+
 async fn serve(dir: PathBuf, keeper: String) {
     let epoch = unix_time_ns();
     let pump = Pump::new(epoch).expect("pump");
@@ -43,6 +62,9 @@ async fn serve(dir: PathBuf, keeper: String) {
         .expect("journal");
     pump.set_journal(journal.into()).expect("journal");
     println!("\nring={}", ring.as_raw_fd());
+    if let Ok(at) = std::env::var("GANTRY_KILL_AT") {
+        die_at(&pump, &at);
+    }
     let runner = pump.clone();
     gantry_rt::spawn("pump", async move {
         panic!("pump ended: {:?}", runner.run().await)
@@ -51,8 +73,9 @@ async fn serve(dir: PathBuf, keeper: String) {
     let pipes = std::env::var("GANTRY_PIPES").expect("pipes");
     let mut all: Vec<Rc<ContainerIo>> = Vec::new();
     for (slot, pipe) in (0..).zip(pipes.split(',')) {
-        let options =
-            JsonFileOptions::parse([("max-size", "4m"), ("max-file", "100")]).expect("options");
+        let max_size = std::env::var("GANTRY_MAX_SIZE").expect("max-size");
+        let options = JsonFileOptions::parse([("max-size", &*max_size), ("max-file", "1000")])
+            .expect("options");
         let log = JsonFile::open(&file_of(&dir, "log", slot), options).expect("log");
         let config = IoConfig {
             tty: false,
@@ -97,8 +120,14 @@ fn daemon_life() {
     gantry_rt::run(1, init).expect("runtime").park_forever();
 }
 
-/// Starts a daemon; returns it and its ring.
-fn live(dir: &Path, journal: &JournalMap, pipes: &[OwnedFd], first: bool) -> (Child, RingMap) {
+/// Starts a daemon that rotates at `max_size` and may die at a step; returns it and its ring.
+fn live(
+    dir: &Path,
+    journal: &JournalMap,
+    pipes: &[OwnedFd],
+    first: bool,
+    (max_size, kill_at): (&str, Option<&str>),
+) -> (Child, RingMap) {
     let me = std::process::id();
     let path = |fd: i32| format!("/proc/{me}/fd/{fd}");
     let names: Vec<String> = pipes.iter().map(|p| path(p.as_raw_fd())).collect();
@@ -110,8 +139,12 @@ fn live(dir: &Path, journal: &JournalMap, pipes: &[OwnedFd], first: bool) -> (Ch
         .env("GANTRY_DIR", dir)
         .env("GANTRY_PIPES", names.join(","));
     command.env("GANTRY_JOURNAL", path(journal.fd().as_raw_fd()));
+    command.env("GANTRY_MAX_SIZE", max_size);
     if first {
         command.env("GANTRY_FIRST", "1");
+    }
+    if let Some(kill_at) = kill_at {
+        command.env("GANTRY_KILL_AT", kill_at);
     }
     let mut child = command.spawn().expect("spawn");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
@@ -130,19 +163,22 @@ fn live(dir: &Path, journal: &JournalMap, pipes: &[OwnedFd], first: bool) -> (Ch
     (child, RingMap::open(memfd.into()).expect("ring"))
 }
 
-/// Kills the daemon, waits for its pidfd only, and drains what it left. Returns spilled and already committed counts.
+/// Kills the daemon (or waits for it to die), waits for its pidfd only, and drains what it left. Returns spilled and already committed counts.
 fn kill_and_drain(
     dir: &Path,
     child: &mut Child,
     ring: RingMap,
     journal: &JournalMap,
+    kills: bool,
 ) -> (u64, u64, Duration) {
     // SAFETY: plain system call with our own child's pid.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as i32, 0) } as i32;
     assert!(pidfd >= 0, "pidfd");
     // SAFETY: the fd was just returned to us alone.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    child.kill().expect("kill");
+    if kills {
+        child.kill().expect("kill");
+    }
     let mut poll = libc::pollfd {
         fd: pidfd.as_raw_fd(),
         events: libc::POLLIN,
@@ -187,7 +223,7 @@ fn keep_reading(dir: &Path, pipes: &mut [File]) {
 
 fn verify(dir: &Path, slot: u32) {
     let path = file_of(dir, "log", slot);
-    let mut files: Vec<PathBuf> = (1..100)
+    let mut files: Vec<PathBuf> = (1..1000)
         .rev()
         .map(|n| PathBuf::from(format!("{}.{n}", path.display())))
         .collect();
@@ -212,11 +248,8 @@ fn verify(dir: &Path, slot: u32) {
     assert_eq!(next, LINES, "container {slot}");
 }
 
-#[test]
-fn daemon_killed_at_full_rate() {
-    let dir = tempfile::tempdir().expect("dir");
-    let dir = dir.path();
-    let journal = JournalMap::create().expect("journal");
+/// Containers that print numbered lines as fast as their pipes take them.
+fn printers() -> (Vec<OwnedFd>, Vec<std::thread::JoinHandle<()>>) {
     let (mut reads, mut writers) = (Vec::new(), Vec::new());
     for slot in 0..CONTAINERS {
         let (read, mut write) = std::io::pipe().expect("pipe");
@@ -237,25 +270,38 @@ fn daemon_killed_at_full_rate() {
             }
         }));
     }
+    (reads, writers)
+}
+
+/// Lives and deaths of the daemon, and a last life to the end. `deaths`: the step to die at, or a random moment.
+/// Returns how many completions had been committed but not freed.
+fn lives_and_deaths(max_size: &str, deaths: &[Option<&str>]) -> u64 {
+    let dir = tempfile::tempdir().expect("dir");
+    let dir = dir.path();
+    let journal = JournalMap::create().expect("journal");
+    let (reads, writers) = printers();
     let mut pipes: Vec<File> = reads
         .iter()
         .map(|p| p.try_clone().expect("dup").into())
         .collect();
     let (mut spilled, mut committed, mut killed) = (0, 0, 0);
-    for life in 0..LIVES {
-        let (mut child, ring) = live(dir, &journal, &reads, life == 0);
-        std::thread::sleep(Duration::from_millis(u64::from(7 + life * 37 % 90)));
-        if child.try_wait().expect("wait").is_some() {
-            break;
+    for (life, death) in (0..).zip(deaths) {
+        let how = (max_size, *death);
+        let (mut child, ring) = live(dir, &journal, &reads, life == 0, how);
+        if death.is_none() {
+            std::thread::sleep(Duration::from_millis(u64::from(7 + life * 37u32 % 90)));
+            if child.try_wait().expect("wait").is_some() {
+                break;
+            }
         }
-        let (s, c, took) = kill_and_drain(dir, &mut child, ring, &journal);
+        let (s, c, took) = kill_and_drain(dir, &mut child, ring, &journal, death.is_none());
         eprintln!(
             "life {life}: {s} bytes drained, {c} completions committed but not freed, {took:?}"
         );
         (spilled, committed, killed) = (spilled + s, committed + c, killed + 1);
         keep_reading(dir, &mut pipes);
     }
-    let (mut child, _ring) = live(dir, &journal, &reads, false);
+    let (mut child, _ring) = live(dir, &journal, &reads, false, (max_size, None));
     writers.into_iter().for_each(|w| w.join().expect("writer"));
     assert!(child.wait().expect("wait").success());
     eprintln!(
@@ -265,4 +311,33 @@ fn daemon_killed_at_full_rate() {
     for slot in 0..CONTAINERS {
         verify(dir, slot);
     }
+    committed
+}
+
+#[test]
+fn daemon_killed_at_full_rate() {
+    lives_and_deaths("4m", &[None; LIVES]);
+}
+
+#[test]
+fn daemon_killed_between_the_steps_of_a_batch() {
+    let deaths = [
+        "Written:1",
+        "Committed:1",
+        "Freed:1",
+        "Written:4",
+        "Committed:9",
+        "Freed:3",
+        "ReplayWritten:3",
+        "Written:17",
+        "ReplayWritten:40",
+        "Written:55",
+        "Freed:9",
+        "Committed:60",
+    ];
+    let committed = lives_and_deaths("256k", &deaths.map(Some));
+    assert!(
+        committed > 0,
+        "no kill hit the window between commit and free"
+    );
 }

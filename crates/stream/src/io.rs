@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_keeper_proto::shm::{
@@ -12,12 +13,14 @@ use gantry_keeper_proto::shm::{
 };
 use gantry_rt::fd::AsyncFd;
 
-use crate::pump::Pump;
+use crate::pump::{Pump, Step};
 use crate::signal::Signal;
 use crate::sink::{LogPosition, LogSink};
 use crate::subscription::{Frame, Queue, SUBSCRIPTION_HIGH_BYTES, SubscribeOptions, Subscription};
 use crate::unix_time_ns;
 
+/// How often a log that cannot be written is reported.
+const REPEAT_ERROR: Duration = Duration::from_secs(10);
 /// Most bytes written to a container's stdin in one call.
 const STDIN_WRITE_BYTES: usize = 64 * 1024;
 
@@ -71,6 +74,8 @@ pub struct ContainerIo {
     closed: Cell<bool>,
     done_signal: Signal,
     stdin_signal: Signal,
+    /// Batches in a row that could not be logged, and when that was last said.
+    failing: Cell<(u64, Option<Instant>)>,
 }
 
 impl std::fmt::Debug for ContainerIo {
@@ -86,7 +91,11 @@ impl ContainerIo {
     /// For a new container: the journal slot is emptied.
     pub fn new(pump: &Rc<Pump>, slot: u32, config: IoConfig) -> io::Result<Rc<ContainerIo>> {
         let generation = pump.journal()?.reset(slot).map_err(io::Error::other)?;
-        Self::build(pump, slot, generation, config, &SlotState::default())
+        let io = Self::build(pump, slot, generation, config, &SlotState::default())?;
+        // Where the log begins is recorded before anything is written to it: what a kill leaves of the first batch
+        // must be told from what an earlier run left.
+        io.commit(0, 0)?;
+        Ok(io)
     }
 
     /// For a container that ran while the daemon was away: takes over what was committed. Next: [`Self::replay`], then
@@ -128,6 +137,7 @@ impl ContainerIo {
             closed: Cell::new(false),
             done_signal: Signal::default(),
             stdin_signal: Signal::default(),
+            failing: Cell::default(),
         });
         pump.add(slot, Rc::downgrade(&io));
         Ok(io)
@@ -265,10 +275,7 @@ impl ContainerIo {
     /// Takes data of a completion; true if the batch should end here.
     pub(crate) fn take(&self, stream: Stream, data: &[u8]) -> bool {
         self.append(stream, data, unix_time_ns());
-        self.sink
-            .borrow()
-            .as_ref()
-            .is_some_and(|s| s.rotation_due())
+        self.sink.borrow().as_ref().is_some_and(|s| s.batch_full())
     }
 
     /// The final completion of a read.
@@ -308,13 +315,14 @@ impl ContainerIo {
         if let Some(sink) = sink.as_mut() {
             position = sink.position();
             if self.dirty.take() {
-                match sink.write() {
-                    Ok(written) => position = written,
-                    Err(error) => {
-                        self.pump.count(|s| s.failed_writes += 1);
-                        tracing::error!(slot = self.slot, %error, "writing a container's log failed; records are lost");
-                    }
-                }
+                let result = sink.write();
+                self.note_write(&result);
+                position = result.unwrap_or_else(|_| sink.position());
+                self.pump.step(if ring_epoch == 0 {
+                    Step::ReplayWritten
+                } else {
+                    Step::Written
+                });
             }
             carry = [sink.carry(Stream::Stdout), sink.carry(Stream::Stderr)];
         }
@@ -329,7 +337,37 @@ impl ContainerIo {
         };
         self.journal
             .commit(self.slot, &commit)
-            .map_err(io::Error::other)
+            .map_err(io::Error::other)?;
+        if ring_epoch != 0 {
+            self.pump.step(Step::Committed);
+        }
+        Ok(())
+    }
+
+    /// Says that records are lost, and when they no longer are; not for each of many failing batches.
+    fn note_write(&self, result: &io::Result<LogPosition>) {
+        let (failed, said) = self.failing.get();
+        match result {
+            Ok(_) if failed == 0 => {}
+            Ok(_) => {
+                self.failing.set((0, None));
+                tracing::warn!(
+                    slot = self.slot,
+                    failed,
+                    "a container's log is written again"
+                );
+            }
+            Err(error) => {
+                self.pump.count(|s| s.failed_writes += 1);
+                let failed = failed + 1;
+                let due = said.is_none_or(|at| at.elapsed() >= REPEAT_ERROR);
+                if due {
+                    tracing::error!(slot = self.slot, %error, failed, "writing a container's log failed; records are lost");
+                }
+                self.failing
+                    .set((failed, if due { Some(Instant::now()) } else { said }));
+            }
+        }
     }
 
     /// After a commit: readers and clients see it, ended reads are armed again.

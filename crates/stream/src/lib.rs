@@ -19,7 +19,7 @@ mod sys;
 
 pub use gantry_keeper_proto::shm::Stream;
 pub use io::{ContainerIo, IoConfig, StreamFds};
-pub use pump::{Pump, PumpStats};
+pub use pump::{Pump, PumpStats, Step};
 pub use signal::Signal;
 pub use sink::{LogPosition, LogSink};
 pub use subscription::{Frame, SubscribeOptions, Subscription};

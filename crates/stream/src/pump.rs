@@ -30,12 +30,28 @@ pub struct PumpStats {
     pub failed_writes: u64,
 }
 
+/// The steps of a batch, in order. A kill after any of them loses and doubles nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Output that the keeper had collected is in the log, and the journal does not say so.
+    ReplayWritten,
+    /// A container's log is written, its journal is not.
+    Written,
+    /// Its journal is committed.
+    Committed,
+    /// The batch's completions and buffers are free again.
+    Freed,
+}
+
+type StepHook = Box<dyn Fn(Step)>;
+
 /// The pump of a shard.
 pub struct Pump {
     ring: RefCell<PumpRing>,
     journal: RefCell<Option<Rc<JournalMap>>>,
     targets: RefCell<HashMap<u32, Weak<ContainerIo>>>,
     stats: Cell<PumpStats>,
+    step_hook: RefCell<Option<StepHook>>,
 }
 
 impl std::fmt::Debug for Pump {
@@ -55,6 +71,7 @@ impl Pump {
             journal: RefCell::new(None),
             targets: RefCell::default(),
             stats: Cell::default(),
+            step_hook: RefCell::default(),
         }))
     }
 
@@ -80,6 +97,17 @@ impl Pump {
             .borrow()
             .clone()
             .ok_or_else(|| io::Error::other("the pump has no journal yet"))
+    }
+
+    /// Calls `hook` after each step of each batch: a place for tests to be killed at.
+    pub fn on_step(&self, hook: impl Fn(Step) + 'static) {
+        *self.step_hook.borrow_mut() = Some(Box::new(hook));
+    }
+
+    pub(crate) fn step(&self, step: Step) {
+        if let Some(hook) = &*self.step_hook.borrow() {
+            hook(step);
+        }
     }
 
     /// Counters.
@@ -174,6 +202,7 @@ impl Pump {
             io.commit(epoch, seq)?;
         }
         self.ring.borrow_mut().finish(seq, &buffers);
+        self.step(Step::Freed);
         self.count(|s| {
             s.batches += 1;
             s.completions += seq - head;

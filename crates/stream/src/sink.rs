@@ -28,8 +28,8 @@ pub trait LogSink {
     fn carry(&self, stream: Stream) -> (&[u8], u64);
     /// The journal has it: readers may see it now; the place to rotate.
     fn committed(&mut self);
-    /// The batch should be written now because the file has reached its maximal size.
-    fn rotation_due(&self) -> bool {
+    /// Enough is encoded: the batch should be written now.
+    fn batch_full(&self) -> bool {
         false
     }
     /// Goes back to what was committed: cuts off a torn write, takes over the unfinished lines.

@@ -25,7 +25,7 @@ pub const RUNTIME_NAME: &str = "gantry";
 
 /// Log drivers of Docker that are not built.
 const OTHER_LOG_DRIVERS: &[&str] = &[
-    "local", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs",
+    "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs",
 ];
 
 /// Makes the engine's specification of a request.
@@ -315,23 +315,13 @@ fn extra_host(entry: &str) -> Result<(), ApiError> {
 }
 
 fn check_log_mode(options: &std::collections::BTreeMap<String, String>) -> Result<(), ApiError> {
-    let mode = options.get("mode").map_or("", String::as_str);
-    if !matches!(mode, "" | "blocking" | "non-blocking") {
-        return Err(ApiError::invalid(format!(
-            "logger: logging mode not supported: {mode}"
-        )));
-    }
-    if options.contains_key("max-buffer-size") && mode != "non-blocking" {
-        return Err(ApiError::invalid(
-            "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
-        ));
-    }
-    Ok(())
+    let options = options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    gantry_logs::check_delivery(&options.collect()).map_err(|e| ApiError::invalid(e.to_string()))
 }
 
 fn check_log_driver(driver: &str) -> Result<(), ApiError> {
     match driver {
-        "" | "json-file" | "none" => Ok(()),
+        "" | "json-file" | "local" | "none" => Ok(()),
         other if OTHER_LOG_DRIVERS.contains(&other) => Err(ApiError::not_implemented(format!(
             "the log driver {other} is not implemented yet"
         ))),

@@ -186,7 +186,7 @@ fn features(daemon: &DaemonInfo) -> Value {
         "LoggingDriver": "json-file",
         "Plugins": {
             "Authorization": null,
-            "Log": ["json-file"],
+            "Log": ["json-file", "local"],
             "Network": ["bridge", "host", "null"],
             "Volume": [],
         },

@@ -58,7 +58,7 @@ pub(crate) fn check(
     if spec.host.log.driver.is_empty() {
         spec.host.log = default_log.clone();
     }
-    check_log(&spec.host.log)?;
+    super::logs::check_config(&spec.config, &spec.host.log)?;
     Ok(Vec::new())
 }
 
@@ -155,16 +155,6 @@ pub(crate) async fn limit_warnings(
         .collect();
     warnings.dedup();
     warnings
-}
-
-fn check_log(log: &LogConfig) -> Result<(), EngineError> {
-    match log.driver.as_str() {
-        "none" => Ok(()),
-        "json-file" => super::logs::check_options(&log.options),
-        other => Err(EngineError::InvalidParameter(format!(
-            "logger: no log driver named '{other}' is registered"
-        ))),
-    }
 }
 
 fn image_defaults(image: &Image) -> ImageDefaults {

@@ -5,10 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use gantry_logs::{JsonFile, JsonFileOptions, LogQuery, LogState};
+use gantry_logs::{BadOption, JsonFile, JsonFileOptions, LogQuery, LogState};
 use gantry_rt::sync::Notify;
 use gantry_rt::{Either, ShardId, mailbox, race};
 use gantry_stream::LogSink;
@@ -16,7 +17,7 @@ use rustc_hash::FxHashMap;
 
 use super::Container;
 use crate::EngineError;
-use crate::model::{LogConfig, LogsOptions};
+use crate::model::{ContainerConfig, LogConfig, LogsOptions};
 use crate::shard::{ShardEngine, call_error};
 
 /// Log readers open on one shard.
@@ -28,18 +29,47 @@ pub(crate) type LogHandle = Rc<LogState>;
 /// A log open for writing, and what its readers need.
 pub(crate) type OpenSink = (Box<dyn LogSink>, LogHandle);
 
-/// Checks options of the json-file driver.
-pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<(), EngineError> {
-    parse_options(options).map(drop)
+/// Checks a container's log configuration.
+pub(crate) fn check_config(
+    container: &ContainerConfig,
+    log: &LogConfig,
+) -> Result<(), EngineError> {
+    match log.driver.as_str() {
+        "none" => gantry_logs::check_delivery(&pairs(log).collect()).map_err(bad_option),
+        "json-file" | "local" => {
+            parse_options(log)?;
+            tag(container, "", "", log).map(drop)
+        }
+        other => Err(EngineError::InvalidParameter(format!(
+            "logger: no log driver named '{other}' is registered"
+        ))),
+    }
 }
 
-fn parse_options(options: &BTreeMap<String, String>) -> Result<JsonFileOptions, EngineError> {
-    JsonFileOptions::parse(options.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-        .map_err(|e| EngineError::InvalidParameter(e.to_string()))
+fn pairs(log: &LogConfig) -> impl Iterator<Item = (&str, &str)> {
+    log.options.iter().map(|(k, v)| (k.as_str(), v.as_str()))
 }
 
-/// The attributes of every record that the options `labels`, `env` ask for.
-fn attributes(container: &Container, log: &LogConfig) -> BTreeMap<String, String> {
+fn parse_options(log: &LogConfig) -> Result<JsonFileOptions, EngineError> {
+    let parsed = match log.driver.as_str() {
+        "local" => JsonFileOptions::parse_local(pairs(log)),
+        _ => JsonFileOptions::parse(pairs(log)),
+    };
+    parsed.map_err(bad_option)
+}
+
+fn bad_option(error: BadOption) -> EngineError {
+    match error {
+        BadOption::NotBuilt(_) => EngineError::NotImplemented(error.to_string()),
+        _ => EngineError::InvalidParameter(error.to_string()),
+    }
+}
+
+/// The attributes of every record that the options `labels`, `env`, `tag` ask for.
+fn attributes(
+    container: &Container,
+    log: &LogConfig,
+) -> Result<BTreeMap<String, String>, EngineError> {
     let config = &container.fixed.config;
     let wanted = |key: &str| -> Vec<String> {
         log.options
@@ -59,7 +89,54 @@ fn attributes(container: &Container, log: &LogConfig) -> BTreeMap<String, String
             found.insert(name.to_owned(), value.to_owned());
         }
     }
-    found
+    if let Some(tag) = tag(config, &container.id, &container.name(), log)? {
+        found.insert("tag".to_owned(), tag);
+    }
+    Ok(found)
+}
+
+/// The option `tag` with its fields filled in. Of Go's templates only plain fields are known; others are refused.
+fn tag(
+    config: &ContainerConfig,
+    id: &str,
+    name: &str,
+    log: &LogConfig,
+) -> Result<Option<String>, EngineError> {
+    let template = match log.options.get("tag") {
+        Some(template) if !template.is_empty() => template,
+        _ => return Ok(None),
+    };
+    let mut tag = String::new();
+    let mut rest = template.as_str();
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (field, after) = after.split_once("}}").ok_or_else(|| {
+            EngineError::InvalidParameter("template: log-tag:1: unclosed action".to_owned())
+        })?;
+        tag.push_str(before);
+        tag.push_str(match field.trim() {
+            ".ID" => id.get(..12).unwrap_or(id),
+            ".FullID" => id,
+            ".Name" => name,
+            ".ImageName" => &config.image,
+            ".DaemonName" => "docker",
+            other => {
+                return Err(EngineError::NotImplemented(format!(
+                    "the field {other} of a log tag is not implemented yet"
+                )));
+            }
+        });
+        rest = after;
+    }
+    tag.push_str(rest);
+    Ok(Some(tag))
+}
+
+/// The log file of a container with a driver that writes one.
+fn path(container: &Container) -> PathBuf {
+    match container.fixed.host.log.driver.as_str() {
+        "local" => container.fixed.local_log_path(),
+        _ => container.fixed.log_path(&container.id),
+    }
 }
 
 /// Opens the log of a container for writing; `None` with driver `none`.
@@ -68,11 +145,15 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
     if log.driver == "none" {
         return Ok(None);
     }
-    let mut options = parse_options(&log.options)?;
-    options.attrs = attributes(container, log);
-    let path = container.fixed.log_path(&container.id);
-    let file = JsonFile::open(&path, options)
-        .map_err(|e| EngineError::io(format!("open log {}", path.display()), e))?;
+    let mut options = parse_options(log)?;
+    options.attrs = attributes(container, log)?;
+    let path = path(container);
+    let io_error = |e| EngineError::io(format!("open log {}", path.display()), e);
+    if log.driver == "local" {
+        let dir = path.parent().unwrap_or(&path);
+        std::fs::create_dir_all(dir).map_err(io_error)?;
+    }
+    let file = JsonFile::open(&path, options).map_err(io_error)?;
     let state = file.state();
     Ok(Some((Box::new(file), state)))
 }
@@ -92,14 +173,14 @@ struct OpenLog {
 }
 
 fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, EngineError> {
-    // dockerd answers a moment that is no number with status 500; the CLI turns dates and spans into numbers itself.
+    // The CLI turns dates and spans into numbers itself.
     let time = |text: &str| -> Result<Option<u64>, EngineError> {
         if text.is_empty() || text == "0" {
             return Ok(None);
         }
         gantry_logs::time::parse_timestamp(text)
             .map(Some)
-            .map_err(|e| EngineError::System(e.to_string()))
+            .map_err(|e| EngineError::InvalidParameter(e.to_string()))
     };
     let tail = match options.tail.as_str() {
         "" | "all" => None,
@@ -130,7 +211,7 @@ fn reader(
     }
     let query = query(container, options)?;
     let state = container.inner.borrow().last_log.clone();
-    let path = container.fixed.log_path(&container.id);
+    let path = path(container);
     let opened = match state {
         Some(state) => gantry_logs::read(&state, query),
         None => gantry_logs::read_path(&path, query),

@@ -240,7 +240,7 @@ pub enum SeccompChoice {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogConfig {
-    /// `json-file` or `none`; empty means the daemon's default.
+    /// `json-file`, `local` or `none`; empty means the daemon's default.
     pub driver: String,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
