@@ -128,9 +128,14 @@ pub(in crate::handlers) async fn create(mut call: Call) -> Reply {
             "pulling images is not implemented yet (ImageCreate fromImage={reference}): use docker load or docker import"
         )));
     }
+    if source.is_empty() {
+        return Err(ApiError::invalid(
+            "nothing to make an image from: fromImage or fromSrc is needed",
+        ));
+    }
     if source != "-" {
         return Err(ApiError::not_implemented(format!(
-            "importing from an address is not implemented yet: {}",
+            "importing from an address is not implemented yet (ImageCreate fromSrc={}): give the archive itself",
             crate::query::quoted(&source)
         )));
     }
