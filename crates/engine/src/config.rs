@@ -62,6 +62,11 @@ impl EngineConfig {
         self.data_root.join("init-layer")
     }
 
+    /// The program of `--init`. Not under exec-root, which may be on a file system without execution (/run).
+    pub fn init_program_path(&self) -> PathBuf {
+        self.data_root.join("docker-init")
+    }
+
     /// The journal of a shard.
     pub fn journal_path(&self, shard: usize) -> PathBuf {
         self.exec_root.join(format!("state-{shard}.journal"))

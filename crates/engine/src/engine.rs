@@ -51,6 +51,7 @@ impl Engine {
         let init_layer = config.init_layer_dir();
         gantry_launch::make_init_layer(&init_layer)
             .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
+        crate::container::files::install_init(&config.init_program_path())?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,

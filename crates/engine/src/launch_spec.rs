@@ -243,7 +243,12 @@ fn build(
     } else {
         shared.seccomp.program(&host.security.seccomp, mask)?
     };
-    let argv = std::iter::once(&fixed.path).chain(&fixed.args);
+    let init = [gantry_init::PATH_IN_CONTAINER.to_owned(), "--".to_owned()];
+    let argv = init
+        .iter()
+        .filter(|_| host.init)
+        .chain(std::iter::once(&fixed.path))
+        .chain(&fixed.args);
     let env = command::process_env(config, &hostname, &who.home);
     let new_network = matches!(network, NetMode::New);
     let host_network = is_host_network(&network)?;
@@ -282,7 +287,7 @@ fn build(
             .unwrap_or(DEFAULT_SHM_BYTES),
         sysctls: sysctl::of_start(&host.sysctls, new_network, host_network)?,
         rootfs,
-        binds: etc_binds(fixed, joined),
+        binds: binds(shared, fixed, joined),
         tmpfs: tmpfs(host),
         network,
         cgroup: cgroup(shared, fixed),
@@ -317,6 +322,18 @@ fn tmpfs(host: &HostSpec) -> Vec<TmpfsMount> {
             options: options.clone(),
         })
         .collect()
+}
+
+fn binds(shared: &Shared, fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
+    let mut all = etc_binds(fixed, joined);
+    if fixed.host.init {
+        all.push(BindFile {
+            source: shared.config.init_program_path(),
+            target: gantry_init::PATH_IN_CONTAINER.to_owned(),
+            readonly: true,
+        });
+    }
+    all
 }
 
 fn etc_binds(fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {

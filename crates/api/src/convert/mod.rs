@@ -87,6 +87,7 @@ pub fn create_spec(
             options: host.log_config.options.clone(),
         },
         console_size: console_size(host.console_size),
+        init: host.init == Some(true),
         annotations: host.annotations.clone().unwrap_or_default(),
     };
     let wire = keep(&request, host)?;
@@ -242,10 +243,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
         (
             host.kernel_memory_tcp != 0,
             "kernel TCP memory limits (KernelMemoryTCP)",
-        ),
-        (
-            host.init == Some(true),
-            "an init process (Init; docker run --init)",
         ),
         (healthcheck, "health checks (Healthcheck)"),
         (

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -48,6 +48,18 @@ pub(crate) async fn make_dirs(
         write_replacing(&fixed.dir.join(RECORD_FILE), &record)
     })
     .await
+}
+
+/// Puts the init program where containers' mounts find it. Running containers keep the one they have.
+pub(crate) fn install_init(path: &Path) -> Result<(), EngineError> {
+    let as_wanted = fs::read(path).is_ok_and(|old| old == gantry_init::PROGRAM)
+        && fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o777 == 0o755);
+    if as_wanted {
+        return Ok(());
+    }
+    write_replacing(path, gantry_init::PROGRAM)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(|e| EngineError::io(format!("make {} executable", path.display()), e))
 }
 
 /// Writes a file so that readers see the old or the new content.

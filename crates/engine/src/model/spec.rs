@@ -121,6 +121,8 @@ pub struct HostSpec {
     pub log: LogConfig,
     /// Terminal size at start (rows, columns).
     pub console_size: Option<(u16, u16)>,
+    /// Process 1 is an init of our own that starts the program.
+    pub init: bool,
     /// Annotations, echoed.
     pub annotations: BTreeMap<String, String>,
 }
