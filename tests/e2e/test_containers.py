@@ -292,6 +292,29 @@ def test_filters_of_events(engine):
     assert (status, doc["message"]) == (400, "`since` time (20) cannot be after `until` time (10)")
 
 
+def test_events_of_a_whole_life(engine):
+    since = engine.json("GET", "/info")[1]["SystemTime"]
+    create(engine, "life", Cmd=["sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"], Tty=True)
+    post(engine, "life/start")
+    wait_for(lambda: "up" in engine.ok("logs", "life"), "its trap is set")
+    for step in ("resize?h=10&w=20", "pause", "unpause", "rename?name=death", "../death/kill?signal=WINCH"):
+        name = "death" if step.startswith("..") else "life"
+        post(engine, step.removeprefix("../") if name == "death" else f"life/{step}")
+    post(engine, "death/restart?t=9")
+    post(engine, "death/stop?t=0")
+    engine.json("DELETE", "/v1.48/containers/death")
+    until = engine.json("GET", "/info")[1]["SystemTime"]
+    text = engine.ok("events", "--since", since, "--until", until, "--filter", "type=container", "--format", "json")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert [e["Action"] for e in events] == (
+        "create start resize pause unpause rename kill kill stop die start restart kill kill stop die destroy").split()
+    told = {e["Action"]: e["Actor"]["Attributes"] for e in events}
+    assert told["rename"]["oldName"] == "/life" and told["rename"]["name"] == "death"
+    assert (told["resize"]["height"], told["resize"]["width"]) == ("10", "20")
+    assert [e["Actor"]["Attributes"]["signal"] for e in events if e["Action"] == "kill"] == ["28", "15", "15", "9"]
+    assert [e["Actor"]["Attributes"]["exitCode"] for e in events if e["Action"] == "die"] == ["3", "137"]
+
+
 def test_many_clients_on_few_containers(engine):
     """Creates, starts, stops, kills, restarts, pauses and removals at once: no failure of the engine, and no wrong state."""
     end = time.monotonic() + 6

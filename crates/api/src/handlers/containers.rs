@@ -222,6 +222,11 @@ pub(super) async fn start(call: Call) -> Reply {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
+    if !call.query.get("checkpoint").is_empty() {
+        return Err(ApiError::invalid(
+            "checkpoint is only supported in experimental mode",
+        ));
+    }
     call.ctx.engine.start(&call.key).await?;
     reply::empty(StatusCode::NO_CONTENT)
 }

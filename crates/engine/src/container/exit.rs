@@ -163,6 +163,9 @@ fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Dur
     if exit.oom_killed {
         container.event("oom", &[]);
     }
+    if container.stopping.take() {
+        container.event("stop", &[]);
+    }
     container.event(
         "die",
         &[

@@ -52,6 +52,8 @@ pub(crate) struct Container {
     pub(crate) no_restart: Cell<bool>,
     /// A client's `restart` is between stop and start.
     pub(crate) client_restart: Cell<bool>,
+    /// A client's `stop` waits for the end, which tells of it.
+    pub(crate) stopping: Cell<bool>,
     /// A removal is under way.
     pub(crate) removing: Cell<bool>,
     /// It was removed.
@@ -118,6 +120,7 @@ impl Container {
             launching: Cell::new(false),
             no_restart: Cell::new(false),
             client_restart: Cell::new(false),
+            stopping: Cell::new(false),
             removing: Cell::new(false),
             gone: Cell::new(false),
             releasing: Cell::new(false),

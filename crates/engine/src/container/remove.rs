@@ -19,8 +19,9 @@ pub(crate) async fn remove(
     options: RemoveOptions,
 ) -> Result<(), EngineError> {
     if options.link {
-        return Err(EngineError::NotImplemented(
-            "links are not built; the container was not removed".to_owned(),
+        // There are no links yet, so it can only be the container's own name. Docker does not class this one.
+        return Err(EngineError::System(
+            "Conflict, cannot remove the default link name of the container".to_owned(),
         ));
     }
     let status = container.status();

@@ -31,8 +31,18 @@ pub(crate) async fn stop(
         return Err(EngineError::NotModified);
     }
     container.amend(|inner| inner.state.manually_stopped = true);
-    end_processes(container, options).await?;
-    container.event("stop", &[]);
+    end_and_tell(container, options).await
+}
+
+/// Ends the processes and publishes `stop`. As with dockerd it comes before `die`, so that the exit publishes both.
+async fn end_and_tell(container: &Rc<Container>, options: &StopOptions) -> Result<(), EngineError> {
+    container.stopping.set(true);
+    let ended = end_processes(container, options).await;
+    let untold = container.stopping.take();
+    ended?;
+    if untold {
+        container.event("stop", &[]);
+    }
     Ok(())
 }
 
@@ -64,8 +74,7 @@ async fn stop_and_start(
 ) -> Result<(), EngineError> {
     container.no_restart.set(true);
     if !container.cancel_restart().await? && container.status().is_alive() {
-        end_processes(container, options).await?;
-        container.event("stop", &[]);
+        end_and_tell(container, options).await?;
     }
     start::start_locked(container, start::Cause::Client).await
 }
