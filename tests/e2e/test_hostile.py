@@ -243,6 +243,15 @@ def lies(base):
     for name, doc in (("deep", b"[" * 100_000), ("number", b"5"), ("null", b"null"), ("text", b"nonsense"),
                       ("empty-list", b"[]"), ("wrong-types", b'[{"Config": 5, "Layers": {}}]')):
         out[f"manifest-{name}"] = mkimage.tar_bytes([e("manifest.json", data=doc)])
+    many = {"Config": "c.json", "RepoTags": ["lie:1"], "Layers": []}
+    out["600-layers"] = mkimage.docker_archive("lie:1", [base], config.replace(b'"diff_ids": [', b'"diff_ids": [' + b'"sha256:%s",' % (
+        b"a" * 64) * 600))
+    out["2000-images"] = mkimage.tar_bytes([e("c.json", data=config), e("manifest.json", data=json.dumps([many] * 2000).encode())])
+    out["sparse"] = mkimage.docker_archive("lie:1", [raw_header(b"evil", b"00000000000\0", b"S") + b"\0" * 1024])
+    out["name-without-tag"] = mkimage.docker_archive("lie", [base])
+    out["name-with-digest"] = mkimage.docker_archive("lie@sha256:" + "a" * 64, [base])
+    out["windows"] = mkimage.docker_archive("lie:1", [base], config.replace(b'"linux"', b'"windows"'))
+    out["no-rootfs"] = mkimage.docker_archive("lie:1", [], b'{"os": "linux"}')
     out["bad-tag"] = mkimage.docker_archive("UPPER CASE:::", [base])
     out["empty"], out["zeros"], out["not-a-tar"] = b"", b"\0" * 10240, b"hello world"
     assert layer_sha

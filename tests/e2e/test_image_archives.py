@@ -3,13 +3,17 @@ import io
 import json
 import os
 import pathlib
+import subprocess
 import tarfile
+import tempfile
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import leaks
 import mkimage
 import pytest
-from engine import wait_for
+from engine import Daemon, wait_for
 
 TAR = {"Content-Type": "application/x-tar"}
 e = mkimage.entry
@@ -356,3 +360,42 @@ def test_killed_in_the_middle_nothing_half_is_left(private_daemon, base_layer, w
     base = len(eng.inspect("busybox")["RootFS"]["Layers"])
     assert len([p for p in left if "layers/sha256/" in p]) == base
     assert len([p for p in left if "blobs/sha256/" in p]) == base + 1, left
+
+
+@pytest.fixture
+def small_disk_daemon(workdir):
+    """A gantryd whose data root is a file system of 200 MiB."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="small-", dir=workdir))
+    (root / "data").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200M", "tmpfs", str(root / "data")], check=True)
+    try:
+        eng = Daemon(root)
+        eng.start()
+        yield eng
+        eng.stop()
+    finally:
+        subprocess.run(["umount", str(root / "data")], check=True)
+    leaks.assert_nothing_left(eng)
+
+
+def bomb():
+    """A layer of 512 MiB of zeros, compressed to a few MiB."""
+    head = tarfile.TarInfo("zeros")
+    head.size = 512 << 20
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    parts = [packer.compress(head.tobuf())] + [packer.compress(bytes(1 << 20)) for _ in range(512)]
+    return b"".join(parts) + packer.flush()
+
+
+@pytest.mark.gantry
+def test_a_bomb_does_not_fill_the_disk(small_disk_daemon, base_layer):
+    eng, packed = small_disk_daemon, bomb()
+    members = [e("c.json", data=mkimage.image_config([b""])), e("l.tar", data=packed), e("manifest.json", data=json.dumps(
+        [{"Config": "c.json", "RepoTags": ["bomb:1"], "Layers": ["l.tar"]}]).encode())]
+    for archive in (packed, mkimage.tar_bytes(members)):
+        assert "no space left on device" in load(eng, archive)[-1]["error"]
+        assert disk(eng) == {"layers/sha256", "content/blobs", "content/blobs/sha256"}
+    status, doc = eng.json("POST", "/images/create?fromSrc=-&repo=bomb", packed, headers=TAR)
+    assert status == 500 and "no space left on device" in doc["message"]
+    assert disk(eng) == {"layers/sha256", "content/blobs", "content/blobs/sha256"}
+    assert load(eng, mkimage.docker_archive("busybox:latest", [base_layer])) == [{"stream": "Loaded image: busybox:latest\n"}]

@@ -25,6 +25,7 @@ mod keeper;
 mod launch_spec;
 mod list;
 mod lock;
+mod merged;
 pub mod model;
 mod names;
 mod orphan;

@@ -1,15 +1,16 @@
 //! Users and groups of a container, from the files of its own root file system.
 //!
-//! The files are hostile: they are opened with `RESOLVE_IN_ROOT`, must be regular, and are read up to
-//! a bound.
+//! The files are hostile: they are looked up inside the root, must be regular, and are read up to a
+//! bound.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::FileType;
 
 use crate::EngineError;
+use crate::merged::Merged;
 
 /// Bytes read of /etc/passwd and /etc/group.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -40,40 +41,18 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads both files through the layers of a root file system, top first. A layer that hides the
-    /// file (whiteout) ends the search.
+    /// Reads both files through the layers of a root file system, top first.
     pub fn read(layers: &[PathBuf]) -> Result<Accounts, EngineError> {
+        let root = Merged::open(layers)?;
+        let read = |path| match root.find(path)? {
+            Some(file) => read_regular(&file),
+            None => Ok(String::new()),
+        };
         Ok(Accounts {
-            passwd: read_file(layers, "etc/passwd")?,
-            group: read_file(layers, "etc/group")?,
+            passwd: read("etc/passwd")?,
+            group: read("etc/group")?,
         })
     }
-}
-
-fn read_file(layers: &[PathBuf], path: &str) -> Result<String, EngineError> {
-    for layer in layers {
-        let root = match rustix::fs::open(
-            layer,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(root) => root,
-            Err(rustix::io::Errno::NOENT) => continue,
-            Err(e) => {
-                return Err(EngineError::io(
-                    format!("open {}", layer.display()),
-                    e.into(),
-                ));
-            }
-        };
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let Ok(found) = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) else {
-            continue;
-        };
-        return read_regular(&found);
-    }
-    Ok(String::new())
 }
 
 fn read_regular(found: &OwnedFd) -> Result<String, EngineError> {

@@ -10,7 +10,7 @@ use crate::model::{ConfigFile, History, RootFs};
 use crate::oci::{HOST_OS, Platform};
 use crate::pins::Pins;
 use crate::space::SpaceGuard;
-use crate::store::LayerRecord;
+use crate::store::{LayerRecord, now_unix_ns};
 use crate::{ImageError, ImageId, ImageStore, Reference, changes};
 
 /// What an import is given besides the archive.
@@ -67,6 +67,7 @@ impl ImageStore {
             layers: vec![(diff_id, record)],
             blobs: Vec::new(),
             tags: options.reference.as_slice(),
+            tagged_unix_ns: Some(now_unix_ns()),
         };
         self.commit_image(&mut pins, new).map(|(id, _)| id)
     }

@@ -64,6 +64,8 @@ pub(crate) struct NewImage<'a> {
     /// Blobs to keep besides the config.
     pub(crate) blobs: Vec<String>,
     pub(crate) tags: &'a [Reference],
+    /// The tagging counts as one.
+    pub(crate) tagged_unix_ns: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +151,7 @@ impl ImageStore {
             layers,
             blobs: source.blobs.clone(),
             tags: &source.tags,
+            tagged_unix_ns: None,
         };
         let (id, replaced) = self.commit_image(&mut pins, new)?;
         for (tag, old) in source.tags.iter().zip(replaced) {
@@ -230,6 +233,7 @@ impl ImageStore {
             layers,
             blobs,
             tags,
+            tagged_unix_ns,
         } = new;
         pins.add(&digest::of_bytes(config));
         let mut state = self.lock();
@@ -258,7 +262,9 @@ impl ImageStore {
         snapshot.put(image, false);
         self.publish(snapshot);
         // Under the same lock: no removal comes between an image and its names.
-        let replaced = tags.iter().map(|tag| self.set_tag(&mut state, &id, tag));
+        let replaced = tags
+            .iter()
+            .map(|tag| self.set_tag(&mut state, &id, tag, tagged_unix_ns));
         let replaced = replaced.collect::<Result<_, _>>()?;
         Ok((id, replaced))
     }

@@ -32,7 +32,10 @@ impl SpaceGuard {
         self.since_look_bytes = 0;
         let stat = rustix::fs::fstatvfs(at)?;
         if stat.f_bavail.saturating_mul(stat.f_frsize) < MIN_FREE_BYTES {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("no space left on device ({MIN_FREE_BYTES} bytes are kept free)"),
+            ));
         }
         Ok(())
     }

@@ -12,16 +12,17 @@ impl ImageStore {
     pub fn tag(&self, name: &str, target: &Reference) -> Result<Arc<Image>, ImageError> {
         let mut state = self.lock();
         let image = self.snapshot().resolve(name)?;
-        self.set_tag(&mut state, &image.id, target)?;
+        self.set_tag(&mut state, &image.id, target, Some(now_unix_ns()))?;
         Ok(image)
     }
 
-    /// The id that had this name before, if it was another.
+    /// The id that had this name before, if it was another. A load is no tagging: its time stays as it was.
     pub(crate) fn set_tag(
         &self,
         state: &mut State,
         id: &str,
         to: &Reference,
+        tagged_unix_ns: Option<i64>,
     ) -> Result<Option<ImageId>, ImageError> {
         let mut snapshot = (*self.snapshot()).clone();
         let mut record = state
@@ -29,7 +30,7 @@ impl ImageStore {
             .get(id)
             .cloned()
             .ok_or_else(|| ImageError::NotFound(id.to_owned()))?;
-        record.last_tagged_unix_ns = now_unix_ns();
+        record.last_tagged_unix_ns = tagged_unix_ns.unwrap_or(record.last_tagged_unix_ns);
         let mut batch = Batch::new();
         batch
             .put(Table::Tags, to.full(), id)
