@@ -1,7 +1,7 @@
 //! What handlers need: the engine, the images, and facts about this daemon.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_engine::Engine;
 use gantry_image::ImageStore;
@@ -14,6 +14,35 @@ pub struct Context {
     pub images: Arc<ImageStore>,
     /// Facts that do not change while the daemon runs.
     pub daemon: DaemonInfo,
+    /// Settings that a reload can change.
+    pub settings: RwLock<Settings>,
+}
+
+/// What a reload of daemon.json can change, as `/info` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Labels of the daemon.
+    pub labels: Vec<String>,
+    /// Whether debugging is on.
+    pub debug: bool,
+}
+
+impl Context {
+    /// The settings at this moment.
+    pub fn settings(&self) -> Settings {
+        let settings = self.settings.read();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the settings and tells who listens to events.
+    pub fn reload(&self, settings: Settings, attributes: Vec<(String, String)>) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = settings;
+        self.engine
+            .publish_event("daemon", "reload", &self.daemon.id, attributes);
+    }
 }
 
 /// Facts about this daemon, found at boot.
@@ -29,10 +58,6 @@ pub struct DaemonInfo {
     pub id: String,
     /// Data root.
     pub data_root: PathBuf,
-    /// Labels of the daemon.
-    pub labels: Vec<String>,
-    /// Whether debugging is on.
-    pub debug: bool,
     /// Release of the kernel.
     pub kernel_version: String,
     /// `PRETTY_NAME` of os-release.

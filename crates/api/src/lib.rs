@@ -12,7 +12,7 @@ pub mod error;
 pub mod filters;
 pub mod glob;
 mod handlers;
-mod json;
+pub mod json;
 pub mod operations;
 pub mod query;
 pub mod render;
@@ -23,5 +23,5 @@ pub mod text;
 pub mod version;
 pub mod wire;
 
-pub use context::{Context, DaemonInfo, PredefinedNetwork};
+pub use context::{Context, DaemonInfo, PredefinedNetwork, Settings};
 pub use service::ApiService;

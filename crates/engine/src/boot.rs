@@ -311,6 +311,7 @@ async fn adopt(
     if !container.status().is_alive() {
         // Launched, but the daemon died before it was recorded; or recorded as ended and not forgotten.
         if found.exit.is_some() {
+            remove_group(container).await;
             link.forget_later(found.id);
             return Ok(false);
         }
@@ -404,6 +405,11 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
     if let Err(e) = exit::store_record(container, &container.record()).await {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
+    remove_group(container).await;
+}
+
+/// Removes the control group of a container that has ended, with whatever is still in it.
+async fn remove_group(container: &Rc<Container>) {
     let parent = cgroup_parent(&container.shard.shared, &container.fixed.host);
     let (hierarchy, id) = (
         container.shard.shared.seccomp.hierarchy.clone(),
@@ -416,7 +422,7 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
     });
     if let Err(e) = cleaned.await {
         // After a reboot there is no group; that is the usual case.
-        tracing::debug!(id = %container.id, error = %e, "no control group of a lost container was removed");
+        tracing::debug!(id = %container.id, error = %e, "no control group of an ended container was removed");
     }
 }
 

@@ -81,6 +81,7 @@ impl Engine {
         self.shared.bus.close();
         for shard in 0..self.shared.config.shards {
             let told = on_shard(shard, |engine| async move {
+                engine.released().await;
                 let keepers = engine.keepers.borrow().clone();
                 for keeper in keepers {
                     keeper.shutdown_if_empty().await?;

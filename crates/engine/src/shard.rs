@@ -5,6 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use gantry_image::ImageStore;
 use gantry_rt::ShardId;
@@ -66,6 +67,11 @@ thread_local! {
     static SHARD: OnceCell<Rc<ShardEngine>> = const { OnceCell::new() };
 }
 
+/// How long the end of the daemon waits for ended containers to be put away.
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const RELEASE_POLL: Duration = Duration::from_millis(5);
+
 /// The engine on this shard: owner of its containers.
 pub(crate) struct ShardEngine {
     pub(crate) id: usize,
@@ -107,6 +113,22 @@ impl ShardEngine {
             .ok_or_else(|| {
                 EngineError::Unavailable("the engine is not up yet on this shard".to_owned())
             })
+    }
+
+    /// Waits until every run that has ended gave back what it held, at most [`RELEASE_WAIT`].
+    pub(crate) async fn released(&self) {
+        let releasing = || {
+            let containers = self.containers.borrow();
+            containers.values().any(|c| c.releasing.get())
+        };
+        let wait = async {
+            while releasing() {
+                gantry_rt::sleep(RELEASE_POLL).await;
+            }
+        };
+        if gantry_rt::timeout(RELEASE_WAIT, wait).await.is_err() {
+            tracing::warn!("an ended container is still being put away; the next daemon goes on");
+        }
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Rc<Container>, EngineError> {

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
-use gantry_api::{ApiService, Context, DaemonInfo};
+use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
 use gantry_engine::{Engine, EngineConfig};
 use gantry_image::ImageStore;
@@ -17,6 +17,9 @@ use crate::config::Config;
 use crate::files::{self, Identity};
 use crate::listen::{self, Listening};
 use crate::probe;
+
+/// How often requests in flight are counted at the end.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +81,10 @@ impl BootError {
 /// A daemon that runs.
 pub struct Daemon {
     engine: Engine,
+    context: Arc<Context>,
     listening: Vec<Listening>,
     pidfile: PathBuf,
+    shutdown_timeout: Duration,
     /// Held until the process ends.
     _lock: File,
 }
@@ -100,8 +105,16 @@ fn failed<E: std::fmt::Display>(name: &'static str) -> impl FnOnce(E) -> BootErr
     move |e| BootError::Step(name, e.to_string())
 }
 
-/// Boots; the daemon answers requests when this returns.
+/// Boots; the daemon answers requests when this returns. A boot that fails leaves no pid file and no socket.
 pub fn boot(config: &Config) -> Result<Daemon, BootError> {
+    let booted = steps(config);
+    if booted.is_err() {
+        files::remove_pidfile(&config.pidfile);
+    }
+    booted
+}
+
+fn steps(config: &Config) -> Result<Daemon, BootError> {
     let shards = config
         .shards
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -147,6 +160,7 @@ pub fn boot(config: &Config) -> Result<Daemon, BootError> {
         engine: engine.clone(),
         images,
         daemon,
+        settings: RwLock::new(settings_of(config)),
     });
     step("start the shards", || start_shards(shards, &engine))?;
     let listening = step("listen", || {
@@ -158,8 +172,10 @@ pub fn boot(config: &Config) -> Result<Daemon, BootError> {
     }
     Ok(Daemon {
         engine,
+        context,
         listening,
         pidfile: config.pidfile.clone(),
+        shutdown_timeout: config.shutdown_timeout,
         _lock: lock,
     })
 }
@@ -211,10 +227,31 @@ fn serve(shards: usize, listening: &[Listening], context: &Arc<Context>) -> Resu
     Ok(())
 }
 
+/// What a reload can change.
+fn settings_of(config: &Config) -> Settings {
+    Settings {
+        labels: config.labels.clone(),
+        debug: config.debug,
+    }
+}
+
 impl Daemon {
-    /// Ends in order: no new connections, keepers without containers sent away. Running containers go on.
+    /// Puts what can change at runtime in place.
+    pub fn reload(&self, config: &Config) {
+        let attributes = vec![
+            ("name".to_owned(), self.context.daemon.hostname.clone()),
+            ("debug".to_owned(), config.debug.to_string()),
+            ("labels".to_owned(), format!("{:?}", config.labels)),
+            ("log-level".to_owned(), config.log_level.clone()),
+        ];
+        self.context.reload(settings_of(config), attributes);
+    }
+
+    /// Ends in order: no new connections, requests in flight get their answers, keepers without containers are sent
+    /// away. Running containers go on.
     pub fn shutdown(self) {
         listen::close(&self.listening);
+        self.drain();
         let engine = self.engine.clone();
         if let Err(error) =
             gantry_rt::block_on_shard(ShardId(0), move || async move { engine.shutdown().await })
@@ -222,6 +259,26 @@ impl Daemon {
             tracing::error!(%error, "the engine was not told that the daemon ends");
         }
         files::remove_pidfile(&self.pidfile);
+    }
+}
+
+impl Daemon {
+    /// Waits until every request that came has its answer.
+    fn drain(&self) {
+        let in_flight = || -> usize {
+            let shards = gantry_rt::stats::snapshot();
+            shards.iter().map(|s| s.requests_in_flight).sum()
+        };
+        let start = Instant::now();
+        while in_flight() > 0 {
+            if start.elapsed() > self.shutdown_timeout {
+                tracing::warn!(requests = in_flight(), "requests are cut off by the end");
+                return;
+            }
+            std::thread::sleep(DRAIN_POLL);
+        }
+        // The last answer is counted as done when it is handed over, a moment before it is sent.
+        std::thread::sleep(DRAIN_POLL);
     }
 }
 
@@ -288,8 +345,6 @@ fn daemon_info(
         build_time: option_env!("GANTRY_BUILD_TIME").unwrap_or("").to_owned(),
         id: identity.id.clone(),
         data_root: config.data_root.clone(),
-        labels: config.labels.clone(),
-        debug: config.debug,
         kernel_version: uname.release().to_string_lossy().into_owned(),
         operating_system,
         os_version,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::known::{self, Unbuilt};
+
 /// What the command line says; `None` and empty mean not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flags {
@@ -23,6 +25,10 @@ pub struct Flags {
     pub group: Option<String>,
     /// `--label`
     pub labels: Vec<String>,
+    /// `--log-format`
+    pub log_format: Option<String>,
+    /// `--shutdown-timeout`, seconds
+    pub shutdown_timeout_s: Option<i64>,
     /// `--shards`, an extension: number of shards
     pub shards: Option<usize>,
     /// `-v`, `--version`
@@ -61,12 +67,15 @@ pub enum FlagError {
         reason: String,
     },
     /// this program takes no arguments, only flags
-    #[error("unknown command: gantryd {0}")]
+    #[error("\"gantryd\" accepts no arguments: {0}")]
     Argument(String),
+    /// a flag of dockerd that is not built
+    #[error("--{0} is a flag of dockerd that this version of gantryd does not support{1}")]
+    Unbuilt(&'static str, String),
 }
 
 /// Long names, short names, and whether they are booleans.
-const FLAGS: &[(&str, Option<char>, bool)] = &[
+pub const FLAGS: &[(&str, Option<char>, bool)] = &[
     ("config-file", None, false),
     ("data-root", None, false),
     ("debug", Some('D'), true),
@@ -75,9 +84,11 @@ const FLAGS: &[(&str, Option<char>, bool)] = &[
     ("help", Some('h'), true),
     ("host", Some('H'), false),
     ("label", None, false),
+    ("log-format", None, false),
     ("log-level", Some('l'), false),
     ("pidfile", Some('p'), false),
     ("shards", None, false),
+    ("shutdown-timeout", None, false),
     ("validate", None, true),
     ("version", Some('v'), true),
 ];
@@ -98,9 +109,11 @@ pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Flags, FlagError
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (long, None),
             };
-            let known = FLAGS.iter().find(|f| f.0 == name);
-            let &(name, short, boolean) =
-                known.ok_or_else(|| FlagError::Unknown(name.to_owned()))?;
+            let known = FLAGS.iter().find(|f| f.0 == name).copied();
+            let unbuilt = || known::by_flag(name).map(|u| (u.flag, u.short, u.boolean));
+            let (name, short, boolean) = known
+                .or_else(unbuilt)
+                .ok_or_else(|| FlagError::Unknown(name.to_owned()))?;
             let value = match inline {
                 Some(value) => value,
                 None if boolean => "true".to_owned(),
@@ -127,11 +140,15 @@ fn short_flags(
     let mut rest = word;
     while let Some(letter) = rest.chars().next() {
         rest = &rest[letter.len_utf8()..];
-        let known = FLAGS.iter().find(|f| f.1 == Some(letter));
-        let &(name, short, boolean) = known.ok_or_else(|| FlagError::UnknownShort {
-            flag: letter,
-            word: word.to_owned(),
-        })?;
+        let known = FLAGS.iter().find(|f| f.1 == Some(letter)).copied();
+        let unbuilt = || known::by_short(letter).map(|u| (u.flag, u.short, u.boolean));
+        let (name, short, boolean) =
+            known
+                .or_else(unbuilt)
+                .ok_or_else(|| FlagError::UnknownShort {
+                    flag: letter,
+                    word: word.to_owned(),
+                })?;
         if let Some(value) = rest.strip_prefix('=') {
             return set(flags, name, short, value);
         }
@@ -170,9 +187,21 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
             ))
         })
     };
+    let checked = |result: Result<(), String>| result.map_err(invalid);
     match name {
-        "host" => flags.hosts.push(value.to_owned()),
-        "label" => flags.labels.push(value.to_owned()),
+        "host" => {
+            checked(crate::config::check_host(value))?;
+            flags.hosts.push(value.to_owned());
+        }
+        "label" => {
+            checked(crate::config::check_label(value))?;
+            flags.labels.push(value.to_owned());
+        }
+        "log-format" => flags.log_format = Some(value.to_owned()),
+        "shutdown-timeout" => {
+            let reason = format!("strconv.ParseInt: parsing \"{value}\": invalid syntax");
+            flags.shutdown_timeout_s = Some(value.parse().map_err(|_| invalid(reason))?);
+        }
         "data-root" => flags.data_root = Some(value.into()),
         "exec-root" => flags.exec_root = Some(value.into()),
         "pidfile" => flags.pidfile = Some(value.into()),
@@ -189,15 +218,41 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
                 .map_err(|_| invalid("not a whole number".to_owned()))?;
             flags.shards = Some(number);
         }
-        other => return Err(FlagError::Unknown(other.to_owned())),
+        other => {
+            let unbuilt =
+                known::by_flag(other).ok_or_else(|| FlagError::Unknown(other.to_owned()))?;
+            if unbuilt.boolean {
+                boolean()?;
+            }
+            refuse_unbuilt(unbuilt, value)?;
+        }
     }
     Ok(())
+}
+
+/// Lets only the value pass that says what gantryd does anyway.
+fn refuse_unbuilt(unbuilt: &'static Unbuilt, value: &str) -> Result<(), FlagError> {
+    let same = match (unbuilt.same_as, unbuilt.boolean) {
+        (None, _) => false,
+        (Some(wanted), false) => wanted == value,
+        (Some(wanted), true) => go_bool(value) == go_bool(wanted),
+    };
+    if same {
+        return Ok(());
+    }
+    let hint = unbuilt
+        .same_as
+        .map(|wanted| format!(" (only the value {wanted})"))
+        .unwrap_or_default();
+    Err(FlagError::Unbuilt(unbuilt.flag, hint))
 }
 
 /// Text of `--help`.
 pub const HELP: &str = "Usage:  gantryd [OPTIONS]
 
 A container daemon that speaks the Engine API of Docker.
+
+Flags of dockerd that are not listed are refused, unless their value is what gantryd does anyway.
 
 Options:
       --config-file string   Daemon configuration file (default \"/etc/gantry/daemon.json\")
@@ -207,9 +262,11 @@ Options:
   -G, --group string         Group for the unix socket (default \"docker\")
   -H, --host list            Daemon socket(s) to connect to (unix://, tcp://, fd://)
       --label list           Set key=value labels to the daemon
+      --log-format string    Set the logging format (\"text\") (default \"text\")
   -l, --log-level string     Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")
   -p, --pidfile string       Path to use for daemon PID file (default \"/run/gantry.pid\")
       --shards int           Number of shards (default: CPUs of this process)
+      --shutdown-timeout int Seconds that requests in flight get when the daemon ends (default 15)
       --validate             Validate daemon configuration and exit
   -v, --version              Print version information and quit
 ";
@@ -249,6 +306,32 @@ mod tests {
             text("--debug=maybe")
                 .starts_with("invalid argument \"maybe\" for \"-D, --debug\" flag")
         );
-        assert_eq!(text("serve"), "unknown command: gantryd serve");
+        assert_eq!(text("serve"), "\"gantryd\" accepts no arguments: serve");
+        assert_eq!(
+            text("-H http://x"),
+            "invalid argument \"http://x\" for \"-H, --host\" flag: invalid bind address (http://x): unsupported proto 'http'"
+        );
+        assert_eq!(
+            text("--label x"),
+            "invalid argument \"x\" for \"--label\" flag: bad attribute format: x"
+        );
+    }
+
+    #[test]
+    fn flags_of_dockerd_are_never_ignored() {
+        let text = |line| flags(line).unwrap_err().to_string();
+        assert_eq!(
+            text("--bip 10.0.0.1/8"),
+            "--bip is a flag of dockerd that this version of gantryd does not support"
+        );
+        assert_eq!(
+            text("--live-restore=false"),
+            "--live-restore is a flag of dockerd that this version of gantryd does not support (only the value true)"
+        );
+        assert!(text("-s btrfs").contains("only the value overlay2"));
+        assert!(text("--iptables=maybe").contains("strconv.ParseBool"));
+        let accepted =
+            "--live-restore --iptables=0 --userland-proxy=false -s overlay2 --log-driver json-file";
+        assert_eq!(flags(accepted), Ok(Flags::default()));
     }
 }

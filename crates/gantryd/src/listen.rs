@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use gantry_rt::net::ListenerHandle;
@@ -30,26 +30,33 @@ pub struct Listening {
 pub fn open(hosts: &[String], group: Option<&str>) -> Result<Vec<Listening>, BootError> {
     let mut all = Vec::new();
     for host in hosts {
-        let handles = match host.split_once("://") {
-            Some(("unix", path)) => {
-                vec![(unix(Path::new(path), group)?, Some(PathBuf::from(path)))]
+        match open_one(host, group) {
+            Ok(some) => all.extend(some),
+            Err(e) => {
+                close(&all);
+                return Err(e);
             }
-            Some(("tcp", address)) => vec![(tcp(address)?, None)],
-            Some(("fd", which)) => passed(which)?.into_iter().map(|h| (h, None)).collect(),
-            _ => {
-                return Err(BootError::Host(
-                    host.clone(),
-                    "unsupported proto".to_owned(),
-                ));
-            }
-        };
-        all.extend(handles.into_iter().map(|(handle, path)| Listening {
-            handle,
-            host: host.clone(),
-            path,
-        }));
+        }
     }
     Ok(all)
+}
+
+fn open_one(host: &str, group: Option<&str>) -> Result<Vec<Listening>, BootError> {
+    let handles = match host.split_once("://") {
+        Some(("unix", path)) => vec![(unix(Path::new(path), group)?, Some(PathBuf::from(path)))],
+        Some(("tcp", address)) => vec![(tcp(address)?, None)],
+        Some(("fd", which)) => passed(which)?.into_iter().map(|h| (h, None)).collect(),
+        _ => {
+            let reason = "unsupported proto".to_owned();
+            return Err(BootError::Host(host.to_owned(), reason));
+        }
+    };
+    let listening = |(handle, path)| Listening {
+        handle,
+        host: host.to_owned(),
+        path,
+    };
+    Ok(handles.into_iter().map(listening).collect())
 }
 
 fn unix(path: &Path, group: Option<&str>) -> Result<ListenerHandle, BootError> {
@@ -58,6 +65,11 @@ fn unix(path: &Path, group: Option<&str>) -> Result<ListenerHandle, BootError> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {
+            // Somebody who answers is no leftover of a daemon that was killed.
+            if UnixStream::connect(path).is_ok() {
+                let host = format!("unix://{}", path.display());
+                return Err(BootError::Host(host, "address already in use".to_owned()));
+            }
             std::fs::remove_file(path)
                 .map_err(|e| BootError::io("remove the old socket", path, e))?;
         }

@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     pub(crate) connections: AtomicUsize,
     pub(crate) jobs_run: AtomicU64,
     pub(crate) requests: AtomicU64,
+    pub(crate) requests_in_flight: AtomicUsize,
     pub(crate) panics: AtomicU64,
     pub(crate) stalls: AtomicU64,
     last_stall: Mutex<Option<Stall>>,
@@ -43,6 +44,8 @@ pub struct ShardStats {
     pub connections: usize,
     /// HTTP requests handed to the service.
     pub requests: u64,
+    /// Requests whose complete answer is not sent yet. Streams and hijacked connections do not count.
+    pub requests_in_flight: usize,
     /// Tasks or jobs that panicked.
     pub panics: u64,
     /// Polls over [`STALL_BUDGET`].
@@ -58,6 +61,7 @@ impl Counters {
             connections: AtomicUsize::new(0),
             jobs_run: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            requests_in_flight: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             last_stall: Mutex::new(None),
@@ -94,6 +98,7 @@ pub fn snapshot() -> Vec<ShardStats> {
                 jobs_run: c.jobs_run.load(Ordering::Relaxed),
                 connections: c.connections.load(Ordering::Relaxed),
                 requests: c.requests.load(Ordering::Relaxed),
+                requests_in_flight: c.requests_in_flight.load(Ordering::Relaxed),
                 panics: c.panics.load(Ordering::Relaxed),
                 stalls: c.stalls.load(Ordering::Relaxed),
                 last_stall: *c

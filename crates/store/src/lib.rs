@@ -9,6 +9,7 @@
 
 mod batch;
 mod error;
+mod file;
 pub mod journal;
 mod store;
 mod writer;

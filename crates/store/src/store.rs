@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
+use redb::{ReadableDatabase, ReadableTable};
 
+use crate::file::DatabaseFile;
 use crate::writer::{self, Job, QUEUE_CAPACITY, WriterCounters};
 use crate::{Batch, StoreError, Table};
 
@@ -16,7 +17,7 @@ use crate::{Batch, StoreError, Table};
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
 struct Inner {
-    db: Arc<Database>,
+    db: Arc<DatabaseFile>,
     queue: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     writer_counters: Arc<WriterCounters>,
@@ -55,18 +56,7 @@ impl Store {
     /// Opens or makes the database at `path` and starts its writer thread. A second opener gets
     /// [`StoreError::Locked`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let path = path.as_ref();
-        let db = Database::create(path).map_err(|e| match e {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
-            e => StoreError::database(e),
-        })?;
-        let txn = db.begin_write().map_err(StoreError::database)?;
-        for table in Table::ALL {
-            txn.open_table(table.definition())
-                .map_err(StoreError::database)?;
-        }
-        txn.commit().map_err(StoreError::database)?;
-        let db = Arc::new(db);
+        let db = Arc::new(DatabaseFile::open(path.as_ref())?);
         let counters = Arc::new(WriterCounters::default());
         let (queue, jobs) = crossbeam_channel::bounded(QUEUE_CAPACITY);
         let (thread_db, thread_counters) = (db.clone(), counters.clone());
@@ -148,29 +138,31 @@ impl Store {
 
     /// Every key and value of a table, in key order. Blocks; for boot.
     pub fn read_all(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
-        let open = txn
-            .open_table(table.definition())
-            .map_err(StoreError::database)?;
-        open.iter()
-            .map_err(StoreError::database)?
-            .map(|entry| {
-                let (key, value) = entry.map_err(StoreError::database)?;
-                Ok((key.value().to_owned(), value.value().to_vec()))
-            })
-            .collect()
+        self.inner.db.with(|db| {
+            let txn = db.begin_read().map_err(StoreError::database)?;
+            let open = txn
+                .open_table(table.definition())
+                .map_err(StoreError::database)?;
+            open.iter()
+                .map_err(StoreError::database)?
+                .map(|entry| {
+                    let (key, value) = entry.map_err(StoreError::database)?;
+                    Ok((key.value().to_owned(), value.value().to_vec()))
+                })
+                .collect()
+        })
     }
 
     /// One value. Blocks.
     pub fn get(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let txn = self.inner.db.begin_read().map_err(StoreError::database)?;
-        let open = txn
-            .open_table(table.definition())
-            .map_err(StoreError::database)?;
-        Ok(open
-            .get(key)
-            .map_err(StoreError::database)?
-            .map(|v| v.value().to_vec()))
+        self.inner.db.with(|db| {
+            let txn = db.begin_read().map_err(StoreError::database)?;
+            let open = txn
+                .open_table(table.definition())
+                .map_err(StoreError::database)?;
+            let value = open.get(key).map_err(StoreError::database)?;
+            Ok(value.map(|v| v.value().to_vec()))
+        })
     }
 
     /// What happened since the store was opened.

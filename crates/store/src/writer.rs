@@ -7,6 +7,7 @@ use crossbeam_channel::Receiver;
 use redb::{Database, Durability, ReadableTable, WriteTransaction};
 
 use crate::batch::Change;
+use crate::file::DatabaseFile;
 use crate::{Batch, StoreError};
 
 /// Commits that may wait for the writer thread.
@@ -29,7 +30,7 @@ pub(crate) struct WriterCounters {
 }
 
 /// Runs until every sender is gone; what was queued is committed first.
-pub(crate) fn run(db: &Database, queue: &Receiver<Job>, counters: &Arc<WriterCounters>) {
+pub(crate) fn run(db: &DatabaseFile, queue: &Receiver<Job>, counters: &Arc<WriterCounters>) {
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         while group.len() < MAX_GROUP_BATCHES {
@@ -44,18 +45,30 @@ pub(crate) fn run(db: &Database, queue: &Receiver<Job>, counters: &Arc<WriterCou
         counters
             .batches
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
-        match commit_group(db, &batches) {
+        let result = reopened(db).and_then(|()| db.with(|db| commit_group(db, &batches)));
+        match result {
             Ok(results) => answers
                 .into_iter()
                 .zip(results)
                 .for_each(|(answer, result)| answer(result)),
             Err(e) => {
                 tracing::error!(error = %e, batches = batches.len(), "commit failed");
+                if let Err(e) = db.reopen() {
+                    tracing::error!(error = %e, "the database can't be opened again yet");
+                }
                 answers
                     .into_iter()
                     .for_each(|answer| answer(Err(e.clone())));
             }
         }
+    }
+}
+
+/// After a failure that could not be mended at once: tries again.
+fn reopened(db: &DatabaseFile) -> Result<(), StoreError> {
+    match db.is_closed() {
+        true => db.reopen(),
+        false => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) fn info(call: Call) -> Reply {
     let ctx = &call.ctx;
     reply::ok(&system::info(
         &ctx.daemon,
+        &ctx.settings(),
         ctx.engine.counts(),
         ctx.images.snapshot().len(),
     ))
@@ -91,6 +92,7 @@ pub(super) fn debug() -> Reply {
                 "jobs_run": s.jobs_run,
                 "connections": s.connections,
                 "requests": s.requests,
+                "requests_in_flight": s.requests_in_flight,
                 "panics": s.panics,
                 "stalls": s.stalls,
                 "last_stall": s.last_stall.map(|stall| serde_json::json!({

@@ -8,7 +8,7 @@ use gantry_engine::model::Counts;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::context::DaemonInfo;
+use crate::context::{DaemonInfo, Settings};
 use crate::convert::RUNTIME_NAME;
 use crate::text;
 use crate::version::{MAX_VERSION, MIN_VERSION};
@@ -104,9 +104,9 @@ pub fn version(daemon: &DaemonInfo) -> Value {
 }
 
 /// Answer of `/info`.
-pub fn info(daemon: &DaemonInfo, counts: Counts, images: usize) -> Value {
+pub fn info(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usize) -> Value {
     let mut document = machine(daemon);
-    for part in [objects(daemon, counts, images), features(daemon)] {
+    for part in [objects(daemon, settings, counts, images), features(daemon)] {
         if let (Value::Object(all), Value::Object(part)) = (&mut document, part) {
             all.extend(part);
         }
@@ -138,7 +138,7 @@ fn machine(daemon: &DaemonInfo) -> Value {
     })
 }
 
-fn objects(daemon: &DaemonInfo, counts: Counts, images: usize) -> Value {
+fn objects(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usize) -> Value {
     json!({
         "ID": daemon.id,
         "Containers": counts.containers,
@@ -153,8 +153,8 @@ fn objects(daemon: &DaemonInfo, counts: Counts, images: usize) -> Value {
             ["Layer Path", "plain directories"],
         ],
         "DockerRootDir": daemon.data_root.to_string_lossy(),
-        "Labels": daemon.labels,
-        "Debug": daemon.debug,
+        "Labels": settings.labels,
+        "Debug": settings.debug,
         "ServerVersion": daemon.version,
         "Warnings": (!daemon.warnings.is_empty()).then_some(&daemon.warnings),
         "GenericResources": null,

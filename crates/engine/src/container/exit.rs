@@ -181,12 +181,13 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     finish_output(container, run).await;
     run.io.close();
     container.inner.borrow_mut().last_log = None;
-    if recorded && let Err(e) = run.keeper.forget(&container.id).await {
-        tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
-    }
     let (id, group) = (container.id.clone(), run.group.clone());
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
+    }
+    // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.
+    if recorded && let Err(e) = run.keeper.forget(&container.id).await {
+        tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
     }
 }
 

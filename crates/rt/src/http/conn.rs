@@ -207,6 +207,7 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
         self.shared.enter(Phase::InFlight);
         self.shared.streaming.set(false);
         shard::counters().requests.fetch_add(1, Ordering::Relaxed);
+        let in_flight = InFlight::new();
         let (shared, hijack) = (self.shared.clone(), self.hijack.clone());
         if let Some(refusal) = refuse::check(&req) {
             return Box::pin(async move {
@@ -215,7 +216,7 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
                 let mut response = Response::new(ResponseBody::empty());
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
-                Ok(track(response, &shared))
+                Ok(track(response, &shared, Some(in_flight)))
             });
         }
         let req = req.map(Body::new);
@@ -233,7 +234,8 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
                         let close = HeaderValue::from_static("close");
                         response.headers_mut().insert(header::CONNECTION, close);
                     }
-                    Ok(track(response, &shared))
+                    let in_flight = Some(in_flight).filter(|_| !shared.streaming.get());
+                    Ok(track(response, &shared, in_flight))
                 }
                 Outcome::Hijack(taken) => {
                     drain(body).await?;
@@ -242,7 +244,7 @@ impl<S: Service> hyper::service::Service<hyper::Request<Incoming>> for Wrapper<S
                     *hijack.borrow_mut() = Some(taken.on_upgrade);
                     let mut response = Response::new(ResponseBody::empty());
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                    Ok(track(response, &shared))
+                    Ok(track(response, &shared, None))
                 }
             }
         })
@@ -334,17 +336,41 @@ fn title_case(name: &str) -> String {
         .collect()
 }
 
-fn track(response: Response, shared: &Rc<Shared>) -> hyper::Response<Tracked> {
+fn track(
+    response: Response,
+    shared: &Rc<Shared>,
+    in_flight: Option<InFlight>,
+) -> hyper::Response<Tracked> {
     response.map(|body| Tracked {
         body,
         shared: shared.clone(),
+        _in_flight: in_flight,
     })
+}
+
+/// Counts a request of this shard until its answer is handed over.
+struct InFlight(());
+
+impl InFlight {
+    fn new() -> Self {
+        let counter = &shard::counters().requests_in_flight;
+        counter.fetch_add(1, Ordering::Relaxed);
+        InFlight(())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let counter = &shard::counters().requests_in_flight;
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A response body that notes its end.
 struct Tracked {
     body: ResponseBody,
     shared: Rc<Shared>,
+    _in_flight: Option<InFlight>,
 }
 
 impl Drop for Tracked {
