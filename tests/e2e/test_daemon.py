@@ -317,7 +317,7 @@ def test_a_full_disk_is_survived(root, daemons, image_tar):
     """Requests fail while it is full, and only then."""
     disk = root / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "t", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "t", str(disk)], check=True)
     try:
         os.symlink(disk, root / "a")
         eng = daemons("a")

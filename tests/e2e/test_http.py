@@ -336,6 +336,9 @@ def test_every_operation_answers(engine):
         if name in ("SystemEvents",):
             path += "?until=1"
         status, headers, body = engine.http(method, "/v1.48" + path, timeout=20)
+        if name == "ContainerAttach":  # refused on the stream it asked for, as dockerd does
+            assert status == 404 and b"No such container" in body
+            continue
         assert headers.get("api-version") == "1.48", (line, status)
         if status == 501:
             unbuilt.add(name)
