@@ -89,7 +89,6 @@ fn what_is_not_built_is_refused_loudly() {
         r#"{"PublishAllPorts":true}"#,
         r#"{"Binds":["/a:/b"]}"#,
         r#"{"Mounts":[{"Type":"tmpfs","Target":"/x"}]}"#,
-        r#"{"Init":true}"#,
         r#"{"PidMode":"host"}"#,
         r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#,
         r#"{"LogConfig":{"Type":"syslog"}}"#,
