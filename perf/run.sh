@@ -4,7 +4,8 @@
 # The real dockerd takes part when SIDROOT names a chroot with it and PEER_DOCKERD the script
 # `dockerd.sh NAME` that starts it there and prints "up" (socket $SIDROOT/srv/bench/NAME.sock,
 # engine cgroup densebench-NAME). The peer gets a network namespace of its own.
-# Output: Markdown with medians, ratios and raw samples; add it to perf/RESULTS.md.
+# Output: Markdown with medians, ratios, raw samples, and the syscalls, clones, mounts and descriptors of a life,
+# counted by strace; add it to perf/RESULTS.md.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "run as root" >&2; exit 1; }
@@ -61,3 +62,15 @@ echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
 echo
 echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir")."
 target/release/gantry-perf "$@"
+# What a life costs is counted after everything was timed: tracing slows an engine down.
+count() {
+    echo
+    echo "Counted from outside, $1:"
+    echo
+    echo '```'
+    # shellcheck disable=SC2046
+    perf/syscalls.sh "$2" 10 $(cat "$3/cgroup.procs") || echo "not counted"
+    echo '```'
+}
+count gantry "$dir/g.sock" "$cg"
+[ -z "$peer" ] || count dockerd "$SIDROOT/srv/bench/$peer.sock" "$base/densebench-$peer"

@@ -1,7 +1,9 @@
 //! One engine under measurement: its socket, and what it costs the machine.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::http::{Client, json_string};
@@ -75,9 +77,16 @@ impl Engine {
         text.lines().filter_map(|l| l.parse().ok()).collect()
     }
 
-    /// Proportional set size of the engine's processes, in bytes.
-    pub fn pss_bytes(&self) -> u64 {
-        self.processes().into_iter().map(process_pss_bytes).sum()
+    /// Memory of the engine's processes, in bytes: their proportional set size, and each of their memfds once and whole,
+    /// mapped or not, so that nothing hides in memory that they share.
+    pub fn memory_bytes(&self) -> u64 {
+        let pids = self.processes();
+        let mut memfds = HashMap::new();
+        for pid in &pids {
+            memfds_of(*pid, &mut memfds);
+        }
+        let own: u64 = pids.into_iter().map(process_pss_bytes).sum();
+        own + memfds.values().sum::<u64>()
     }
 
     /// CPU time the engine has used, in microseconds.
@@ -99,13 +108,42 @@ impl Engine {
     }
 }
 
+/// PSS of a process without the memfds it has mapped.
 fn process_pss_bytes(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|l| l.strip_prefix("Pss:"))
-        .and_then(|l| l.split_whitespace().next()?.parse().ok());
-    kib.unwrap_or(0u64) * 1024
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut counts, mut kib) = (false, 0u64);
+    for line in text.lines() {
+        if let Some(pss) = line.strip_prefix("Pss:") {
+            let number = pss.split_whitespace().next();
+            let number = number.and_then(|n| n.parse::<u64>().ok());
+            kib += number.filter(|_| counts).unwrap_or(0);
+        } else if line.split_whitespace().next().is_some_and(is_range) {
+            counts = !line.contains(" /memfd:");
+        }
+    }
+    kib * 1024
+}
+
+/// `7f00-7f01`, the beginning of a mapping in smaps.
+fn is_range(word: &str) -> bool {
+    let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    word.split_once('-')
+        .is_some_and(|(from, to)| hex(from) && hex(to))
+}
+
+/// Adds a process's open memfds: allocated bytes by inode.
+fn memfds_of(pid: u32, all: &mut HashMap<u64, u64>) {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        if target.to_string_lossy().starts_with("/memfd:")
+            && let Ok(meta) = fs::metadata(entry.path())
+        {
+            all.insert(meta.ino(), meta.blocks() * 512);
+        }
+    }
 }
 
 fn cgroup_cpu_us(dir: &Path) -> u64 {
@@ -155,6 +193,7 @@ mod tests {
     fn sees_itself() {
         let me = std::process::id();
         assert!(process_pss_bytes(me) > 0);
+        assert!(is_range("7f00-7fff") && !is_range("Pss:"));
         let e = Engine::parse(&format!("me=/x,pid={me}")).unwrap();
         assert_eq!(e.process_counts().0, 1);
     }

@@ -32,7 +32,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
     let size = Size {
         lives: 10,
         lives_per_client: 5,
-        idle: 20,
+        idle: 100,
         attach_mib: 64,
         log_driver: "json-file".to_owned(),
     };
@@ -90,7 +90,7 @@ fn measure(case: &Case, options: &Options) -> Result<Vec<Row>, String> {
             samples: vec![Vec::new(); engines.len()],
         })
         .collect();
-    for round in 0..options.rounds {
+    for round in 0..rounds(case, options) {
         for turn in 0..engines.len() {
             let index = (round + turn) % engines.len();
             let samples = (case.run)(&engines[index], &options.size)
@@ -103,6 +103,10 @@ fn measure(case: &Case, options: &Options) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
+fn rounds(case: &Case, options: &Options) -> usize {
+    if case.once { 1 } else { options.rounds }
+}
+
 fn run() -> Result<(), String> {
     let options = parse(std::env::args().skip(1))?;
     let names: Vec<String> = options.engines.iter().map(|e| e.name.clone()).collect();
@@ -112,7 +116,7 @@ fn run() -> Result<(), String> {
             eprintln!(
                 "{}: {} rounds on {}",
                 case.name,
-                options.rounds,
+                rounds(case, &options),
                 names.join(", ")
             );
             rows.extend(measure(case, &options)?);
