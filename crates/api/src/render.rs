@@ -13,6 +13,11 @@ use crate::wire::create::Kept;
 /// Name of the storage driver, as shown.
 pub const STORAGE_DRIVER: &str = "overlay2";
 
+/// Exit code of a start whose program is there and can't be executed.
+const EXIT_NOT_EXECUTABLE: i32 = 126;
+/// Exit code of a start whose program is not there.
+const EXIT_NO_PROGRAM: i32 = 127;
+
 /// Sizes of a container's file systems.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sizes {
@@ -39,9 +44,10 @@ pub fn inspect(
     // The engine knows which container a name meant.
     kept.host_config.network_mode = fixed.host.network_mode.as_docker();
     let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
-    // Docker shows these paths only after the first start.
+    // Docker shows these paths only after the first start, even if its program could not be executed.
+    let tried = matches!(view.state.exit_code, EXIT_NOT_EXECUTABLE | EXIT_NO_PROGRAM);
     let started = |p: std::path::PathBuf| {
-        if view.state.started_unix_ns == 0 {
+        if view.state.started_unix_ns == 0 && !tried {
             String::new()
         } else {
             path(p)
@@ -153,7 +159,7 @@ fn config(view: &ContainerView, kept: &Kept) -> Config {
         tty: c.tty,
         open_stdin: c.open_stdin,
         stdin_once: c.stdin_once,
-        env: c.env.clone(),
+        env: (!c.env.is_empty()).then(|| c.env.clone()),
         cmd: c.cmd.clone(),
         healthcheck: kept.healthcheck.clone(),
         image: c.image.clone(),

@@ -72,20 +72,27 @@ pub(crate) fn write_replacing(path: &Path, bytes: &[u8]) -> Result<(), EngineErr
     write().map_err(|e| EngineError::io(format!("write {}", path.display()), e))
 }
 
-/// Renews the JSON copy; nobody waits for it.
+/// Renews the JSON copy; nobody waits for it. One write at a time: a newer record follows an older one.
 pub(crate) fn copy_record_later(container: &Rc<Container>) {
+    container.copy_wanted.set(true);
+    if container.copying.replace(true) {
+        return;
+    }
     let container = container.clone();
     gantry_rt::spawn("container.copy-record", async move {
-        let written = async {
-            let bytes = container.record_bytes()?;
-            let path = container.fixed.dir.join(RECORD_FILE);
-            on_worker(move || write_replacing(&path, &bytes)).await
-        };
-        if let Err(e) = written.await
-            && !container.removing.get()
-        {
-            tracing::warn!(id = %container.id, error = %e, "the copy of a container's record is out of date");
+        while container.copy_wanted.take() {
+            let written = async {
+                let bytes = container.record_bytes()?;
+                let path = container.fixed.dir.join(RECORD_FILE);
+                on_worker(move || write_replacing(&path, &bytes)).await
+            };
+            if let Err(e) = written.await
+                && !container.removing.get()
+            {
+                tracing::warn!(id = %container.id, error = %e, "the copy of a container's record is out of date");
+            }
         }
+        container.copying.set(false);
     });
 }
 

@@ -62,6 +62,10 @@ pub(crate) struct Container {
     pub(crate) releasing: Cell<bool>,
     /// The record said it runs when the daemon came up, and it did not.
     pub(crate) was_running_at_boot: Cell<bool>,
+    /// The JSON copy of the record is older than the record.
+    pub(crate) copy_wanted: Cell<bool>,
+    /// The JSON copy is being written.
+    pub(crate) copying: Cell<bool>,
     /// Clients that attached before the start.
     pub(crate) pending: RefCell<Vec<attach::PendingAttach>>,
     pub(crate) inner: RefCell<Inner>,
@@ -125,6 +129,8 @@ impl Container {
             gone: Cell::new(false),
             releasing: Cell::new(false),
             was_running_at_boot: Cell::new(false),
+            copy_wanted: Cell::new(false),
+            copying: Cell::new(false),
             pending: RefCell::default(),
             inner: RefCell::new(Inner {
                 name: record.name.into(),
