@@ -2,8 +2,10 @@
 import json
 import os
 import socket
+import time
 
 import pytest
+from engine import wait_for
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
@@ -253,3 +255,43 @@ def test_log_options_that_are_refused(engine, options, status, message):
 def test_max_file_alone_is_allowed(engine):
     cid = run_to_end(engine, "echo a", json_log(max_file="3"))
     assert logs(engine, cid, "stdout=1") == (b"a\n", b"")
+
+
+def written_bytes(engine, cid):
+    with open(f"/proc/{engine.inspect(cid)['State']['Pid']}/io") as f:
+        return int(f.read().split("wchar: ")[1].split()[0])
+
+
+def memory_mib(engine):
+    with open(f"/proc/{engine.pid}/smaps_rollup") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("Pss:")) // 1024
+
+
+@pytest.mark.gantry
+def test_slow_and_vanished_clients_hold_up_nobody_else(engine):
+    log = json_log(max_size="1m", max_file="2")
+    ids = [create(engine, "exec yes 0123456789", HostConfig={"NetworkMode": "none", "LogConfig": log}) for _ in range(3)]
+    for cid in ids:
+        start(engine, cid)
+    before = memory_mib(engine)
+    # It reads no log at all, and its container goes on; rotation removes what it has not read.
+    follower = engine.connect()
+    follower.sendall(f"GET /v1.48/containers/{ids[0]}/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+    # A stalled attach stops its own container, as with dockerd.
+    stalled, _ = attach(engine, ids[1], "stream=1&stdout=1")
+
+    def goes_on(cid, enough=2_000_000):
+        start_bytes = written_bytes(engine, cid)
+        wait_for(lambda: written_bytes(engine, cid) - start_bytes > enough, "it goes on printing", 60)
+
+    def stands():
+        first = written_bytes(engine, ids[1])
+        time.sleep(0.3)
+        return written_bytes(engine, ids[1]) == first
+    wait_for(stands, "the container of a stalled client stands", 60)
+    goes_on(ids[0])
+    goes_on(ids[2])
+    stalled.close()
+    goes_on(ids[1])
+    assert memory_mib(engine) < before + 40
+    follower.close()

@@ -15,7 +15,7 @@ use gantry_stream::{LogPosition, LogSink, Signal, Stream};
 use crate::options::JsonFileOptions;
 use crate::rotate::{Files, open_file};
 use crate::segment::{LogState, Segment};
-use crate::{json, time};
+use crate::{json, scan, time};
 
 /// Buffer kept between batches; a larger one is given back.
 const KEEP_BUFFER_BYTES: usize = 256 * 1024;
@@ -57,7 +57,7 @@ pub struct JsonFile {
     torn: bool,
     partial: [Partial; 2],
     last_time_ns: u64,
-    stamp: Vec<u8>,
+    stamp: time::Stamp,
 }
 
 impl JsonFile {
@@ -93,7 +93,7 @@ impl JsonFile {
             torn: false,
             partial: Default::default(),
             last_time_ns: 0,
-            stamp: Vec::with_capacity(32),
+            stamp: time::Stamp::default(),
         })
     }
 
@@ -103,16 +103,8 @@ impl JsonFile {
     }
 
     fn record(&mut self, stream: Stream, line: &[u8], newline: bool, time_ns: u64) {
-        self.stamp.clear();
-        time::format_into(&mut self.stamp, time_ns, false);
-        json::encode_into(
-            &mut self.buffer,
-            line,
-            newline,
-            stream,
-            &self.attrs,
-            &self.stamp,
-        );
+        let stamp = self.stamp.format(time_ns);
+        json::encode_into(&mut self.buffer, line, newline, stream, &self.attrs, stamp);
     }
 
     /// The time of the next line. Lines of one batch are read at one instant, but no two get one time: a follower that
@@ -256,7 +248,7 @@ fn whole_records(batch: &[u8], room: usize) -> usize {
     let Some(from) = room.checked_sub(1).filter(|from| *from < batch.len()) else {
         return batch.len();
     };
-    let end = batch[from..].iter().position(|b| *b == b'\n');
+    let end = scan::position(&batch[from..], |b| b == b'\n');
     end.map_or(batch.len(), |n| from + n + 1)
 }
 
@@ -280,7 +272,7 @@ impl LogSink for JsonFile {
     fn append(&mut self, stream: Stream, bytes: &[u8], now_ns: u64) {
         let i = stream.index();
         let mut rest = bytes;
-        while let Some(n) = rest.iter().position(|b| *b == b'\n') {
+        while let Some(n) = scan::position(rest, |b| b == b'\n') {
             let line = &rest[..n];
             rest = &rest[n + 1..];
             let time_ns = self.next_time(now_ns);

@@ -6,19 +6,33 @@ use std::collections::BTreeMap;
 use gantry_stream::Stream;
 use serde::Deserialize;
 
-use crate::time;
+use crate::{scan, time};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Appends `text` as the inside of a JSON string, escaped as Docker's jsonlog does: `<`, `>`, `&` and control characters
 /// other than \n and \r as \u00xx, U+2028/9 escaped, each invalid UTF-8 byte as \ufffd.
 pub fn escape_into(out: &mut Vec<u8>, text: &[u8]) {
+    // Most lines are ASCII with nothing to escape: one look, one copy.
+    let plain = scan::position(text, |b| !plain_ascii(b)).unwrap_or(text.len());
+    out.extend_from_slice(&text[..plain]);
+    let text = &text[plain..];
     for chunk in text.utf8_chunks() {
         escape_valid(out, chunk.valid());
         for _ in chunk.invalid() {
             out.extend_from_slice(b"\\ufffd");
         }
     }
+}
+
+fn plain_ascii(byte: u8) -> bool {
+    // No short cuts: without branches this is a few vector comparisons.
+    (0x20..0x80).contains(&byte)
+        & (byte != b'"')
+        & (byte != b'\\')
+        & (byte != b'<')
+        & (byte != b'>')
+        & (byte != b'&')
 }
 
 fn plain(byte: u8) -> bool {

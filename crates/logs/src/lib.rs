@@ -10,6 +10,7 @@ pub mod json;
 mod options;
 mod read;
 mod rotate;
+mod scan;
 mod segment;
 pub mod time;
 

@@ -63,6 +63,7 @@ pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
         state: state.clone(),
         segment,
         queued,
+        said_lost: false,
     });
     Ok(LogStream::new(sources, query, follow))
 }
@@ -113,6 +114,8 @@ struct Follow {
     segment: Rc<Segment>,
     /// Bytes of the segment that were queued for reading.
     queued: u64,
+    /// That it is too slow was said.
+    said_lost: bool,
 }
 
 impl Follow {
@@ -131,7 +134,7 @@ impl Follow {
             }
             let next = self.segment.next.borrow().clone()?;
             let lost = self.segment.lost_after.get();
-            if lost > 0 {
+            if lost > 0 && !std::mem::replace(&mut self.said_lost, true) {
                 tracing::warn!(path = %self.state.path.display(), files = lost,
                     "a follower of a log is so slow that rotation has removed files before it came to them");
             }

@@ -443,6 +443,17 @@ proptest! {
     }
 
     #[test]
+    fn a_stamp_is_the_formatted_time(times in proptest::collection::vec((0..5u64, 0..1_000_000_000u64), 1..20)) {
+        let mut stamp = time::Stamp::default();
+        for (s, ns) in times {
+            let ns = (1_700_000_058 + s) * 1_000_000_000 + ns / 1000 * 1000;
+            let mut want = Vec::new();
+            time::format_into(&mut want, ns, false);
+            prop_assert_eq!(stamp.format(ns), want);
+        }
+    }
+
+    #[test]
     fn formatted_times_read_back(ns in 0..9_000_000_000_000_000_000u64, fixed: bool) {
         let mut out = Vec::new();
         time::format_into(&mut out, ns, fixed);

@@ -34,6 +34,38 @@ pub fn format_into(out: &mut Vec<u8>, unix_ns: u64, fixed: bool) {
         out.push(b':');
         put(out, value, 2);
     }
+    put_fraction(out, nanos, fixed);
+    out.push(b'Z');
+}
+
+/// Formats times that mostly lie in the same second as the one before, as Go's RFC3339Nano.
+#[derive(Debug, Default)]
+pub struct Stamp {
+    text: Vec<u8>,
+    /// The second whose first 19 bytes `text` begins with.
+    second: Option<u64>,
+}
+
+impl Stamp {
+    /// Bytes before the fraction.
+    const SECONDS_LEN: usize = 19;
+
+    /// The text of a time.
+    pub fn format(&mut self, unix_ns: u64) -> &[u8] {
+        let (second, nanos) = (unix_ns / NS_PER_S, unix_ns % NS_PER_S);
+        if self.second != Some(second) {
+            self.text.clear();
+            format_into(&mut self.text, second * NS_PER_S, false);
+            self.second = Some(second);
+        }
+        self.text.truncate(Self::SECONDS_LEN);
+        put_fraction(&mut self.text, nanos, false);
+        self.text.push(b'Z');
+        &self.text
+    }
+}
+
+fn put_fraction(out: &mut Vec<u8>, nanos: u64, fixed: bool) {
     if fixed || nanos != 0 {
         out.push(b'.');
         put(out, nanos, 9);
@@ -41,7 +73,6 @@ pub fn format_into(out: &mut Vec<u8>, unix_ns: u64, fixed: bool) {
             out.pop();
         }
     }
-    out.push(b'Z');
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64, digits: usize) {

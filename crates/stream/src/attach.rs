@@ -1,11 +1,11 @@
 //! A client's connection, once it is a stream.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, race};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -19,7 +19,9 @@ use crate::subscription::Subscription;
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
 /// Output joined into one send.
-const OUTPUT_BYTES: usize = 128 * 1024;
+const OUTPUT_BYTES: usize = 256 * 1024;
+/// Pieces of one send, below the kernel's limit (1024).
+const OUTPUT_PIECES: usize = 256;
 
 /// What the client asked for.
 #[derive(Clone, Debug, Default)]
@@ -97,23 +99,37 @@ async fn output(
     subscription: &Subscription,
     options: &AttachOptions,
 ) -> io::Result<()> {
-    let mut joined = BytesMut::new();
+    let mut pieces: Vec<Bytes> = Vec::new();
     while let Some(first) = subscription.next().await {
-        joined.clear();
-        let mut frame = Some(first);
+        pieces.clear();
+        let (mut bytes, mut frame) = (0, Some(first));
         while let Some(f) = frame {
+            bytes += f.bytes.len();
             if options.multiplexed {
-                mux::put_frame(&mut joined, f.stream as u8, &f.bytes);
+                mux::frame_pieces(&mut pieces, f.stream as u8, f.bytes);
             } else {
-                joined.extend_from_slice(&f.bytes);
+                pieces.push(f.bytes);
             }
-            frame = if joined.len() < OUTPUT_BYTES {
-                subscription.try_next()
-            } else {
-                None
-            };
+            let more = bytes < OUTPUT_BYTES && pieces.len() < OUTPUT_PIECES;
+            frame = if more { subscription.try_next() } else { None };
         }
-        sock.send_all(&joined).await?;
+        send_pieces(sock, &pieces).await?;
+    }
+    Ok(())
+}
+
+/// Sends them in order, as many in one call as the socket takes.
+async fn send_pieces(sock: &AsyncFd, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
+    let mut rest = &mut slices[..];
+    IoSlice::advance_slices(&mut rest, 0); // drops empty ones at the front
+    while !rest.is_empty() {
+        match sock.try_send_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => sock.writable().await?,
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
 }
