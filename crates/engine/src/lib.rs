@@ -32,7 +32,7 @@ mod orphan;
 mod shard;
 mod signals;
 mod sysctl;
-mod user;
+pub mod user;
 mod wait_handle;
 
 pub use boot::BootReport;

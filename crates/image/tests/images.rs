@@ -376,3 +376,149 @@ proptest! {
         }
     }
 }
+
+/// Names below a directory of the data root, sorted.
+fn names(root: &Path, dir: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(root.join(dir))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn nothing_is_left(root: &Path) -> bool {
+    ["tmp", "layers/sha256", "content/blobs/sha256"]
+        .iter()
+        .all(|dir| names(root, dir).is_empty())
+}
+
+/// An image of two layers with both kinds of description in its archive.
+fn saved_image() -> Vec<u8> {
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path());
+    let layer = archive(&[
+        entry(tar::EntryType::Directory, "d", "", b""),
+        file("d/f", b"content"),
+        link("l", "d/f"),
+    ]);
+    let options = ImportOptions {
+        reference: Reference::of_repo_and_tag("mutant", "1").unwrap(),
+        ..ImportOptions::default()
+    };
+    images.import(&layer[..], &options).unwrap();
+    let mut saved = Vec::new();
+    let plan = images.plan_save(&["mutant:1".to_owned()], None).unwrap();
+    plan.write(&mut saved).unwrap();
+    saved
+}
+
+#[test]
+fn mutated_archives_leave_nothing_behind() {
+    let saved = saved_image();
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path());
+    let ids = |images: &ImageStore| -> Vec<String> {
+        images
+            .snapshot()
+            .list()
+            .iter()
+            .map(|i| i.id.clone())
+            .collect()
+    };
+    images.load(&saved[..], None, &mut |_| {}).unwrap();
+    assert_eq!(ids(&images).len(), 1);
+    let mut random = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = |below: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(random >> 33).unwrap() % below
+    };
+    let (mut refused, mut taken) = (0, 0);
+    for round in 0..300 {
+        let mut bytes = saved.clone();
+        // Also without the docker manifest, so that the layout alone is read.
+        if round % 2 == 1 {
+            let at = bytes
+                .windows(13)
+                .position(|w| w == b"manifest.json")
+                .unwrap();
+            bytes[at] = b'M';
+            let sum_at = at + 148;
+            bytes[sum_at..sum_at + 8].fill(b' ');
+            let sum: u32 = bytes[at..at + 512].iter().map(|b| u32::from(*b)).sum();
+            bytes[sum_at..sum_at + 8].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        for _ in 0..next(4) {
+            let at = next(bytes.len());
+            match next(3) {
+                0 => bytes[at] = u8::try_from(next(256)).unwrap(),
+                1 => bytes.truncate(at.max(512)),
+                // Bytes of another place over a header.
+                _ => {
+                    let last = bytes.len() - 64;
+                    let (from, to) = (at.min(last), (next(last) / 512 * 512).min(last));
+                    bytes.copy_within(from..from + 64, to);
+                }
+            }
+        }
+        match images.load(&bytes[..], None, &mut |_| {}) {
+            Ok(_) => taken += 1,
+            Err(_) => refused += 1,
+        }
+        assert!(names(root.path(), "tmp").is_empty());
+        for id in ids(&images) {
+            images.remove(&id, true, &|_| None).unwrap();
+        }
+        assert!(nothing_is_left(root.path()), "round {round}");
+    }
+    assert!(
+        refused > 50 && taken > 50,
+        "{refused} refused, {taken} taken"
+    );
+}
+
+#[test]
+fn an_image_of_a_container_is_hidden_until_it_is_reaped() {
+    let saved = saved_image();
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path());
+    images.load(&saved[..], None, &mut |_| {}).unwrap();
+    let image = images.snapshot().resolve("mutant:1").unwrap();
+    let ended = |_: &String| Some(("c".repeat(64), false));
+    let done = images.remove("mutant:1", true, &ended).unwrap().done;
+    let expected = [
+        Deleted::Untagged("mutant:1".into()),
+        Deleted::Deleted(image.id.clone()),
+    ];
+    assert_eq!(done, expected);
+    drop(images);
+    let images = open(root.path());
+    let snapshot = images.snapshot();
+    assert!(snapshot.is_empty() && snapshot.has_hidden());
+    assert!(snapshot.of_container(&image.id).is_some());
+    images.reap(&ended).unwrap();
+    assert!(images.rootfs(&image).unwrap()[0].is_dir());
+    images.reap(&|_| None).unwrap();
+    assert!(nothing_is_left(root.path()) && !images.snapshot().has_hidden());
+}
+
+#[test]
+fn a_held_image_is_not_removed() {
+    let saved = saved_image();
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path());
+    images.load(&saved[..], None, &mut |_| {}).unwrap();
+    let id = images.snapshot().resolve("mutant:1").unwrap().id.clone();
+    let hold = images.hold(&id).unwrap();
+    let refused = images.remove(&id, false, &|_| None).unwrap_err();
+    assert!(
+        refused.to_string().contains("(must be forced)"),
+        "{refused}"
+    );
+    drop(hold);
+    images.remove(&id, false, &|_| None).unwrap();
+    assert!(images.hold(&id).is_err());
+    assert!(nothing_is_left(root.path()));
+}
