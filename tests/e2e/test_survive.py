@@ -1,9 +1,13 @@
 """The daemon's own end: kill -9 at full rate, SIGTERM, adoption, a second daemon."""
+import json
 import os
+import random
 import signal
 import subprocess
-import json
+import threading
+import time
 
+import leaks
 import pytest
 from conftest import FULL
 from engine import Daemon, wait_for
@@ -167,6 +171,57 @@ def test_kill9_between_many_operations(private_daemon):
         eng.kill9()
         eng.start()
         assert eng.json("GET", f"/containers/{cid}/json")[0] == 404
+
+
+def test_kill9_in_the_midst_of_lives_loses_and_leaks_nothing(private_daemon):
+    """4 clients create, start and wait while the daemon is killed again and again. Afterwards every answer that was
+    given is true, and no control group, directory, process or descriptor is left."""
+    eng, lives = private_daemon, 400 if FULL else 60
+    before = leaks.settled(eng)
+    numbers, created, started = iter(range(1, lives + 1)), {}, set()
+
+    def live(n):
+        name, keep = f"life{n}", n % 5 != 0
+        status, _ = eng.json("POST", f"/v1.48/containers/create?name={name}", {
+            "Image": "busybox", "Cmd": ["sh", "-c", f"echo out{n}; sleep 0.{n % 4}; exit {n % 200 + 1}"],
+            "HostConfig": {"NetworkMode": "none", "AutoRemove": not keep}}, timeout=60)
+        assert status == 201
+        created[name] = keep
+        assert eng.json("POST", f"/v1.48/containers/{name}/start", timeout=60)[0] == 204
+        started.add(name)
+        if n % 3 == 0 and keep:
+            status, doc = eng.json("POST", f"/v1.48/containers/{name}/wait", timeout=60)
+            assert (status, doc or {"StatusCode": n % 200 + 1}) == (200, {"StatusCode": n % 200 + 1})
+
+    wrong = []
+
+    def client():
+        while (n := next(numbers, None)) is not None:
+            try:
+                live(n)
+            except (OSError, ValueError, IndexError):
+                time.sleep(0.1)  # the daemon died: nothing was promised
+            except AssertionError as e:
+                wrong.append(f"life{n}: {e}")
+
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    while any(thread.is_alive() for thread in clients):
+        time.sleep(random.uniform(0.05, 0.6))
+        eng.kill9()
+        eng.start()
+    assert not wrong
+    wait_for(lambda: not eng.ok("ps", "-q"), "every life has ended")
+    listed = set(eng.ok("ps", "-a", "--format", "{{.Names}}").split())
+    assert {name for name, keep in created.items() if keep} <= listed
+    gone = {name for name, keep in created.items() if not keep and name in started}
+    wait_for(lambda: not gone & set(eng.ok("ps", "-a", "--format", "{{.Names}}").split()), "--rm has removed")
+    for name in sorted(listed & started - gone):
+        n, state = int(name[4:]), eng.inspect(name)["State"]
+        assert (state["Status"], state["ExitCode"], eng.ok("logs", name)) == ("exited", n % 200 + 1, f"out{n}")
+    eng.remove_all()
+    leaks.assert_no_growth(eng, before)
 
 
 def test_second_daemon_on_the_same_data_root_is_refused(private_daemon, workdir):

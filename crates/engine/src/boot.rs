@@ -65,9 +65,17 @@ impl BootPlan {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| EngineError::io(format!("make directory {}", dir.display()), e))?;
         }
-        files::delete_tree(&config.data_root.join(files::TRASH_DIR))?;
+        let stored = store.read_all(Table::Containers)?;
+        if !stored.is_empty() {
+            let known: FxHashSet<&str> = stored.iter().map(|(id, _)| id.as_str()).collect();
+            discard_unborn(config, &known)?;
+        }
+        let trash = config.data_root.join(files::TRASH_DIR);
+        files::delete_tree(&trash)?;
+        std::fs::create_dir_all(&trash)
+            .map_err(|e| EngineError::io(format!("make directory {}", trash.display()), e))?;
         let mut records = FxHashMap::default();
-        for (id, bytes) in store.read_all(Table::Containers)? {
+        for (id, bytes) in stored {
             match serde_json::from_slice::<ContainerRecord>(&bytes) {
                 Ok(record) if record.version <= RECORD_VERSION => {
                     records.insert(id, record);
@@ -175,6 +183,27 @@ fn apply(record: &mut ContainerRecord, entry: JournalEntry) {
     }
 }
 
+/// Directories of creates that an earlier daemon died in before the record was committed: nobody was told of them.
+/// One that has anything in it is left alone, and all are if there is no record at all: the database may be lost, and
+/// then the copies of the records in them are all there is.
+fn discard_unborn(config: &EngineConfig, known: &FxHashSet<&str>) -> Result<(), EngineError> {
+    let failed = |e| EngineError::io("look for directories without a record", e);
+    for dir in std::fs::read_dir(config.containers_dir()).map_err(failed)? {
+        let dir = dir.map_err(failed)?.path();
+        let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if known.contains(name) || !files::was_never_started(&dir) {
+            continue;
+        }
+        tracing::info!(
+            id = name,
+            "the directory of a create that was never answered is removed"
+        );
+        let trash = config.data_root.join(files::TRASH_DIR).join(name);
+        std::fs::rename(&dir, trash).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Numbers of the keepers that this shard looks after: its own, and those left by more shards.
 fn keeper_numbers(config: &EngineConfig, shard: usize) -> Vec<usize> {
     let mut numbers = vec![shard];
@@ -218,6 +247,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
         .collect();
     register(&shard, &containers);
     let report = settle(&shard, &containers, adopted).await;
+    remove_left_groups(&shard, &containers).await;
     let views = containers.iter().map(|c| Arc::new(c.view())).collect();
     shared.index.publish_all(id, views);
     shard.booted.set(true);
@@ -265,7 +295,7 @@ async fn settle(
     for (link, found) in adopted {
         known.insert(found.id.clone());
         let Ok(container) = shard.get(&found.id) else {
-            abandon_unknown(&link, &found).await;
+            abandon_unknown(shard, &link, &found).await;
             continue;
         };
         match adopt(&container, &link, found).await {
@@ -287,7 +317,7 @@ async fn settle(
 }
 
 /// A container that a keeper has and no record names: its creation was never announced as started.
-async fn abandon_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
+async fn abandon_unknown(shard: &Rc<ShardEngine>, link: &Rc<KeeperLink>, found: &AdoptedContainer) {
     let process = ProcessName {
         pid: found.pid,
         start_time_ticks: found.start_time_ticks,
@@ -299,6 +329,9 @@ async fn abandon_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
         tracing::error!(id = %found.id, error = %e, "it can't be killed");
     }
     link.forget_later(found.id.clone());
+    // Its own parent group went with the record; most have the default one.
+    let parent = cgroup_parent(&shard.shared, &HostSpec::default());
+    remove_groups(shard, vec![(parent, found.id.clone())]).await;
 }
 
 /// Takes a container over from the keeper: output first, then the exit if there is one. False if its
@@ -309,12 +342,13 @@ async fn adopt(
     found: AdoptedContainer,
 ) -> Result<bool, EngineError> {
     if !container.status().is_alive() {
-        // Launched, but the daemon died before it was recorded; or recorded as ended and not forgotten.
-        if found.exit.is_some() {
-            remove_group(container).await;
+        let recorded = container.inner.borrow().state.start_time_ticks == found.start_time_ticks;
+        if recorded && found.exit.is_some() {
+            // Recorded as ended, but not forgotten.
             link.forget_later(found.id);
             return Ok(false);
         }
+        // Launched, but the daemon died before it was recorded.
         if !record_running(container, &found)? {
             return Ok(false);
         }
@@ -364,7 +398,7 @@ async fn adopt(
     Ok(true)
 }
 
-/// A launch that no record speaks of: it runs, so that is what is recorded.
+/// A launch that no record speaks of: it ran, so that is what is recorded, and its exit after it.
 fn record_running(
     container: &Rc<Container>,
     found: &AdoptedContainer,
@@ -373,10 +407,14 @@ fn record_running(
         tracing::error!(id = %container.id, "a container that is being removed still runs");
         return Ok(false);
     }
+    let now = clock::unix_ns();
+    let ended = found.exit.as_ref().map_or(now, |exit| {
+        i64::try_from(exit.exited_at_unix_ns).unwrap_or(now)
+    });
     container.transition(Status::Running, |state| {
         state.pid = found.pid;
         state.start_time_ticks = found.start_time_ticks;
-        state.started_unix_ns = clock::unix_ns();
+        state.started_unix_ns = now.min(ended);
         state.finished_unix_ns = 0;
         state.exit_code = 0;
         state.error = String::new();
@@ -405,24 +443,38 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
     if let Err(e) = exit::store_record(container, &container.record()).await {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
-    remove_group(container).await;
 }
 
-/// Removes the control group of a container that has ended, with whatever is still in it.
-async fn remove_group(container: &Rc<Container>) {
-    let parent = cgroup_parent(&container.shard.shared, &container.fixed.host);
-    let (hierarchy, id) = (
-        container.shard.shared.seccomp.hierarchy.clone(),
-        container.id.clone(),
-    );
+/// Removes the control groups of containers that do not run: of lost ones, and of starts and exits in the midst of
+/// which an earlier daemon died. Whatever still lives in one is of no run that is known.
+async fn remove_left_groups(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
+    let ended = containers.iter().filter(|c| c.run().is_none());
+    let names: Vec<(String, String)> = ended
+        .map(|c| {
+            let parent = cgroup_parent(&shard.shared, &c.fixed.host);
+            (parent, c.id.to_string())
+        })
+        .collect();
+    remove_groups(shard, names).await;
+}
+
+async fn remove_groups(shard: &Rc<ShardEngine>, names: Vec<(String, String)>) {
+    let hierarchy = shard.shared.seccomp.hierarchy.clone();
     let cleaned = files::on_worker(move || {
-        let group = Group::open(&hierarchy, &parent, &id)?;
-        group.kill_all()?;
-        Ok(group.remove()?)
+        for (parent, id) in names {
+            // Usually there is none.
+            let Ok(group) = Group::open(&hierarchy, &parent, &id) else {
+                continue;
+            };
+            match group.kill_all().and_then(|()| group.remove()) {
+                Ok(()) => tracing::info!(%id, "a left control group is removed"),
+                Err(e) => tracing::warn!(%id, error = %e, "a control group is left"),
+            }
+        }
+        Ok(())
     });
     if let Err(e) = cleaned.await {
-        // After a reboot there is no group; that is the usual case.
-        tracing::debug!(id = %container.id, error = %e, "no control group of an ended container was removed");
+        tracing::warn!(error = %e, "left control groups can't be removed");
     }
 }
 

@@ -10,7 +10,7 @@ use gantry_rt::workers;
 
 use super::Container;
 use crate::EngineError;
-use crate::model::{ContainerView, FixedView, NetworkMode};
+use crate::model::{ContainerRecord, ContainerView, FixedView, NetworkMode, Status};
 
 /// The JSON copy of the record.
 pub(crate) const RECORD_FILE: &str = "container.json";
@@ -94,6 +94,21 @@ pub(crate) fn copy_record_later(container: &Rc<Container>) {
         }
         container.copying.set(false);
     });
+}
+
+/// Whether a container's directory shows no trace of a life: an empty upper layer, and a record (if there is one) of a
+/// container that was created and not started. Blocks.
+pub(crate) fn was_never_started(dir: &Path) -> bool {
+    let unused = match fs::read_dir(dir.join("rootfs/upper")) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    };
+    let created = match fs::read(dir.join(RECORD_FILE)) {
+        Ok(bytes) => serde_json::from_slice::<ContainerRecord>(&bytes)
+            .is_ok_and(|r| r.state.status == Status::Created && r.state.start_time_ticks == 0),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    };
+    unused && created
 }
 
 fn trash_of(dir: &Path) -> Option<PathBuf> {
@@ -287,7 +302,6 @@ pub(crate) fn etc_owner(own: &FixedView, joined: Option<&ContainerView>) -> [Pat
 mod tests {
     use super::*;
     use crate::index::tests::view;
-    use crate::model::Status;
 
     #[test]
     fn resolver_configuration() {
@@ -314,6 +328,19 @@ mod tests {
         );
         fixed.host.dns_search = vec![".".to_owned()];
         assert_eq!(settings(&fixed), "options edns0\nnameserver 9.9.9.9\n");
+    }
+
+    #[test]
+    fn only_directories_without_a_life_are_unborn() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(was_never_started(dir.path()));
+        fs::create_dir_all(dir.path().join("rootfs/upper")).unwrap();
+        assert!(was_never_started(dir.path()));
+        fs::write(dir.path().join(RECORD_FILE), b"{}").unwrap();
+        assert!(!was_never_started(dir.path()), "a record nobody can read");
+        fs::remove_file(dir.path().join(RECORD_FILE)).unwrap();
+        fs::write(dir.path().join("rootfs/upper/data"), b"x").unwrap();
+        assert!(!was_never_started(dir.path()));
     }
 
     #[test]
