@@ -17,10 +17,13 @@ pub struct Missing {
 pub fn run() -> Vec<Missing> {
     [
         io_uring(),
+        io_uring_features(),
         openat2(),
         clone3(),
         overlay(),
+        overlay_lowers(),
         new_mount_api(),
+        mount_setattr(),
         pidfd(),
     ]
     .into_iter()
@@ -71,6 +74,115 @@ fn io_uring() -> Option<Missing> {
         ),
         _ => None,
     }
+}
+
+/// Flags of io_uring_setup(2): rings in memory of ours, and no array between them and the entries.
+const IORING_SETUP_NO_MMAP: u32 = 1 << 14;
+const IORING_SETUP_NO_SQARRAY: u32 = 1 << 16;
+const IORING_REGISTER_PROBE: u32 = 8;
+const IORING_OP_READ_MULTISHOT: u8 = 49;
+const IO_URING_OP_SUPPORTED: u16 = 1;
+/// Operations the kernel is asked about; more than it has is fine.
+const PROBED_OPS: usize = 64;
+
+/// `struct io_uring_probe` with room for [`PROBED_OPS`] answers of 8 bytes: op, resv, flags (16 bit), resv2.
+#[repr(C, align(8))]
+struct RingProbe {
+    head: [u8; 16],
+    ops: [[u8; 8]; PROBED_OPS],
+}
+
+/// What the rings for container output need: memory that the keeper can map too (6.5, 6.6), multishot reads (6.7).
+fn io_uring_features() -> Option<Missing> {
+    let missing = |cause: String| {
+        Some(Missing {
+            feature: "io_uring for container output",
+            cause,
+            fatal: true,
+        })
+    };
+    let old = |what: &str, since: &str, error: std::io::Error| {
+        missing(format!("{what}: {error}; the kernel is older than {since}"))
+    };
+    let setup = |flags: u32| -> std::io::Result<std::os::fd::OwnedFd> {
+        // `struct io_uring_params`: 120 bytes, the flags at offset 8. The addresses stay 0.
+        let mut params = [0u32; 30];
+        params[2] = flags;
+        // SAFETY: the kernel reads and writes the 120 bytes of `params`, which live through the call. With NO_MMAP
+        // and null addresses it has nothing to put a ring into and makes none.
+        let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.as_mut_ptr()) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: the call above returned this fd to us alone.
+        Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) })
+    };
+    // A kernel that knows the flag misses the memory (EFAULT); one that does not refuses the flag (EINVAL).
+    if let Err(e) = setup(IORING_SETUP_NO_MMAP)
+        && e.raw_os_error() == Some(libc::EINVAL)
+    {
+        return old("no rings in memory of our own (NO_MMAP)", "6.5", e);
+    }
+    let ring = match setup(IORING_SETUP_NO_SQARRAY) {
+        Ok(ring) => ring,
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            return old("no rings without an index array (NO_SQARRAY)", "6.6", e);
+        }
+        // Forbidden altogether is the other probe's finding.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => return None,
+        Err(e) => return missing(format!("a ring can't be made: {e}")),
+    };
+    let mut probe = RingProbe {
+        head: [0; 16],
+        ops: [[0; 8]; PROBED_OPS],
+    };
+    // SAFETY: the probe has room for as many answers as the last argument says and lives through the call.
+    let asked = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            std::os::fd::AsRawFd::as_raw_fd(&ring),
+            IORING_REGISTER_PROBE,
+            &raw mut probe,
+            PROBED_OPS,
+        )
+    };
+    if asked < 0 {
+        return missing(format!(
+            "the ring can't be asked: {}",
+            std::io::Error::last_os_error()
+        ));
+    }
+    let supported = probe.ops.iter().any(|op| {
+        let flags = u16::from_ne_bytes([op[2], op[3]]);
+        op[0] == IORING_OP_READ_MULTISHOT && flags & IO_URING_OP_SUPPORTED != 0
+    });
+    if supported {
+        return None;
+    }
+    missing("no multishot reads (READ_MULTISHOT): the kernel is older than 6.7".to_owned())
+}
+
+/// Layers are given to overlay one by one: a string of all of them has a limit of a page.
+fn overlay_lowers() -> Option<Missing> {
+    let flags = rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC;
+    // Without overlay at all the other probe says so.
+    let context = rustix::mount::fsopen("overlay", flags).ok()?;
+    // Any directory does: the context is never made a mount.
+    let error = rustix::mount::fsconfig_set_string(&context, "lowerdir+", "/").err()?;
+    Some(Missing {
+        feature: "overlay lowerdir+",
+        cause: format!("kernel older than 6.7: {error}"),
+        fatal: true,
+    })
+}
+
+fn mount_setattr() -> Option<Missing> {
+    let error = knows(libc::SYS_mount_setattr).err()?;
+    Some(Missing {
+        feature: "mount_setattr",
+        cause: format!("kernel older than 5.12, or a seccomp filter: {error}"),
+        fatal: true,
+    })
 }
 
 fn openat2() -> Option<Missing> {
@@ -183,5 +295,16 @@ mod tests {
         for missing in super::run() {
             assert!(!missing.cause.is_empty());
         }
+        // Where a ring can be made at all, its features are told apart from "forbidden".
+        let features = super::io_uring_features();
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map_while(|n| n.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        assert!(features.is_none() || version < (6, 7), "{features:?}");
     }
 }
