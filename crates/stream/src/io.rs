@@ -1,5 +1,7 @@
 //! The streams of one container.
 
+mod stdin;
+
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
@@ -21,8 +23,6 @@ use crate::unix_time_ns;
 
 /// How often a log that cannot be written is reported.
 const REPEAT_ERROR: Duration = Duration::from_secs(10);
-/// Most bytes written to a container's stdin in one call.
-const STDIN_WRITE_BYTES: usize = 64 * 1024;
 
 /// How a container's output is handled.
 pub struct IoConfig {
@@ -520,51 +520,6 @@ impl ContainerIo {
     pub(crate) fn unsubscribe(&self, queue: &Rc<Queue>) {
         self.clients.borrow_mut().retain(|c| !Rc::ptr_eq(c, queue));
         self.consumers_changed();
-    }
-
-    /// Writes to the container's stdin, waiting until it takes it (and for the container's start). `BrokenPipe` when it
-    /// is closed.
-    pub async fn write_stdin(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !self.started.get() {
-            let known = self.stdin_signal.count();
-            self.stdin_signal.changed(known).await;
-        }
-        loop {
-            bytes = &bytes[self.try_write_stdin(bytes)?..];
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            let stdin = self.stdin.borrow().clone();
-            stdin.ok_or(io::ErrorKind::BrokenPipe)?.writable().await?;
-        }
-    }
-
-    /// Writes what the container's stdin takes now, and says how much that was. `BrokenPipe` when it is closed.
-    pub fn try_write_stdin(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.started.get() {
-            return Ok(0);
-        }
-        let stdin = self.stdin.borrow().clone();
-        let stdin = stdin.ok_or(io::ErrorKind::BrokenPipe)?;
-        let mut written = 0;
-        while written < bytes.len() {
-            let end = bytes.len().min(written + STDIN_WRITE_BYTES);
-            match rustix::io::write(&*stdin, &bytes[written..end]) {
-                Ok(n) => written += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(written)
-    }
-
-    /// Closes the daemon's end of stdin. The keeper's copy must be closed too for the container to see the end. A
-    /// terminal stays open.
-    pub fn close_stdin(&self) {
-        if !self.tty {
-            *self.stdin.borrow_mut() = None;
-        }
     }
 }
 

@@ -192,7 +192,7 @@ fn features(daemon: &DaemonInfo) -> Value {
         },
         "DefaultRuntime": RUNTIME_NAME,
         "Runtimes": { RUNTIME_NAME: { "path": RUNTIME_NAME } },
-        "InitBinary": "",
+        "InitBinary": "docker-init",
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },
         "InitCommit": { "ID": "" },

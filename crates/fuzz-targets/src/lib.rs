@@ -1,0 +1,198 @@
+//! What the fuzz targets do with their bytes. Each function must neither panic nor break what it asserts, whatever it
+//! is given; `tests/corpus.rs` runs each of them over its corpus and mutations of it, on stable Rust.
+
+use std::cell::OnceCell;
+use std::io::Read;
+use std::sync::Arc;
+
+use gantry_api::wire::create::CreateRequest;
+use gantry_api::{json, version};
+use gantry_engine::user::{self, Accounts};
+use gantry_image::{ImageStore, ImportOptions, Platform};
+use gantry_keeper_proto::msg::{FromKeeper, Request};
+use gantry_keeper_proto::plan::Plan;
+
+/// Something that takes bytes from outside.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("create_body", create_body),
+    ("detach_keys", detach_keys),
+    ("http_request", http_request),
+    ("image_import", image_import),
+    ("image_load", image_load),
+    ("json_log", json_log),
+    ("keeper_message", keeper_message),
+    ("log_time", log_time),
+    ("mux_frames", mux_frames),
+    ("passwd", passwd),
+    ("reference", reference),
+    ("tar_reader", tar_reader),
+];
+
+/// The JSON of a create request, up to what the engine is given.
+pub fn create_body(data: &[u8]) {
+    let Ok(request) = json::parse(data).and_then(json::decode::<CreateRequest>) else {
+        return;
+    };
+    let version = version::check("1.48").expect("a known version");
+    let _ = gantry_api::convert::create_spec(None, request, version, 4);
+}
+
+/// A key specification and what is typed; without a match nothing is lost.
+pub fn detach_keys(data: &[u8]) {
+    let (spec, typed) = data.split_at(data.len().min(8));
+    let Ok(spec) = std::str::from_utf8(spec) else {
+        return;
+    };
+    let Ok(keys) = gantry_stream::keys::parse(spec) else {
+        return;
+    };
+    let mut detector = gantry_stream::keys::Detector::new(keys);
+    let mut out = Vec::new();
+    if !detector.feed(typed, &mut out) {
+        detector.flush(&mut out);
+        assert_eq!(out, typed);
+    }
+}
+
+/// Method, path and query of a request.
+pub fn http_request(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (method, target) = text.split_once(' ').unwrap_or(("GET", text));
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let _ = gantry_api::router::route(method, path);
+    let _ = gantry_api::query::Query::parse(query);
+    let _ = gantry_api::filters::parse(query);
+    let _ = gantry_api::version::check(text);
+}
+
+/// Change instructions and platforms of an import; the layer is empty. Runs as root.
+pub fn image_import(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (platform, changes) = text.split_once('\0').unwrap_or(("", &text));
+    let root = tempfile::tempdir().expect("a directory");
+    let store = gantry_store::Store::open(root.path().join("meta.redb")).expect("a database");
+    let images = ImageStore::open(root.path(), store).expect("images");
+    let options = ImportOptions {
+        changes: changes.split('\u{1}').map(str::to_owned).collect(),
+        platform: Platform::parse(platform).ok(),
+        ..ImportOptions::default()
+    };
+    let _ = images.import(&[0u8; 1024][..], &options);
+}
+
+thread_local! {
+    static STORE: OnceCell<(tempfile::TempDir, Arc<ImageStore>)> = const { OnceCell::new() };
+}
+
+fn open() -> (tempfile::TempDir, Arc<ImageStore>) {
+    let root = tempfile::tempdir().expect("a directory");
+    let store = gantry_store::Store::open(root.path().join("meta.redb")).expect("a database");
+    let images = ImageStore::open(root.path(), store).expect("images");
+    (root, images)
+}
+
+/// Whole image archives: docker's and OCI's, their JSON documents and layers. Nothing may be left of what is refused.
+/// Runs as root, in a directory of its own.
+pub fn image_load(data: &[u8]) {
+    STORE.with(|store| {
+        let (root, images) = store.get_or_init(open);
+        let loaded = images.load(data, None, &mut |_| {}).unwrap_or_default();
+        let names: Vec<String> = loaded.iter().map(|l| l.id.clone()).collect();
+        if let Ok(plan) = images.plan_save(&names, None) {
+            plan.write(&mut std::io::sink())
+                .expect("what is loaded can be saved");
+        }
+        for image in images.snapshot().list() {
+            images
+                .remove(&image.id, true, &|_| None)
+                .expect("what is loaded can be removed");
+        }
+        for dir in ["tmp", "layers/sha256", "content/blobs/sha256"] {
+            let left = std::fs::read_dir(root.path().join(dir)).expect(dir).count();
+            assert_eq!(left, 0, "{dir}");
+        }
+    });
+}
+
+/// Records of a json-file log.
+pub fn json_log(data: &[u8]) {
+    for line in data.split_inclusive(|b| *b == b'\n') {
+        let _ = gantry_logs::json::decode(line);
+    }
+}
+
+/// Packets between daemon and keeper; what decodes encodes to something that decodes to the same.
+pub fn keeper_message(data: &[u8]) {
+    if let Ok((number, request)) = Request::decode(data) {
+        assert_eq!(
+            Request::decode(&request.encode(number)),
+            Ok((number, request))
+        );
+    }
+    let _ = Request::number_of(data);
+    let _ = FromKeeper::decode(data);
+    let _ = Plan::decode(data, 16);
+}
+
+/// Times of since and until.
+pub fn log_time(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = gantry_logs::time::parse(text, 1_700_000_000_000_000_000);
+        let _ = gantry_logs::time::parse_go_duration(text);
+    }
+}
+
+/// Multiplexed frames cut at any place.
+pub fn mux_frames(data: &[u8]) {
+    let (first, rest) = data.split_at(data.len() / 2);
+    let mut reader = gantry_stream::mux::FrameReader::default();
+    for part in [first, rest] {
+        reader.push(part);
+        while let Ok(Some((_stream, bytes))) = reader.next_frame() {
+            assert!(bytes.len() <= gantry_stream::mux::MAX_FRAME_BYTES);
+        }
+    }
+}
+
+/// Users and groups of an image: a user specification, a line end, passwd, a zero byte, group.
+pub fn passwd(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (spec, files) = text.split_once('\n').unwrap_or(("root", &text));
+    let (passwd, group) = files.split_once('\0').unwrap_or((files, ""));
+    let accounts = Accounts {
+        passwd: passwd.to_owned(),
+        group: group.to_owned(),
+    };
+    if let Ok(who) = user::resolve(spec, &[], &accounts) {
+        assert!(who.groups.len() <= user::MAX_GROUPS);
+    }
+}
+
+/// Image names; what parses prints to something that parses to the same.
+pub fn reference(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = gantry_image::reference::parse_any(text);
+    }
+}
+
+/// Archives of layers and images: every entry, and what it holds.
+pub fn tar_reader(data: &[u8]) {
+    let mut reader = gantry_image::tar::Reader::new(data);
+    while let Ok(Some(_entry)) = reader.next_entry() {
+        let mut payload = Vec::new();
+        if reader
+            .by_ref()
+            .take(1 << 20)
+            .read_to_end(&mut payload)
+            .is_err()
+        {
+            break;
+        }
+        assert!(payload.len() <= data.len());
+    }
+}
