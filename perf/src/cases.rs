@@ -88,6 +88,25 @@ pub const CASES: &[Case] = &[
         run: parallel,
     },
     Case {
+        name: "exec",
+        once: false,
+        metrics: &[
+            (
+                "exec `true`: create+start+output+inspect",
+                "ms",
+                Better::Less,
+            ),
+            ("engine CPU per exec", "ms", Better::Less),
+        ],
+        run: exec,
+    },
+    Case {
+        name: "exec-clients",
+        once: false,
+        metrics: &[("execs, 8 clients", "1/s", Better::More)],
+        run: exec_parallel,
+    },
+    Case {
         name: "attach",
         once: false,
         metrics: &[("attach stdout", "MiB/s", Better::More)],
@@ -174,6 +193,78 @@ fn ping(engine: &Engine, _size: &Size) -> io::Result<Vec<Vec<f64>>> {
     Ok(vec![vec![done as f64 / took.as_secs_f64()]])
 }
 
+/// What `docker exec` does: make it, start it attached, read to the end, ask for the exit code.
+fn exec_once(engine: &Engine, client: &mut Client, container: &str) -> io::Result<()> {
+    let body = r#"{"Cmd":["true"],"AttachStdout":true,"AttachStderr":true}"#;
+    let made = client.expect(
+        "POST",
+        &format!("/v1.48/containers/{container}/exec"),
+        Some(body),
+    )?;
+    let id = text_field(&made, "Id")?;
+    let mut stream = engine
+        .client()?
+        .hijack(&format!("/v1.48/exec/{id}/start"))?;
+    read_frames(&mut stream)?;
+    let state = client.expect("GET", &format!("/v1.48/exec/{id}/json"), None)?;
+    if !String::from_utf8_lossy(&state).contains("\"ExitCode\":0,") {
+        return Err(io::Error::other(format!(
+            "an exec without exit code 0: {}",
+            String::from_utf8_lossy(&state)
+        )));
+    }
+    Ok(())
+}
+
+/// The value of a string field of a flat JSON answer.
+fn text_field(json: &[u8], name: &str) -> io::Result<String> {
+    let text = String::from_utf8_lossy(json);
+    let value = text.split(&format!("\"{name}\":\"")).nth(1);
+    value
+        .and_then(|rest| Some(rest.split_once('"')?.0.to_owned()))
+        .ok_or_else(|| io::Error::other(format!("no {name} in {text}")))
+}
+
+/// Runs `work` while one idle container runs.
+fn in_container<T>(
+    engine: &Engine,
+    size: &Size,
+    work: impl FnOnce(&mut Client, &str) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut client = engine.client()?;
+    let id = engine.create(&mut client, &["sleep", "3600"], &size.log_driver)?;
+    client.expect("POST", &format!("/v1.48/containers/{id}/start"), None)?;
+    let done = work(&mut client, &id);
+    client.expect("DELETE", &format!("/v1.48/containers/{id}?force=1"), None)?;
+    done
+}
+
+fn exec(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    in_container(engine, size, |client, id| {
+        exec_once(engine, client, id)?;
+        let (mut times, cpu) = (Vec::new(), engine.cpu_us());
+        for _ in 0..size.lives {
+            let begin = Instant::now();
+            exec_once(engine, client, id)?;
+            times.push(ms(begin.elapsed()));
+        }
+        let cpu_ms = (engine.cpu_us() - cpu) as f64 / 1000.0 / size.lives.max(1) as f64;
+        Ok(vec![times, vec![cpu_ms]])
+    })
+}
+
+fn exec_parallel(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    let (took, done) = in_container(engine, size, |_, id| {
+        together(engine, |client| {
+            for _ in 0..size.lives_per_client {
+                exec_once(engine, client, id)?;
+            }
+            Ok(size.lives_per_client)
+        })
+    })?;
+    Ok(vec![vec![done as f64 / took.as_secs_f64()]])
+}
+
 fn attach(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     let mut client = engine.client()?;
     let script = format!(
@@ -250,6 +341,12 @@ fn ms(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_is_found_or_missed() {
+        assert_eq!(text_field(b"{\"Id\":\"ab\"}\n", "Id").unwrap(), "ab");
+        assert!(text_field(b"{\"message\":\"no\"}", "Id").is_err());
+    }
 
     #[test]
     fn frames_are_counted_and_a_cut_one_is_an_error() {

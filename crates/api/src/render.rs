@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gantry_engine::ExecId;
 use gantry_engine::model::{ContainerView, NetworkMode, StateView, Status};
 
 use crate::context::DaemonInfo;
@@ -33,6 +34,7 @@ pub fn inspect(
     daemon: &DaemonInfo,
     lowers: &[std::path::PathBuf],
     sizes: Option<Sizes>,
+    execs: &[ExecId],
 ) -> Result<Inspect, ApiError> {
     let fixed = &view.fixed;
     let mut kept: Kept = serde_json::from_str(&fixed.wire).map_err(|e| {
@@ -79,7 +81,7 @@ pub fn inspect(
         mount_label: "",
         process_label: "",
         app_armor_profile: "",
-        exec_ids: None,
+        exec_ids: (!execs.is_empty()).then(|| execs.iter().map(|id| id.to_string()).collect()),
         graph_driver: graph_driver(view, lowers),
         size_rw: sizes.map(|s| s.rw),
         size_root_fs: sizes.map(|s| s.root),

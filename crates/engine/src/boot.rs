@@ -21,7 +21,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
-use crate::{EngineError, backoff, clock, signals};
+use crate::{EngineError, backoff, clock, exec, signals};
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl BootPlan {
         for dir in [
             config.containers_dir(),
             config.data_root.join(files::TRASH_DIR),
-            config.exec_root.clone(),
+            exec::note::dir(config),
         ] {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| EngineError::io(format!("make directory {}", dir.display()), e))?;
@@ -256,6 +256,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     for keeper in &keepers {
         keeper.run(&shard);
     }
+    gantry_rt::spawn("exec.sweep", exec::gc::run(shard.clone()));
     continue_lives(&shard, &containers);
     Ok(report)
 }
@@ -292,6 +293,9 @@ async fn settle(
         ..BootReport::default()
     };
     let mut known = FxHashSet::default();
+    let (execs, adopted): (Vec<_>, Vec<_>) = adopted
+        .into_iter()
+        .partition(|(_, found)| exec::parse_key(&found.id).is_some());
     for (link, found) in adopted {
         known.insert(found.id.clone());
         let Ok(container) = shard.get(&found.id) else {
@@ -313,25 +317,31 @@ async fn settle(
             declare_lost(container, known.contains(&*container.id)).await;
         }
     }
+    exec::adopt::adopt_all(shard, containers, execs).await;
     report
 }
 
 /// A container that a keeper has and no record names: its creation was never announced as started.
 async fn abandon_unknown(shard: &Rc<ShardEngine>, link: &Rc<KeeperLink>, found: &AdoptedContainer) {
+    tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
+    end_unknown(link, found).await;
+    // Its own parent group went with the record; most have the default one.
+    let parent = cgroup_parent(&shard.shared, &HostSpec::default());
+    remove_groups(shard, vec![(parent, found.id.clone())]).await;
+}
+
+/// Ends what nobody can know of.
+pub(crate) async fn end_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
     let process = ProcessName {
         pid: found.pid,
         start_time_ticks: found.start_time_ticks,
     };
-    tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
     if found.exit.is_none()
         && let Err(e) = link.signal(&found.id, process, signals::KILL).await
     {
         tracing::error!(id = %found.id, error = %e, "it can't be killed");
     }
     link.forget_later(found.id.clone());
-    // Its own parent group went with the record; most have the default one.
-    let parent = cgroup_parent(&shard.shared, &HostSpec::default());
-    remove_groups(shard, vec![(parent, found.id.clone())]).await;
 }
 
 /// Takes a container over from the keeper: output first, then the exit if there is one. False if its
@@ -523,6 +533,7 @@ pub(crate) async fn replace_keeper(shard: &Rc<ShardEngine>, dead: &Rc<KeeperLink
         .filter(|c| c.run().is_some_and(|run| Rc::ptr_eq(&run.keeper, dead)))
         .cloned()
         .collect();
+    exec::exit::watch_orphans(shard, dead);
     for container in orphans {
         gantry_rt::spawn("container.orphan", watch_orphan(container, dead.clone()));
     }

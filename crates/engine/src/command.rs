@@ -135,15 +135,36 @@ pub fn clean_path(path: &str) -> String {
 
 /// The environment of the program: Docker's variables first, the configured ones override.
 pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<String> {
+    last_of_each(daemon_env(config, hostname, config.tty), home)
+}
+
+/// The environment of a further program in the container: what its own would have, then the client's.
+pub fn exec_env(
+    config: &ContainerConfig,
+    hostname: &str,
+    tty: bool,
+    client: &[String],
+    home: &str,
+) -> Vec<String> {
+    let env = replace_or_append(daemon_env(config, hostname, tty), client);
+    last_of_each(env, home)
+}
+
+fn daemon_env(config: &ContainerConfig, hostname: &str, tty: bool) -> Vec<String> {
     let mut env = vec![
         format!("PATH={DEFAULT_PATH}"),
         format!("HOSTNAME={hostname}"),
     ];
-    if config.tty {
+    if tty {
         env.push("TERM=xterm".to_owned());
     }
+    replace_or_append(env, &config.env)
+}
+
+/// Overrides take the places of the defaults they name. What was taken away stays as an empty string.
+fn replace_or_append(mut env: Vec<String>, overrides: &[String]) -> Vec<String> {
     let defaults = env.len();
-    for item in &config.env {
+    for item in overrides {
         let name = variable_name(item);
         let of_name = |e: &String| variable_name(e) == name;
         match env[..defaults].iter().position(of_name) {
@@ -154,7 +175,11 @@ pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<
             None => {}
         }
     }
-    // Of equal names the last one counts, where it stands; an empty home is none.
+    env
+}
+
+/// Of equal names the last one counts, where it stands; an empty home is none.
+fn last_of_each(env: Vec<String>, home: &str) -> Vec<String> {
     let mut last: Vec<String> = Vec::with_capacity(env.len() + 1);
     for item in env.into_iter().rev().filter(|e| !e.is_empty()) {
         if !last
@@ -249,6 +274,16 @@ mod tests {
         assert_eq!(
             process_env(&twice, "h", "/root")[2..],
             words(&["B=2", "A=3", "HOME=/root"])
+        );
+        assert_eq!(
+            exec_env(
+                &config,
+                "h",
+                false,
+                &words(&["HOME=/h", "PATH", "N=1", "gone"]),
+                "/r"
+            ),
+            words(&["HOME=/h", "N=1"])
         );
         let plain = ContainerConfig::default();
         assert_eq!(

@@ -15,6 +15,7 @@ use crate::container::{
     Container, attach, create, freeze, kill, logs, remove, rename, start, stop, top, wait,
 };
 use crate::events::{Bus, EventStream, EventsQuery};
+use crate::exec::index::ExecIndex;
 use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
@@ -25,7 +26,7 @@ use crate::{EngineError, ids, list};
 /// The engine; cheap to clone, usable on every shard.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// The shard that owns a new container.
@@ -59,6 +60,7 @@ impl Engine {
             index,
             bus: Bus::default(),
             seccomp: SeccompCache::new()?,
+            execs: ExecIndex::default(),
             boot,
             closing: AtomicBool::new(false),
             config,
@@ -95,7 +97,7 @@ impl Engine {
     }
 
     /// Runs an operation on the owner shard of the container that `key` means.
-    async fn on_owner<R, F, Fut>(&self, key: &str, f: F) -> Result<R, EngineError>
+    pub(crate) async fn on_owner<R, F, Fut>(&self, key: &str, f: F) -> Result<R, EngineError>
     where
         R: Send + 'static,
         F: FnOnce(std::rc::Rc<Container>) -> Fut + Send + 'static,

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_launch::{
-    AdoptedContainer, HandOver, KeeperClient, KeeperError, KeeperEvent, LaunchError, Prepared,
+    AdoptedContainer, HandOver, KeeperClient, KeeperError, KeeperEvent, LaunchError, LaunchedExec,
+    Prepared, PreparedExec,
 };
 use gantry_stream::Pump;
 
@@ -17,6 +18,9 @@ use crate::config::EngineConfig;
 use crate::container::exit;
 use crate::orphan::ProcessName;
 use crate::shard::ShardEngine;
+
+/// Exit code of what could not be started for another reason than its command.
+pub(crate) const NOT_STARTED: i32 = 128;
 
 /// A keeper's answer to a launch.
 pub(crate) type Launched = gantry_launch::Launched;
@@ -57,6 +61,9 @@ impl From<LaunchError> for EngineError {
                 exit_code: e.exit_code(),
                 message,
             },
+            LaunchError::Join { exit_code, .. } if exit_code != NOT_STARTED => {
+                EngineError::BadCommand { exit_code, message }
+            }
             LaunchError::Invalid { .. } => EngineError::InvalidParameter(message),
             LaunchError::Keeper(e) => e.into(),
             _ => EngineError::System(message),
@@ -121,6 +128,13 @@ impl KeeperLink {
 
     pub(crate) async fn launch(&self, prepared: Prepared) -> Result<Launched, EngineError> {
         Ok(self.client.launch(prepared).await?)
+    }
+
+    pub(crate) async fn launch_exec(
+        &self,
+        prepared: PreparedExec,
+    ) -> Result<LaunchedExec, EngineError> {
+        Ok(self.client.launch_exec(prepared).await?)
     }
 
     /// Signals a container's first process; past the keeper when that is dead.

@@ -47,6 +47,11 @@ impl SeccompCache {
         })
     }
 
+    /// What this daemon itself may have.
+    pub(crate) fn available_caps(&self) -> u64 {
+        self.available_caps
+    }
+
     fn program(
         &self,
         choice: &SeccompChoice,
@@ -199,7 +204,7 @@ struct Inputs<'a> {
     joined: Option<&'a ContainerView>,
 }
 
-fn capability_masks(mask: u64, uid: u32) -> CapabilityMasks {
+pub(crate) fn capability_masks(mask: u64, uid: u32) -> CapabilityMasks {
     // Unprivileged users get no capabilities in force, only a bound.
     let in_force = if uid == 0 { mask } else { 0 };
     CapabilityMasks {
@@ -220,6 +225,38 @@ fn paths(own: &Option<Vec<String>>, default: &[&str], privileged: bool) -> Vec<S
     }
 }
 
+/// What every process of a container may do.
+pub(crate) struct Rights {
+    /// One bit per capability.
+    pub(crate) capabilities: u64,
+    pub(crate) seccomp: Option<Arc<[u8]>>,
+    pub(crate) rlimits: Vec<Rlimit>,
+}
+
+/// The rights that a container gives. On a worker: a filter may have to be compiled.
+pub(crate) fn process_rights(shared: &Shared, fixed: &FixedView) -> Result<Rights, EngineError> {
+    let host = &fixed.host;
+    let wanted = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+    let capabilities = wanted & shared.seccomp.available_caps;
+    let seccomp = if host.privileged {
+        None
+    } else {
+        shared
+            .seccomp
+            .program(&host.security.seccomp, capabilities)?
+    };
+    Ok(Rights {
+        capabilities,
+        seccomp,
+        rlimits: rlimits(&shared.config.default_ulimits, &host.ulimits)?,
+    })
+}
+
+/// Zero is what a process has anyway.
+pub(crate) fn oom_score_adj(host: &HostSpec) -> Option<i32> {
+    (host.oom_score_adj != 0).then_some(host.oom_score_adj)
+}
+
 fn build(
     shared: &Shared,
     fixed: &FixedView,
@@ -236,13 +273,7 @@ fn build(
     let hostname = joined
         .map_or(&config.hostname, |view| &view.fixed.config.hostname)
         .clone();
-    let wanted = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
-    let mask = wanted & shared.seccomp.available_caps;
-    let seccomp = if host.privileged {
-        None
-    } else {
-        shared.seccomp.program(&host.security.seccomp, mask)?
-    };
+    let rights = process_rights(shared, fixed)?;
     let init = [gantry_init::PATH_IN_CONTAINER.to_owned(), "--".to_owned()];
     let argv = init
         .iter()
@@ -268,11 +299,11 @@ fn build(
         tty: config.tty,
         console_size: host.console_size,
         open_stdin: config.open_stdin,
-        capabilities: capability_masks(mask, who.uid),
-        seccomp,
+        capabilities: capability_masks(rights.capabilities, who.uid),
+        seccomp: rights.seccomp,
         no_new_privs: host.security.no_new_privileges,
-        rlimits: rlimits(&shared.config.default_ulimits, &host.ulimits)?,
-        oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
+        rlimits: rights.rlimits,
+        oom_score_adj: oom_score_adj(host),
         masked_paths: paths(&host.masked_paths, DEFAULT_MASKED_PATHS, host.privileged),
         readonly_paths: paths(
             &host.readonly_paths,
@@ -300,7 +331,7 @@ fn build(
     })
 }
 
-fn c_strings<'a>(
+pub(crate) fn c_strings<'a>(
     items: impl IntoIterator<Item = &'a String>,
     what: &str,
 ) -> Result<Vec<CString>, EngineError> {

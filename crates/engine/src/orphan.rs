@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use gantry_launch::process_start_time_ticks;
 use gantry_rt::fd::AsyncFd;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::EngineError;
@@ -32,6 +33,16 @@ impl ProcessName {
         match process_start_time_ticks(self.pid) {
             Ok(ticks) if ticks == self.start_time_ticks => Ok(Some(pidfd)),
             _ => Ok(None),
+        }
+    }
+
+    /// Its root directory, to resolve paths in with `RESOLVE_IN_ROOT`; `None` when the process is gone.
+    pub(crate) fn root(self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(format!("/proc/{}/root", self.pid), flags, Mode::empty()) {
+            Ok(root) => Ok(self.open()?.map(|_| root)),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::config::EngineConfig;
 use crate::container::Container;
 use crate::container::logs::OpenLogs;
 use crate::events::Bus;
+use crate::exec::index::ExecIndex;
 use crate::index::Index;
 use crate::journal::{JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) index: Index,
     pub(crate) bus: Bus,
     pub(crate) seccomp: SeccompCache,
+    pub(crate) execs: ExecIndex,
     pub(crate) boot: BootPlan,
     /// The daemon goes down: nothing new is started, containers go on.
     pub(crate) closing: AtomicBool,

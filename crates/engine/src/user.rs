@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::EngineError;
 use crate::merged::Merged;
@@ -53,6 +53,22 @@ impl Accounts {
             group: read("etc/group")?,
         })
     }
+
+    /// Reads both files of a mounted root file system.
+    pub fn read_root(root: &OwnedFd) -> Result<Accounts, EngineError> {
+        let read = |path| find(root, path).map_or(Ok(String::new()), |found| read_regular(&found));
+        Ok(Accounts {
+            passwd: read("etc/passwd")?,
+            group: read("etc/group")?,
+        })
+    }
+}
+
+/// The file at a path below a root; links are followed inside it.
+fn find(root: &OwnedFd, path: &str) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).ok()
 }
 
 fn read_regular(found: &OwnedFd) -> Result<String, EngineError> {

@@ -2,8 +2,10 @@
 
 use crate::wire::{Reader, WireError, Writer};
 
-/// Version this program speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]).
+pub const PROTOCOL_VERSION: u32 = 2;
+/// First version that knows [`crate::plan::Join`].
+pub const EXEC_VERSION: u32 = 2;
 /// Oldest version of the other side this program speaks to.
 pub const OLDEST_VERSION: u32 = 1;
 /// Entries of one list answer.

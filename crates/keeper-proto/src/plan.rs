@@ -96,16 +96,26 @@ pub struct StdioFds {
     pub tty_slave: Option<FdIndex>,
 }
 
+/// A further process of a container that runs (an exec), instead of a first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// A pidfd of the container's first process, whose namespaces are joined.
+    pub pidfd: FdIndex,
+    /// The filter does not let the process that enters the container make the one that executes the program: that
+    /// one loads it itself, last.
+    pub filter_last: bool,
+}
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Container id.
+    /// Container id; of an exec: container id, a dot, exec id.
     pub id: String,
     /// Clone without sharing memory and without waiting: something on the way to exec may hang.
     pub may_block: bool,
     /// A full spill is declared as a gap instead of blocking the container.
     pub log_nonblocking: bool,
-    /// The root file system, detached.
+    /// The root file system, detached. Without meaning for an exec, as are host name, mounts, sysctls and masks.
     pub rootfs: FdIndex,
     /// v2: the directory to be born in.
     pub cgroup_dir: Option<FdIndex>,
@@ -161,6 +171,8 @@ pub struct Plan {
     pub argv: Vec<CString>,
     /// Environment.
     pub env: Vec<CString>,
+    /// An exec (since protocol version 2).
+    pub join: Option<Join>,
 }
 
 impl Plan {
@@ -206,6 +218,9 @@ impl Plan {
             w.i32(v);
         });
         self.encode_process(&mut w);
+        w.option(self.join, |w, join| {
+            w.u8(join.pidfd).bool(join.filter_last);
+        });
         w.finish()
     }
 
@@ -308,6 +323,17 @@ impl Plan {
             candidates: r.cstrs()?,
             argv: r.cstrs()?,
             env: r.cstrs()?,
+            // Plans of version 1 end here.
+            join: if r.is_empty() {
+                None
+            } else {
+                r.option(|r| {
+                    Ok(Join {
+                        pidfd: index(r)?,
+                        filter_last: r.bool()?,
+                    })
+                })?
+            },
         };
         if !plan.seccomp.len().is_multiple_of(8) {
             return Err(WireError::Unknown {
@@ -434,4 +460,96 @@ steps! {
     Plan = 35, "read the launch plan";
     Journal = 36, "reset the journal slot";
     Status = 37, "map the status word";
+    Join = 38, "join the container's namespaces";
+    Enter = 39, "make a process in the container";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn c(s: &str) -> CString {
+        CString::new(s).expect("no NUL")
+    }
+
+    fn plan(join: Option<Join>) -> Plan {
+        Plan {
+            id: "c.e".into(),
+            may_block: join.is_some(),
+            log_nonblocking: false,
+            rootfs: 0,
+            cgroup_dir: Some(1),
+            cgroup_procs: vec![2, 3],
+            cgroup_namespace: join.is_none(),
+            oom_counter: None,
+            network: Network::Host,
+            stdio: StdioFds {
+                stdout_write: Some(1),
+                ..StdioFds::default()
+            },
+            hostname: c("h"),
+            domainname: c(""),
+            mounts: Vec::new(),
+            sysctls: Vec::new(),
+            masked_paths: Vec::new(),
+            mask_dir: None,
+            readonly_paths: Vec::new(),
+            rlimits: vec![Rlimit {
+                resource: 7,
+                soft: 1,
+                hard: 2,
+            }],
+            oom_score_adj: Some(-5),
+            uid: 1,
+            gid: 2,
+            groups: vec![2, 3],
+            capabilities: CapabilityMasks::default(),
+            no_new_privs: true,
+            seccomp: vec![0; 16],
+            cwd_parents: Vec::new(),
+            cwd: c("/"),
+            search_path: true,
+            candidates: vec![c("/bin/true")],
+            argv: vec![c("true")],
+            env: vec![c("A=b")],
+            join,
+        }
+    }
+
+    #[test]
+    fn plans_come_back_as_they_went() {
+        let join = |pidfd, filter_last| Some(Join { pidfd, filter_last });
+        for plan in [plan(None), plan(join(3, false)), plan(join(0, true))] {
+            assert_eq!(Plan::decode(&plan.encode(), 4), Ok(plan));
+        }
+    }
+
+    #[test]
+    fn a_plan_without_join_field_is_a_container() {
+        let mut bytes = plan(None).encode();
+        bytes.pop();
+        assert_eq!(Plan::decode(&bytes, 4), Ok(plan(None)));
+    }
+
+    #[test]
+    fn a_pidfd_that_was_not_sent_and_every_cut_are_refused() {
+        let join = Some(Join {
+            pidfd: 4,
+            filter_last: false,
+        });
+        assert_eq!(
+            Plan::decode(&plan(join).encode(), 4),
+            Err(WireError::NoFd(4))
+        );
+        let bytes = plan(Some(Join {
+            pidfd: 1,
+            filter_last: false,
+        }))
+        .encode();
+        // What is cut off exactly before the field is a plan of version 1.
+        let version_1 = bytes.len() - 3;
+        for len in (0..bytes.len()).filter(|len| *len != version_1) {
+            assert!(Plan::decode(&bytes[..len], 4).is_err(), "{len}");
+        }
+    }
 }

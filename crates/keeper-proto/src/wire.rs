@@ -127,6 +127,11 @@ impl<'a> Reader<'a> {
         Reader(bytes)
     }
 
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(WireError::Short)?;
         self.0 = rest;

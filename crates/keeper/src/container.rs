@@ -14,6 +14,7 @@ use gantry_keeper_proto::shm::{JournalMap, ShmError, SpillWriter, Stream};
 use crate::launch::Pending;
 use crate::poll::{Poll, Token, is_readable};
 use crate::raw;
+use crate::server::wipe;
 
 /// Most bytes read from a pipe at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -230,7 +231,9 @@ impl Container {
             self.dropped_bytes += n as u64;
             return Ok(());
         }
-        self.keep(exec_root, stream, &buf[..n])
+        let kept = self.keep(exec_root, stream, &buf[..n]);
+        wipe(&mut buf[..n]);
+        kept
     }
 
     /// The pidfd is readable: collects the exit. `None` if it was collected before.

@@ -61,7 +61,10 @@ pub struct StatusPage(Mapping);
 impl StatusPage {
     /// All clear.
     pub fn new() -> io::Result<StatusPage> {
-        Ok(StatusPage(Mapping::new(PAGE, libc::MAP_SHARED)?))
+        let page = StatusPage(Mapping::new(PAGE, libc::MAP_SHARED)?);
+        // Only the child it was made for gets it.
+        raw::keep_from_forks(page.get()).map_err(io::Error::from_raw_os_error)?;
+        Ok(page)
     }
 
     /// The word.
@@ -80,6 +83,19 @@ pub struct Pending {
     pub status: StatusPage,
     /// The request to answer, and the connection it came by.
     pub request: (u64, u32),
+    /// The process that was cloned is not the one that executes.
+    pub joins: bool,
+}
+
+/// What became of a clone whose pipe has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has executed its program.
+    Executed,
+    /// It has made the process that executed the program, and ended.
+    Entered(i32),
+    /// It has given up.
+    Failed(Failed),
 }
 
 /// What launches share.
@@ -139,7 +155,8 @@ impl Launcher {
     ) -> Done<Started> {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
-        let slow = if plan.may_block {
+        let joins = plan.join.is_some();
+        let slow = if plan.may_block || joins {
             Some(Slow::new()?)
         } else {
             None
@@ -156,8 +173,13 @@ impl Launcher {
             available_capabilities: host.capabilities,
             last_capability: host.last_capability,
             nofile: host.nofile,
+            proc: host.proc.as_raw_fd(),
         };
-        let (pid, pidfd) = self.clone(&context)?;
+        let cloned = match &slow {
+            Some(s) => with_status(&s.status, || self.clone(&context)),
+            None => self.clone(&context),
+        };
+        let (pid, pidfd) = cloned?;
         if slow.is_none()
             && let Some(failed) = status.get().failure()
         {
@@ -169,6 +191,7 @@ impl Launcher {
             pipe: s.read,
             status: s.status,
             request,
+            joins,
         });
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut take = |index: Option<FdIndex>| fds.get_mut(usize::from(index?))?.take();
@@ -192,14 +215,9 @@ impl Launcher {
         let mut pidfd: RawFd = -1;
         // SAFETY: all-zero is a valid `clone_args`.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        let namespaces =
-            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-        args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+        args.flags = (namespaces(context.plan) | libc::CLONE_PIDFD) as u64;
         args.pidfd = &raw mut pidfd as u64;
         args.exit_signal = libc::SIGCHLD as u64;
-        if context.plan.network == Network::New {
-            args.flags |= libc::CLONE_NEWNET as u64;
-        }
         if let Some(dir) = context
             .plan
             .cgroup_dir
@@ -220,6 +238,30 @@ impl Launcher {
         // SAFETY: CLONE_PIDFD stored a new descriptor that is ours alone.
         Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
     }
+}
+
+/// The new namespaces of a launch; an exec joins those there are.
+fn namespaces(plan: &Plan) -> i32 {
+    if plan.join.is_some() {
+        return 0;
+    }
+    let own = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    match plan.network {
+        Network::New => own | libc::CLONE_NEWNET,
+        Network::Host | Network::Join(_) => own,
+    }
+}
+
+/// Clones while the page is one that goes to forks.
+fn with_status<T>(page: &StatusPage, clone: impl FnOnce() -> Done<T>) -> Done<T> {
+    at(Step::Status, raw::give_to_forks(page.get()))?;
+    let cloned = clone();
+    if let Err(errno) = raw::keep_from_forks(page.get()) {
+        crate::log(format_args!(
+            "a status page goes to later forks: errno {errno}"
+        ));
+    }
+    cloned
 }
 
 struct Slow {
@@ -248,9 +290,20 @@ impl Slow {
 }
 
 impl Pending {
-    /// The pipe has ended: why the child failed, if it did.
-    pub fn outcome(&self) -> Option<Failed> {
-        self.status.get().failure()
+    /// The pipe has ended: what became of the child.
+    pub fn outcome(&self) -> Outcome {
+        let status = self.status.get();
+        match (status.failure(), status.child()) {
+            (Some(failed), _) => Outcome::Failed(failed),
+            (None, _) if !self.joins => Outcome::Executed,
+            (None, Some(pid)) => Outcome::Entered(pid),
+            // Ended from outside, with the container's group for instance.
+            (None, None) => Outcome::Failed(Failed {
+                step: Step::Enter,
+                detail: 0,
+                errno: libc::ESRCH,
+            }),
+        }
     }
 }
 

@@ -255,6 +255,28 @@ pub fn may_execute(at: &CStr) -> SysResult {
     .map(drop)
 }
 
+/// A copy of the calling process as its sibling: a child of its parent, born into the process ids that were joined.
+/// Its pid as the caller sees it; 0 in the new process.
+pub fn fork_sibling() -> SysResult<i32> {
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
+    call(libc::SYS_clone, &[flags, 0, 0, 0, 0]).map(|pid| pid as i32)
+}
+
+fn advise<T>(object: &T, advice: i32) -> SysResult {
+    let page = std::ptr::from_ref(object) as usize;
+    call(libc::SYS_madvise, &[page, size_of::<T>(), advice as usize]).map(drop)
+}
+
+/// The object, which begins a mapping of its own, is not in forks of the calling process.
+pub fn keep_from_forks<T>(object: &T) -> SysResult {
+    advise(object, libc::MADV_DONTFORK)
+}
+
+/// Takes [`keep_from_forks`] back.
+pub fn give_to_forks<T>(object: &T) -> SysResult {
+    advise(object, libc::MADV_DOFORK)
+}
+
 pub fn sethostname(name: &CStr) -> SysResult {
     call(libc::SYS_sethostname, &[path(name), name.count_bytes()]).map(drop)
 }

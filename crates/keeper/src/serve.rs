@@ -14,7 +14,7 @@ use crate::child::Failed;
 use crate::container::{Container, read_memfd};
 use crate::launch::{Started, reap, wait_for_end};
 use crate::poll::Token;
-use crate::server::Server;
+use crate::server::{Server, wipe};
 use crate::{log, raw, setup};
 
 /// Why a request is refused.
@@ -127,19 +127,30 @@ impl Server {
             errno: libc::EIO,
         })?;
         let connection = self.connection.as_ref().map_or(0, |c| c.serial);
+        let started = self
+            .launcher
+            .start(&plan, fds, (connection, number), &self.host);
+        let Plan {
+            id,
+            env,
+            argv,
+            log_nonblocking,
+            ..
+        } = plan;
+        env.into_iter()
+            .chain(argv)
+            .for_each(|s| wipe(&mut s.into_bytes()));
         let Started {
             pid,
             pidfd,
             pending,
             ends,
             oom_counter,
-        } = self
-            .launcher
-            .start(&plan, fds, (connection, number), &self.host)?;
-        let mut container = Box::new(Container::new(plan.id, slot, generation, pid, pidfd));
+        } = started?;
+        let mut container = Box::new(Container::new(id, slot, generation, pid, pidfd));
         container.ends = ends;
         container.oom_counter = oom_counter;
-        container.log_nonblocking = plan.log_nonblocking;
+        container.log_nonblocking = log_nonblocking;
         container.pending = pending;
         match setup::start_time_ticks(self.host.proc.as_fd(), pid) {
             Ok(ticks) => container.start_time_ticks = ticks,
@@ -160,9 +171,12 @@ impl Server {
     }
 
     fn watch(&self, container: &Container) {
+        // One that only makes the container's process ends before the pipe does, and would wake us until then.
+        let joins = container.pending.as_ref().is_some_and(|p| p.joins);
         let pidfd = container
             .pidfd
             .as_ref()
+            .filter(|_| !joins)
             .map(|fd| (fd, Token::Process(container.slot)));
         let pipe = container
             .pending
@@ -407,7 +421,9 @@ fn read_plan(mut bytes: Vec<u8>, fds: &[OwnedFd]) -> Result<Plan, Failed> {
         let read = memfd.and_then(|fd| read_memfd(fd, MAX_FIELD_BYTES));
         bytes = read.map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
     }
-    Plan::decode(&bytes, fds.len()).map_err(|e| {
+    let plan = Plan::decode(&bytes, fds.len());
+    wipe(&mut bytes);
+    plan.map_err(|e| {
         log(format_args!("launch plan: {e}"));
         failed(libc::EBADMSG)
     })

@@ -5,15 +5,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use gantry_keeper_proto::msg::{Event, Reply, Request};
+use gantry_keeper_proto::plan::Step;
 use gantry_keeper_proto::scm;
 use gantry_keeper_proto::shm::{
     JournalMap, MAX_CONTAINERS_PER_KEEPER, RingMap, Stream, drain_ring,
 };
 
+use crate::child::Failed;
 use crate::container::{Container, unlink};
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Outcome, reap};
 use crate::poll::{Poll, Token, is_readable};
-use crate::setup::Host;
+use crate::setup::{Host, start_time_ticks};
 use crate::{log, raw};
 
 /// Messages that may wait for a slow daemon; beyond that its connection is dropped.
@@ -344,7 +346,44 @@ impl Server {
             .connection
             .as_ref()
             .is_some_and(|c| c.serial == connection);
-        self.launched(slot, asked.then_some(number), pending.outcome())
+        let failed = match pending.outcome() {
+            Outcome::Executed => None,
+            Outcome::Failed(failed) => Some(failed),
+            Outcome::Entered(pid) => self.entered(slot, pid).err(),
+        };
+        self.launched(slot, asked.then_some(number), failed)
+    }
+
+    /// The process that entered a container has ended and left another, which is our child: that is the one to watch.
+    fn entered(&mut self, slot: u32, pid: i32) -> Result<(), Failed> {
+        let failed = |e: io::Error| Failed {
+            step: Step::Enter,
+            detail: 0,
+            errno: e.raw_os_error().unwrap_or(libc::EIO),
+        };
+        let pidfd = match open_pidfd(pid) {
+            Ok(pidfd) => pidfd,
+            Err(e) => {
+                // Nobody could ever tell its end. It is ours and not collected, so the number is still its own.
+                // SAFETY: a plain system call.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                return Err(failed(e));
+            }
+        };
+        let ticks = start_time_ticks(self.host.proc.as_fd(), pid);
+        let watched = self.poll.watch(pidfd.as_fd(), Token::Process(slot));
+        let Some(container) = self.container(slot) else {
+            return Ok(());
+        };
+        container.pid = pid;
+        if let Some(before) = container.pidfd.replace(pidfd) {
+            reap(&before);
+        }
+        match ticks {
+            Ok(ticks) => container.start_time_ticks = ticks,
+            Err(e) => log(format_args!("{}: start time: {e}", container.id)),
+        }
+        watched.map_err(failed)
     }
 
     /// An event for the daemon; without one it is told at its hello.
@@ -415,19 +454,26 @@ impl Server {
             }
             Ok(n) => n,
         };
-        let bytes = self.buf.get(..n).unwrap_or_default();
-        match Request::decode(bytes) {
+        let bytes = self.buf.get_mut(..n).unwrap_or_default();
+        let (decoded, asked) = (Request::decode(bytes), Request::number_of(bytes));
+        wipe(bytes);
+        match decoded {
             Ok((number, request)) => self.serve(number, request, fds),
             Err(e) => {
                 log(format_args!("a request was not understood: {e}"));
-                let number = Request::number_of(bytes);
-                number
+                asked
                     .into_iter()
                     .for_each(|n| self.refuse(n, gantry_keeper_proto::msg::Failure::Protocol, 0));
             }
         }
         Ok(())
     }
+}
+
+/// Overwrites what belongs to one container alone: a later fork of the keeper is in another for a moment.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
 }
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {

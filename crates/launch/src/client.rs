@@ -1,5 +1,7 @@
 //! The daemon's side of a keeper's connection. Lives on one shard.
 
+mod launching;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -11,17 +13,17 @@ use std::time::Duration;
 
 use gantry_cgroup::Group;
 use gantry_keeper_proto::msg::{
-    Entry, Event, Exit, Failure, FromKeeper, OLDEST_VERSION, PROTOCOL_VERSION, Reply, Request,
+    Entry, Event, Exit, FromKeeper, OLDEST_VERSION, PROTOCOL_VERSION, Reply, Request,
 };
-use gantry_keeper_proto::plan::Step;
 use gantry_keeper_proto::scm;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::sync::{Notify, oneshot};
 use gantry_rt::workers;
 
-use crate::error::{ExecStage, KeeperError, LaunchError};
-use crate::prepare::{Prepared, PreparedParts};
+use crate::error::KeeperError;
 use crate::spawn;
+
+pub(crate) use launching::Born;
 
 /// Requests to one keeper that may be unanswered at once.
 pub const MAX_REQUESTS: usize = 1024;
@@ -49,6 +51,8 @@ pub struct KeeperClient {
     event: Notify,
     epoch: u64,
     keeper_pid: Cell<i32>,
+    /// Protocol version of the keeper.
+    version: Cell<u32>,
     /// We started it, so we reap it.
     child: Cell<Option<i32>>,
     journal: RefCell<Option<OwnedFd>>,
@@ -167,6 +171,7 @@ impl KeeperClient {
             event: Notify::new(),
             epoch: epoch(),
             keeper_pid: Cell::new(0),
+            version: Cell::new(0),
             child: Cell::new(connected.child),
             journal: RefCell::new(None),
         });
@@ -195,6 +200,7 @@ impl KeeperClient {
             return Err(KeeperError::Version(version));
         }
         self.keeper_pid.set(pid);
+        self.version.set(version);
         let journal = fds
             .pop()
             .ok_or_else(|| KeeperError::Protocol("hello without a journal".into()))?;
@@ -222,53 +228,6 @@ impl KeeperClient {
     /// Gives the keeper the ring memfd, so that it can save what is in it when we die. Before the first stream starts.
     pub async fn set_ring(&self, ring: BorrowedFd<'_>, epoch: u64) -> Result<(), KeeperError> {
         self.done(Request::SetRing { epoch }, &[ring]).await
-    }
-
-    /// Launches. Once sent it goes on even if this future is dropped, so run it in a task of its own.
-    /// A launch that fails leaves no control group behind.
-    pub async fn launch(&self, prepared: Prepared) -> Result<Launched, LaunchError> {
-        let PreparedParts {
-            plan,
-            plan_bytes,
-            fds,
-            ends,
-            mut group,
-        } = prepared.into_parts();
-        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let answer = self
-            .call(Request::Launch { plan: plan_bytes }, &borrowed)
-            .await;
-        // The container's ends must be closed here, or its end of file is never seen.
-        drop(fds);
-        let (reply, _) = answer?;
-        match reply {
-            Reply::Launched {
-                pid,
-                start_time_ticks,
-                slot,
-                generation,
-            } => Ok(Launched {
-                pid,
-                start_time_ticks,
-                slot,
-                generation,
-                stdin: ends.stdin,
-                stdout: ends.stdout,
-                stderr: ends.stderr,
-                tty_master: ends.tty_master,
-                group: group.take().ok_or(KeeperError::Gone)?,
-            }),
-            Reply::Failed {
-                failure: Failure::Launch,
-                step,
-                detail,
-                errno,
-            } => Err(launch_error(&plan, step, detail, errno)),
-            Reply::Failed { failure, errno, .. } => {
-                Err(KeeperError::from_failure(failure, errno).into())
-            }
-            other => Err(unexpected(&other).into()),
-        }
     }
 
     /// Sends a signal to the container's first process.
@@ -497,41 +456,6 @@ fn unexpected(reply: &Reply) -> KeeperError {
     match reply {
         Reply::Failed { failure, errno, .. } => KeeperError::from_failure(*failure, *errno),
         other => KeeperError::Protocol(format!("unexpected {other:?}")),
-    }
-}
-
-fn launch_error(
-    plan: &gantry_keeper_proto::plan::Plan,
-    step: u32,
-    detail: u32,
-    errno: i32,
-) -> LaunchError {
-    let Some(step) = Step::from_number(step) else {
-        return KeeperError::Protocol(format!("unknown launch step {step}")).into();
-    };
-    let program = || {
-        plan.argv
-            .first()
-            .map(|a| a.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let stage = match step {
-        Step::LookupNotFound => ExecStage::NotInPath,
-        Step::LookupStat => ExecStage::Stat,
-        Step::LookupDirectory => ExecStage::IsDirectory,
-        Step::LookupPermission => ExecStage::Permission,
-        _ => {
-            return LaunchError::Child {
-                step,
-                about: crate::prepare::subject_of(plan, step, detail),
-                errno,
-            };
-        }
-    };
-    LaunchError::Exec {
-        path: program(),
-        errno,
-        stage,
     }
 }
 

@@ -50,6 +50,14 @@ pub enum LaunchError {
         /// The errno.
         errno: i32,
     },
+    /// a further process of a container could not be started (text as the OCI runtime behind dockerd words it)
+    #[error("OCI runtime exec failed: exec failed: unable to start container process: {reason}")]
+    Join {
+        /// Why.
+        reason: String,
+        /// Exit code Docker gives to it: 127 not found, 126 not executable, 128 otherwise.
+        exit_code: i32,
+    },
     /// something the daemon does beforehand failed
     #[error("failed to prepare the container: {step} {about}: {}", io_text(.source))]
     Prepare {
@@ -92,6 +100,7 @@ impl LaunchError {
                 ..
             } => 127,
             LaunchError::Exec { .. } => 126,
+            LaunchError::Join { exit_code, .. } => *exit_code,
             _ => 128,
         }
     }
@@ -123,6 +132,11 @@ pub enum KeeperError {
     /// the keeper speaks another protocol
     #[error("the keeper speaks protocol version {0}, which this daemon does not")]
     Version(u32),
+    /// the keeper is of an earlier version, which cannot do this
+    #[error(
+        "the keeper speaks protocol version {0}, which cannot start processes in running containers"
+    )]
+    TooOld(u32),
     /// the connection to the keeper is gone
     #[error("the connection to the keeper is gone")]
     Gone,

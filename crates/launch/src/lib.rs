@@ -9,6 +9,7 @@
 
 mod client;
 mod error;
+mod exec;
 mod init_layer;
 mod prepare;
 mod spawn;
@@ -17,6 +18,7 @@ mod sys;
 
 pub use client::{AdoptedContainer, HandOver, KeeperClient, KeeperEvent, Launched, MAX_REQUESTS};
 pub use error::{ExecStage, KeeperError, LaunchError};
+pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;

@@ -13,6 +13,7 @@ mod cache;
 mod caps;
 mod compile;
 mod emit;
+mod eval;
 mod mux;
 mod profile;
 mod resolve;
@@ -24,6 +25,7 @@ pub use cache::{PROGRAM_CACHE_CAPACITY, ProgramCache};
 pub use caps::{capability_name, capability_number};
 pub use compile::{CompileError, Program, compile, compile_for};
 pub use emit::SockFilter;
+pub use eval::allows;
 pub use profile::{
     ActionName, ArchMapEntry, Argument, Filter, KernelVersion, Operator, Profile, ProfileError,
     Syscall,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
@@ -15,6 +16,7 @@ use crate::io::ContainerIo;
 use crate::keys::Detector;
 use crate::mux;
 use crate::subscription::Subscription;
+use crate::sys::untaken;
 
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
@@ -91,6 +93,25 @@ pub async fn serve(
     // The peer may be gone already; then there is nothing left to shut down.
     let _already_gone = rustix::net::shutdown(&sock, Shutdown::Both);
     end
+}
+
+/// How long [`answer_taken`] waits.
+pub const ANSWER_TAKEN_LIMIT: Duration = Duration::from_secs(1);
+/// Longest pause between two of its looks.
+const MAX_LOOK_PAUSE: Duration = Duration::from_millis(16);
+
+/// Waits until the client has taken what was sent so far, the head of the answer. docker-py reads the head with a buffer
+/// and the stream without it: output that comes together with the head is lost to it. dockerd needs so long to start a
+/// program that this does not happen there.
+pub async fn answer_taken(sock: &AsyncFd) {
+    let mut pause = Duration::from_millis(1);
+    let mut waited = Duration::ZERO;
+    // A socket that can't be asked is not waited for.
+    while waited < ANSWER_TAKEN_LIMIT && untaken(sock.as_fd()).is_ok_and(|bytes| bytes > 0) {
+        gantry_rt::sleep(pause).await;
+        waited += pause;
+        pause = (pause * 2).min(MAX_LOOK_PAUSE);
+    }
 }
 
 /// Sends output until it ends.

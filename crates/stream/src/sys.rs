@@ -149,3 +149,15 @@ pub fn enter(ring: BorrowedFd<'_>, to_submit: u32) -> io::Result<u32> {
         Ok(r as u32)
     }
 }
+
+/// What was sent to a socket and its peer has not taken yet (on TCP: not acknowledged), in the kernel's own measure; 0
+/// is nothing.
+pub(crate) fn untaken(socket: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (of sockets: SIOCOUTQ, the same number) writes one int.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes)
+}

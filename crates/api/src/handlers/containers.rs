@@ -209,7 +209,14 @@ pub(super) async fn inspect(call: Call) -> Reply {
     let lowers = image
         .map(|i| super::images::lowers(&call.ctx.images, &i))
         .unwrap_or_default();
-    reply::ok(&render::inspect(&view, &call.ctx.daemon, &lowers, sizes)?)
+    let execs = call.ctx.engine.live_execs(&view.id);
+    reply::ok(&render::inspect(
+        &view,
+        &call.ctx.daemon,
+        &lowers,
+        sizes,
+        &execs,
+    )?)
 }
 
 pub(super) async fn start(call: Call) -> Reply {
@@ -286,10 +293,12 @@ pub(super) async fn rename(call: Call) -> Reply {
     reply::empty(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn resize(call: Call) -> Reply {
+/// Rows and columns of a resize.
+pub(super) fn window_size(call: &Call) -> Result<(u16, u16), ApiError> {
     let side = |key: &str, what: &str| {
         let raw = call.query.get(key);
-        raw.parse::<u32>().map_err(|_| {
+        // The kernel's window size has 16 bits; more is cut off, as dockerd does.
+        raw.parse::<u32>().map(|n| n as u16).map_err(|_| {
             let whole = raw.strip_prefix(['-', '+']).unwrap_or(raw);
             let number = !whole.is_empty() && whole.bytes().all(|b| b.is_ascii_digit());
             let reason = if number {
@@ -303,12 +312,12 @@ pub(super) async fn resize(call: Call) -> Reply {
             ))
         })
     };
-    let (rows, columns) = (side("h", "height")?, side("w", "width")?);
-    // The kernel's window size has 16 bits; more is cut off, as dockerd does.
-    call.ctx
-        .engine
-        .resize(&call.key, rows as u16, columns as u16)
-        .await?;
+    Ok((side("h", "height")?, side("w", "width")?))
+}
+
+pub(super) async fn resize(call: Call) -> Reply {
+    let (rows, columns) = window_size(&call)?;
+    call.ctx.engine.resize(&call.key, rows, columns).await?;
     reply::empty(StatusCode::OK)
 }
 

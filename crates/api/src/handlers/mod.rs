@@ -1,6 +1,7 @@
 //! One function per operation.
 
 mod containers;
+mod exec;
 mod images;
 mod networks;
 mod prune;
@@ -53,6 +54,10 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerWait => streams::wait(call).await,
         ContainerLogs => streams::logs(call).await,
         ContainerAttach => streams::attach(call).await,
+        ContainerExec => exec::create(call).await,
+        ExecStart => exec::start(call).await,
+        ExecResize => exec::resize(call).await,
+        ExecInspect => exec::inspect(call).await,
         ImageList => images::list(call).await,
         ImageInspect => images::inspect(call).await,
         ImageHistory => images::history(call).await,

@@ -1,5 +1,7 @@
 //! Wait, logs and attach: answers that grow, and connections that stop being HTTP.
 
+use std::os::fd::OwnedFd;
+
 use bytes::Bytes;
 use gantry_engine::model::{AttachOptions, LogsOptions, WaitCondition};
 use gantry_rt::http::{Hijack, Outcome, ResponseBody};
@@ -101,18 +103,27 @@ pub(super) async fn attach(call: Call) -> Reply {
         // dockerd has taken the connection by then: the answer is plain text, and its end is the end of the connection.
         Err(error) => return reply::plain_error(&error.into(), RAW),
     };
+    let tty = ticket.tty();
+    hijack(&call, tty, move |socket, over_read| {
+        ticket.serve(socket, over_read)
+    })
+}
+
+/// The connection becomes a stream, in one of Docker's two forms: asked for by an upgrade, or not.
+pub(super) fn hijack(
+    call: &Call,
+    tty: bool,
+    serve: impl FnOnce(OwnedFd, Bytes) + 'static,
+) -> Reply {
     let upgrade = call.header("upgrade").is_some();
-    let content_type = if upgrade {
-        stream_type(&call, ticket.tty())
-    } else {
-        RAW
-    };
+    let content_type = if upgrade { stream_type(call, tty) } else { RAW };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply::common_headers(&mut headers);
     Ok(Outcome::Hijack(Hijack {
         upgrade,
         protocol: "tcp",
         headers,
-        on_upgrade: Box::new(move |socket, over_read| ticket.serve(socket, over_read)),
+        on_upgrade: Box::new(serve),
     }))
 }

@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod create;
+pub mod exec;
 pub mod image;
 pub mod network;
 pub mod system;

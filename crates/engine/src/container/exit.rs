@@ -10,7 +10,7 @@ use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
 use crate::shard::ShardEngine;
-use crate::{EngineError, clock};
+use crate::{EngineError, clock, exec};
 
 /// How long an exit waits for the end of output before it is announced. Longer than that, either an
 /// attached client is slow, or a process outside the container was given the pipe.
@@ -25,6 +25,9 @@ const OUTPUT_CHECK: Duration = Duration::from_secs(1);
 
 /// Takes an exit from a keeper, in a task of its own. The keeper repeats it until it is forgotten.
 pub(crate) fn report(shard: &Rc<ShardEngine>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
+    if exec::parse_key(&exit.id).is_some() {
+        return exec::exit::report(shard, keeper, exit);
+    }
     let Ok(container) = shard.get(&exit.id) else {
         tracing::warn!(id = %exit.id, "exit of a container without a record");
         keeper.forget_later(exit.id);
@@ -121,6 +124,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     }
     container.releasing.set(true);
     let lasted = container.end_run();
+    exec::exit::container_ended(container);
     announce(container, exit, code, lasted);
     release(container, run, durable.is_ok()).await;
     container.releasing.set(false);

@@ -25,6 +25,7 @@ use gantry_stream::ContainerIo;
 
 use crate::EngineError;
 use crate::backoff::Backoff;
+use crate::exec::Execs;
 use crate::journal::JournalEntry;
 use crate::keeper::KeeperLink;
 use crate::lock::LocalLock;
@@ -68,6 +69,8 @@ pub(crate) struct Container {
     pub(crate) copying: Cell<bool>,
     /// Clients that attached before the start.
     pub(crate) pending: RefCell<Vec<attach::PendingAttach>>,
+    /// Further processes that clients made or start.
+    pub(crate) execs: Execs,
     pub(crate) inner: RefCell<Inner>,
 }
 
@@ -132,6 +135,7 @@ impl Container {
             copy_wanted: Cell::new(false),
             copying: Cell::new(false),
             pending: RefCell::default(),
+            execs: Execs::default(),
             inner: RefCell::new(Inner {
                 name: record.name.into(),
                 state: record.state,

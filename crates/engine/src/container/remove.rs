@@ -8,7 +8,7 @@ use gantry_store::{Batch, Table};
 use super::rename::name_key;
 use super::{Container, files, kill, wait};
 use crate::model::{RemoveOptions, Status};
-use crate::{EngineError, signals};
+use crate::{EngineError, exec, signals};
 
 /// Removes a container; with `force` a running one is killed first.
 ///
@@ -170,6 +170,7 @@ async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), Engi
         .index
         .release_name(&container.name(), &container.id);
     container.close_pending_attaches();
+    exec::exit::container_removed(container);
     container.event("destroy", &[]);
     wait::announce_removal(container);
     container.changed.notify_all();

@@ -8,14 +8,11 @@ use std::time::{Duration, Instant};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::{Container, Run, exit, logs, remove};
-use crate::keeper::{KeeperLink, Launched};
+use crate::keeper::{KeeperLink, Launched, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::{EngineError, clock, signals};
-
-/// Exit code of a container that could not be started for another reason than its command.
-const EXIT_NOT_STARTED: i32 = 128;
 
 /// Who wants the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +181,7 @@ fn remember_running(container: &Rc<Container>) {
 async fn failed(container: &Rc<Container>, error: &EngineError) {
     let exit_code = match error {
         EngineError::BadCommand { exit_code, .. } => *exit_code,
-        _ => EXIT_NOT_STARTED,
+        _ => NOT_STARTED,
     };
     container.close_pending_attaches();
     // A restart attempt that can't even launch has ended; a first start leaves it created.

@@ -80,12 +80,16 @@ impl SharedMap {
                 0,
             )
         };
-        match NonNull::new(base.cast::<u8>()) {
-            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
-                Ok(SharedMap { fd, base, bytes })
-            }
-            _ => Err(ShmError::last("mmap")),
+        let map = match NonNull::new(base.cast::<u8>()) {
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => SharedMap { fd, base, bytes },
+            _ => return Err(ShmError::last("mmap")),
+        };
+        // A process forked from here goes into a container, where others may look into its memory.
+        // SAFETY: exactly our own mapping; it stays as it is for this process.
+        if unsafe { libc::madvise(map.base.as_ptr().cast(), bytes, libc::MADV_DONTFORK) } < 0 {
+            return Err(ShmError::last("madvise"));
         }
+        Ok(map)
     }
 
     /// Length in bytes.

@@ -9,8 +9,18 @@ use crate::raw::{self, SysResult};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// Becomes the container's user with everything decided, and finds the program. What is left is to execute it.
-pub(super) fn become_user<'a>(context: &Context<'a>) -> Done<&'a CStr> {
+/// What loading the filter needs beside the container's capabilities: CAP_SYS_ADMIN, or no_new_privs.
+fn extra_capabilities(context: &Context<'_>) -> u64 {
+    if context.plan.seccomp.is_empty() || context.plan.no_new_privs {
+        0
+    } else {
+        CAP_SYS_ADMIN
+    }
+}
+
+/// Becomes the container's user with everything decided, and finds the program. What is left is to [`seal`] and to
+/// execute it.
+pub(super) fn prepare<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     let plan = context.plan;
     drop_bounding(context)?;
     // As root first: the user may lack the right to pass through, as with runc.
@@ -24,13 +34,7 @@ pub(super) fn become_user<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     at(Step::Identity, raw::setgroups(&plan.groups))?;
     at(Step::Identity, raw::setresgid(plan.gid))?;
     at(Step::Identity, raw::setresuid(plan.uid))?;
-    // Loading a filter needs CAP_SYS_ADMIN, or no_new_privs.
-    let extra = if plan.seccomp.is_empty() || plan.no_new_privs {
-        0
-    } else {
-        CAP_SYS_ADMIN
-    };
-    set_capabilities(context, extra)?;
+    set_capabilities(context, extra_capabilities(context))?;
     match there {
         Err(libc::EACCES | libc::EPERM) => at(Step::Cwd, raw::chdir(&plan.cwd))?,
         other => at(Step::Cwd, other)?,
@@ -44,17 +48,22 @@ pub(super) fn become_user<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     }
     let chosen = program::find(context)?;
     at(Step::Signals, raw::block_signals(false))?;
-    if plan.no_new_privs {
+    Ok(chosen)
+}
+
+/// Gives up the last rights that the container does not give: the filter is loaded.
+pub(super) fn seal(context: &Context<'_>) -> Done {
+    if context.plan.no_new_privs {
         at(
             Step::NoNewPrivs,
             raw::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]),
         )?;
     }
     load_filter(context)?;
-    if extra != 0 {
+    if extra_capabilities(context) != 0 {
         set_capabilities(context, 0)?;
     }
-    Ok(chosen)
+    Ok(())
 }
 
 fn drop_bounding(context: &Context<'_>) -> Done {

@@ -4,6 +4,7 @@
 //! own stack and to the status word.
 
 mod identity;
+mod join;
 mod mounts;
 mod program;
 
@@ -14,19 +15,30 @@ use gantry_keeper_proto::plan::{Network, Plan, Step};
 
 use crate::raw::{self, Errno, SysResult};
 
-/// Shared between keeper and child: why the child gave up. Zero while it has not.
+/// Shared between keeper and child: why the child gave up (zero while it has not), or its successor in a container.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Status {
     step: AtomicU32,
     detail: AtomicU32,
     errno: AtomicI32,
+    child: AtomicI32,
 }
 
 impl Status {
     /// Nothing has failed.
     pub fn clear(&self) {
         self.step.store(0, Ordering::Release);
+        self.child.store(0, Ordering::Release);
+    }
+
+    /// The process that was made in the container, if there is one.
+    pub fn child(&self) -> Option<i32> {
+        Some(self.child.load(Ordering::Acquire)).filter(|pid| *pid > 0)
+    }
+
+    fn set_child(&self, pid: i32) {
+        self.child.store(pid, Ordering::Release);
     }
 
     /// What failed, if anything.
@@ -94,6 +106,8 @@ pub struct Context<'a> {
     pub last_capability: u32,
     /// Limit of open files unless the plan has one.
     pub nofile: (u64, u64),
+    /// The host's /proc.
+    pub proc: RawFd,
 }
 
 impl Context<'_> {
@@ -107,7 +121,11 @@ impl Context<'_> {
 pub extern "C" fn entry(context: *const libc::c_void) -> ! {
     // SAFETY: the keeper passes a `Context` that it keeps until the child has executed or ended.
     let context = unsafe { &*context.cast::<Context<'_>>() };
-    match run(context) {
+    let done = match context.plan.join {
+        Some(join) => join::run(context, join),
+        None => run(context),
+    };
+    match done {
         Ok(never) => match never {},
         Err(failed) => context.status.set(failed),
     }
@@ -118,10 +136,10 @@ enum Never {}
 
 fn run(context: &Context<'_>) -> Done<Never> {
     let plan = context.plan;
-    raw::umask(0o022);
-    at(Step::Signals, raw::reset_signal_actions())?;
+    fresh_state()?;
     join_cgroups(context)?;
     join_network(context)?;
+    session(plan.stdio.tty_slave.map(|slave| context.fd(slave)))?;
     standard_streams(context)?;
     mounts::attach_root(context)?;
     mounts::attach_all(context)?;
@@ -136,8 +154,15 @@ fn run(context: &Context<'_>) -> Done<Never> {
     // From here on no descriptor of the host is open, so no path of the container can lead out through one.
     at(Step::CloseFiles, close_files(context))?;
     limit(context)?;
-    let chosen = identity::become_user(context)?;
+    let chosen = identity::prepare(context)?;
+    identity::seal(context)?;
     program::execute(context, chosen)
+}
+
+/// Nothing of the keeper's that a program would notice.
+fn fresh_state() -> Done {
+    raw::umask(0o022);
+    at(Step::Signals, raw::reset_signal_actions())
 }
 
 fn join_cgroups(context: &Context<'_>) -> Done {
@@ -183,17 +208,21 @@ fn loopback_up() -> SysResult {
     result
 }
 
-fn standard_streams(context: &Context<'_>) -> Done {
+/// A session of its own, with this terminal if there is one.
+fn session(tty: Option<RawFd>) -> Done {
     at(Step::Session, raw::setsid())?;
-    let stdio = &context.plan.stdio;
-    let mut wanted = [stdio.stdin_read, stdio.stdout_write, stdio.stderr_write];
-    if let Some(slave) = stdio.tty_slave {
-        at(
-            Step::Terminal,
-            raw::ioctl(context.fd(slave), libc::TIOCSCTTY, 0),
-        )?;
-        wanted = [Some(slave); 3];
+    match tty {
+        Some(tty) => at(Step::Terminal, raw::ioctl(tty, libc::TIOCSCTTY, 0)),
+        None => Ok(()),
     }
+}
+
+fn standard_streams(context: &Context<'_>) -> Done {
+    let stdio = &context.plan.stdio;
+    let wanted = match stdio.tty_slave {
+        Some(slave) => [Some(slave); 3],
+        None => [stdio.stdin_read, stdio.stdout_write, stdio.stderr_write],
+    };
     // The keeper's own 0 to 2 are /dev/null and a log file; without a stream of its own the container gets /dev/null.
     for (to, index) in wanted.into_iter().enumerate() {
         let from = index.map_or(0, |index| context.fd(index));

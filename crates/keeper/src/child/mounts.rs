@@ -55,12 +55,12 @@ fn clone_at(path: &CStr) -> SysResult<RawFd> {
 }
 
 fn write_file(path: &CStr, value: &[u8]) -> SysResult {
-    let file = raw::openat2(
-        libc::AT_FDCWD,
-        path,
-        libc::O_WRONLY | libc::O_CLOEXEC,
-        raw::IN_ROOT | libc::RESOLVE_NO_SYMLINKS,
-    )?;
+    let resolve = raw::IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
+    write_file_at(libc::AT_FDCWD, path, resolve, value)
+}
+
+fn write_file_at(dir: RawFd, path: &CStr, resolve: u64, value: &[u8]) -> SysResult {
+    let file = raw::openat2(dir, path, libc::O_WRONLY | libc::O_CLOEXEC, resolve)?;
     let written = raw::write(file, value);
     raw::close(file);
     written.map(drop)
@@ -81,6 +81,19 @@ pub(super) fn write_oom_score(context: &Context<'_>) -> Done {
     let text = decimal(score, &mut digits);
     // Its own directory by number: "self" would be a symbolic link, and it is the first process of its namespace.
     at(Step::OomScore, write_file(c"/proc/1/oom_score_adj", text))
+}
+
+/// As [`write_oom_score`] for a process that still sees the host's /proc.
+pub(super) fn write_own_oom_score(context: &Context<'_>) -> Done {
+    let Some(score) = context.plan.oom_score_adj else {
+        return Ok(());
+    };
+    let mut digits = [0u8; 12];
+    let text = decimal(score, &mut digits);
+    at(
+        Step::OomScore,
+        write_file_at(context.proc, c"self/oom_score_adj", 0, text),
+    )
 }
 
 /// Decimal digits without formatting machinery.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use gantry_keeper_proto::plan::Step;
 
-use super::{Context, Done, Failed, Never};
+use super::{Context, Done, Failed};
 use crate::raw::{self, Errno};
 
 /// Exit code of a program that was found but could not be executed.
@@ -70,20 +70,30 @@ pub(super) fn find<'a>(context: &Context<'a>) -> Done<&'a CStr> {
 
 /// Executes. A program that was found but cannot be executed has been started as far as Docker's clients see: the error
 /// goes to the container's standard error and the exit code is 255.
-pub(super) fn execute(context: &Context<'_>, path: &CStr) -> Done<Never> {
+pub(super) fn execute(context: &Context<'_>, path: &CStr) -> ! {
     // SAFETY: both lists were made null-terminated from strings that the context keeps.
     let errno = unsafe { raw::execve(path, context.argv, context.env) };
-    for part in [
-        b"exec ".as_slice(),
+    say(&[
+        b"exec ",
         path.to_bytes(),
         b": ",
         text(errno).as_bytes(),
         b"\n",
-    ] {
+    ]);
+    raw::exit(EXEC_FAILED)
+}
+
+/// As an execution that failed.
+pub(super) fn give_up(step: &str, errno: Errno) -> ! {
+    say(&[step.as_bytes(), b": ", text(errno).as_bytes(), b"\n"]);
+    raw::exit(EXEC_FAILED)
+}
+
+fn say(parts: &[&[u8]]) {
+    for part in parts {
         // Nobody else can be told.
         let _ = raw::write(2, part);
     }
-    raw::exit(EXEC_FAILED)
 }
 
 fn text(errno: Errno) -> &'static str {

@@ -20,14 +20,15 @@ use rustix::fs::MemfdFlags;
 use rustix::mount::MountAttrFlags;
 
 use self::cgroup::PreparedGroup;
-use self::fds::FdTable;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
 use crate::spec::{LaunchSpec, NetMode};
 use crate::sys::{Kind, set_mount_attributes};
 
 pub(crate) use cgroup::GroupGuard;
-pub(crate) use stdio::DaemonEnds;
+pub(crate) use fds::FdTable;
+pub(crate) use program::{candidates, text};
+pub(crate) use stdio::{DaemonEnds, Streams, make as make_streams};
 
 /// Plans above this travel as a memfd.
 const MAX_INLINE_PLAN_BYTES: usize = MAX_MESSAGE_BYTES / 2;
@@ -70,7 +71,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let group = cgroup::prepare(&spec.cgroup, &spec.id, &mut fds)?;
     let root = rootfs::mount(&spec.rootfs)?;
     let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
-    let (stdio, ends) = stdio::make(spec, &devpts, &mut fds)?;
+    let (stdio, ends) = stdio::make(Streams::of(spec), || copy_of(&devpts), &mut fds)?;
     let rootfs_blocks = spec
         .rootfs
         .lowers
@@ -120,6 +121,11 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         parts,
         discarded: group.discarded,
     })
+}
+
+fn copy_of(fd: &OwnedFd) -> Result<OwnedFd, LaunchError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+        .map_err(|e| LaunchError::prepare("duplicate", "a descriptor", e))
 }
 
 fn working_directory(spec: &LaunchSpec) -> &str {
@@ -186,11 +192,12 @@ fn describe(
         candidates,
         argv: spec.argv.clone(),
         env: spec.env.clone(),
+        join: None,
     })
 }
 
 /// Long plans (a big environment) do not fit into a message.
-fn inline_or_memfd(bytes: Vec<u8>, fds: &mut FdTable) -> Result<Vec<u8>, LaunchError> {
+pub(crate) fn inline_or_memfd(bytes: Vec<u8>, fds: &mut FdTable) -> Result<Vec<u8>, LaunchError> {
     if bytes.len() <= MAX_INLINE_PLAN_BYTES {
         return Ok(bytes);
     }

@@ -38,16 +38,36 @@ fn give(fd: &OwnedFd, uid: u32) -> Result<(), LaunchError> {
         .map_err(failed("give a stream to the user"))
 }
 
-/// Makes the streams; the keeper gets copies of the daemon's ends.
+/// What the streams are to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streams {
+    pub(crate) tty: bool,
+    pub(crate) console_size: Option<(u16, u16)>,
+    pub(crate) open_stdin: bool,
+    pub(crate) uid: u32,
+}
+
+impl Streams {
+    pub(crate) fn of(spec: &LaunchSpec) -> Streams {
+        Streams {
+            tty: spec.tty,
+            console_size: spec.console_size,
+            open_stdin: spec.open_stdin,
+            uid: spec.uid,
+        }
+    }
+}
+
+/// Makes the streams; the keeper gets copies of the daemon's ends. A terminal is made in the directory of a devpts.
 pub(crate) fn make(
-    spec: &LaunchSpec,
-    devpts: &OwnedFd,
+    spec: Streams,
+    devpts: impl FnOnce() -> Result<OwnedFd, LaunchError>,
     fds: &mut FdTable,
 ) -> Result<(StdioFds, DaemonEnds), LaunchError> {
     let mut plan = StdioFds::default();
     let mut ends = DaemonEnds::default();
     if spec.tty {
-        let (master, slave) = dev::terminal(devpts.as_fd(), spec.console_size)
+        let (master, slave) = dev::terminal(devpts()?.as_fd(), spec.console_size)
             .map_err(|e| LaunchError::prepare("make a terminal", "of the container", e))?;
         give(&slave, spec.uid)?;
         plan.tty_slave = Some(fds.add(slave)?);
