@@ -120,7 +120,7 @@ class External:
     def remove_all(self):
         ids = self.ok("ps", "-aq", "--no-trunc").split()
         if ids:
-            self.cli("rm", "-f", *ids)  # one may be removing itself at this moment: the list below decides
+            self.cli("rm", "-fv", *ids)  # one may be removing itself at this moment: the list below decides
         wait_for(lambda: not self.ok("ps", "-aq"), "no container left")
 
 

@@ -85,7 +85,12 @@ pub fn inspect(
         graph_driver: graph_driver(view, lowers),
         size_rw: sizes.map(|s| s.rw),
         size_root_fs: sizes.map(|s| s.root),
-        mounts: Vec::new(),
+        mounts: fixed
+            .host
+            .mounts
+            .iter()
+            .map(crate::convert::shown_mount)
+            .collect(),
         config: config(view, &kept),
         network_settings: network_settings(view, daemon),
         host_config: kept.host_config,
@@ -269,7 +274,12 @@ pub fn summary(
         network_settings: SummaryNetworkSettings {
             networks: networks(view, daemon),
         },
-        mounts: Vec::new(),
+        mounts: fixed
+            .host
+            .mounts
+            .iter()
+            .map(crate::convert::shown_mount)
+            .collect(),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
-use crate::{EngineError, backoff, clock, exec, signals};
+use crate::{EngineError, backoff, clock, exec, signals, volumes};
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -136,6 +136,11 @@ impl BootPlan {
             .map(|record| record.id.clone())
     }
 
+    /// Volumes that containers name, before any container is taken.
+    pub(crate) fn volume_users(&self) -> BTreeMap<String, Vec<ContainerId>> {
+        volumes::users_of(locked(&self.records).values())
+    }
+
     /// Takes the records of one shard: what its keepers know, and what hashes to it and no keeper knows.
     fn take_records(&self, shards: usize, shard: usize) -> Vec<ContainerRecord> {
         let meeting = locked(&self.meeting);
@@ -246,6 +251,14 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
         .map(|record| Container::new(&shard, record))
         .collect();
     register(&shard, &containers);
+    // Before any of them can end.
+    for container in &containers {
+        if container.status().is_alive() {
+            shared
+                .volumes
+                .took(&container.fixed.host.mounts, &container.id);
+        }
+    }
     let report = settle(&shard, &containers, adopted).await;
     remove_left_groups(&shard, &containers).await;
     let views = containers.iter().map(|c| Arc::new(c.view())).collect();

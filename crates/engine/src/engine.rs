@@ -20,8 +20,9 @@ use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
 use crate::shard::{Shared, on_shard};
+use crate::volumes::Volumes;
 use crate::wait_handle::WaitHandle;
-use crate::{EngineError, ids, list};
+use crate::{EngineError, ids, list, mounts};
 
 /// The engine; cheap to clone, usable on every shard.
 #[derive(Clone)]
@@ -53,10 +54,12 @@ impl Engine {
         gantry_launch::make_init_layer(&init_layer)
             .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
         crate::container::files::install_init(&config.init_program_path())?;
+        let volumes = Volumes::load(&config.data_root, &store, boot.volume_users())?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,
             images,
+            volumes,
             index,
             bus: Bus::default(),
             seccomp: SeccompCache::new()?,
@@ -129,6 +132,8 @@ impl Engine {
             *other = view.id.to_string();
         }
         let mut warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
+        mounts::plan(&self.shared, &mut spec)?;
+        mounts::check_sources(&spec.mounts).await?;
         let id: ContainerId = ids::generate()?.into();
         warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
         let shard = home_shard(&id, self.shared.config.shards);

@@ -57,7 +57,7 @@ impl From<LaunchError> for EngineError {
     fn from(e: LaunchError) -> Self {
         let message = e.to_string();
         match e {
-            LaunchError::Exec { .. } => EngineError::BadCommand {
+            LaunchError::Exec { .. } | LaunchError::MountKind { .. } => EngineError::BadCommand {
                 exit_code: e.exit_code(),
                 message,
             },

@@ -17,7 +17,7 @@ use crate::container::{Container, files};
 use crate::model::*;
 use crate::shard::Shared;
 use crate::user::{self, Accounts, Identity};
-use crate::{EngineError, capabilities, command, sysctl};
+use crate::{EngineError, capabilities, command, mounts, sysctl};
 
 /// Compiled system call filters, shared by all shards; used on workers only.
 pub(crate) struct SeccompCache {
@@ -155,6 +155,7 @@ fn stage_blocking(
         volatile: fixed.host.auto_remove,
     };
     let network = network(fixed, joined)?;
+    mounts::make_ready(shared, &fixed.host.mounts, &id.as_str().into())?;
     let spec = build(
         shared,
         fixed,
@@ -283,6 +284,7 @@ fn build(
     let env = command::process_env(config, &hostname, &who.home);
     let new_network = matches!(network, NetMode::New);
     let host_network = is_host_network(&network)?;
+    let (client_mounts, client_tmpfs) = mounts::of_launch(shared, &host.mounts)?;
     Ok(LaunchSpec {
         argv: c_strings(argv, "argument")?,
         env: c_strings(&env, "environment variable")?,
@@ -319,7 +321,8 @@ fn build(
         sysctls: sysctl::of_start(&host.sysctls, new_network, host_network)?,
         rootfs,
         binds: binds(shared, fixed, joined),
-        tmpfs: tmpfs(host),
+        mounts: client_mounts,
+        tmpfs: tmpfs(host).into_iter().chain(client_tmpfs).collect(),
         network,
         cgroup: cgroup(shared, fixed),
         log_nonblocking: host

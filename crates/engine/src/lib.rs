@@ -28,12 +28,14 @@ mod list;
 mod lock;
 mod merged;
 pub mod model;
+mod mounts;
 mod names;
 mod orphan;
 mod shard;
 mod signals;
 mod sysctl;
 pub mod user;
+mod volumes;
 mod wait_handle;
 
 pub use boot::BootReport;

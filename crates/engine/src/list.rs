@@ -6,7 +6,9 @@ use regex_lite::Regex;
 
 use crate::EngineError;
 use crate::index::Index;
-use crate::model::{ContainerView, FilterMap, ListOptions, NetworkMode, Status};
+use crate::model::{
+    ContainerView, FilterMap, FixedView, ListOptions, MountKind, NetworkMode, Status,
+};
 
 /// Longest pattern of a `name` or `id` filter.
 pub const MAX_PATTERN_BYTES: usize = 1024;
@@ -129,7 +131,7 @@ impl Filters {
             // Nothing is published until networking is built (publishing is refused at creation).
             && self.publish.is_empty()
             && (self.expose.is_empty() || self.expose.iter().any(|p| exposes(view, p)))
-            && (self.volumes.is_empty() || self.volumes.iter().any(|v| fixed.config.volumes.contains(v)))
+            && (self.volumes.is_empty() || self.volumes.iter().any(|v| mounts_volume(fixed, v)))
     }
 
     fn matches_state(&self, view: &ContainerView) -> bool {
@@ -308,6 +310,18 @@ pub(crate) fn list(
     });
     found.truncate(limit.unwrap_or(usize::MAX));
     Ok(found)
+}
+
+/// Whether a volume, a source or a place in the container has this name.
+fn mounts_volume(fixed: &FixedView, wanted: &String) -> bool {
+    fixed.config.volumes.contains(wanted)
+        || fixed.host.mounts.iter().any(|m| {
+            let source = match m.kind {
+                MountKind::Volume => &m.volume,
+                _ => &m.source,
+            };
+            source == wanted || m.target == *wanted
+        })
 }
 
 #[cfg(test)]

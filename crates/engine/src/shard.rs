@@ -25,12 +25,14 @@ use crate::journal::{JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
+use crate::volumes::Volumes;
 
 /// What all shards share; `Send + Sync`.
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
     pub(crate) store: Store,
     pub(crate) images: Arc<ImageStore>,
+    pub(crate) volumes: Volumes,
     pub(crate) index: Index,
     pub(crate) bus: Bus,
     pub(crate) seccomp: SeccompCache,

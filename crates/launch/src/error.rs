@@ -79,6 +79,27 @@ pub enum LaunchError {
         /// It.
         value: String,
     },
+    /// a mount is to share with the host, and its source does not
+    #[error("path {path} is mounted on {mount} but it is not {needed}")]
+    Propagation {
+        /// The source.
+        path: String,
+        /// The mount it lies on.
+        mount: String,
+        /// What it would have to be.
+        needed: String,
+    },
+    /// a directory is to be mounted onto a file, or a file onto a directory (text as the OCI runtime and dockerd word it)
+    #[error(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: error during container init: {what}: not a directory: Are you \
+         trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the \
+         expected type"
+    )]
+    MountKind {
+        /// What was mounted where.
+        what: String,
+    },
     /// too many files or mounts for one launch
     #[error("the container needs more than {0} files at launch")]
     TooManyFiles(usize),
@@ -101,6 +122,7 @@ impl LaunchError {
             } => 127,
             LaunchError::Exec { .. } => 126,
             LaunchError::Join { exit_code, .. } => *exit_code,
+            LaunchError::MountKind { .. } => 127,
             _ => 128,
         }
     }

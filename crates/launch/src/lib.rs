@@ -22,9 +22,9 @@ pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, RootEntry, RootView, prepare};
 pub use spec::{
-    BindFile, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES,
-    LaunchSpec, NetMode, RootfsSpec, TmpfsMount,
+    BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
+    DEFAULT_SHM_BYTES, LaunchSpec, NetMode, Propagation, Readonly, RootfsSpec, TmpfsMount,
 };
 pub use sys::{network_namespace_of, process_start_time_ticks};

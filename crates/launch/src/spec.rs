@@ -60,6 +60,53 @@ pub struct BindFile {
     pub readonly: bool,
 }
 
+/// How mounts made later below a bind mount travel between the host and the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    Private,
+    /// From the host to the container.
+    Slave,
+    /// In both directions.
+    Shared,
+}
+
+/// How far a bind mount cannot be written to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readonly {
+    /// It can.
+    #[default]
+    No,
+    /// What is mounted below it can be, if it could before.
+    TopOnly,
+    /// Nothing can; where the kernel cannot do that, only the top.
+    Recursive,
+    /// Nothing can, or the start fails.
+    ForceRecursive,
+}
+
+/// A directory or file of the host that the client wants in the container.
+#[derive(Clone, Debug, Default)]
+pub struct BindMount {
+    /// On the host; resolved in the daemon's mount namespace, symbolic links too.
+    pub source: PathBuf,
+    /// A path below the source that is mounted instead of it; it cannot lead out of it.
+    pub subpath: Option<String>,
+    /// Absolute path in the container; made if missing.
+    pub target: String,
+    /// Not writable from inside.
+    pub readonly: Readonly,
+    /// Without what is mounted below the source.
+    pub non_recursive: bool,
+    /// Propagation of later mounts.
+    pub propagation: Propagation,
+    /// Where the source has no such propagation, the mount is private.
+    pub propagation_optional: bool,
+    /// The propagation is for this mount alone, not for those below it.
+    pub propagation_top_only: bool,
+}
+
 /// A tmpfs of the container.
 #[derive(Clone, Debug, Default)]
 pub struct TmpfsMount {
@@ -144,6 +191,8 @@ pub struct LaunchSpec {
     pub rootfs: RootfsSpec,
     /// Host files inside, /etc/hosts and so on.
     pub binds: Vec<BindFile>,
+    /// What the client mounts from the host.
+    pub mounts: Vec<BindMount>,
     /// tmpfs mounts.
     pub tmpfs: Vec<TmpfsMount>,
     /// Network namespace.

@@ -27,10 +27,28 @@ pub(crate) fn set_mount_attributes(
     set: u64,
     recursive: bool,
 ) -> io::Result<()> {
+    mount_setattr(mount, set, 0, recursive)
+}
+
+/// Sets the propagation of a mount: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`.
+pub(crate) fn set_mount_propagation(
+    mount: BorrowedFd<'_>,
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    mount_setattr(mount, 0, propagation, recursive)
+}
+
+fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
-        propagation: 0,
+        propagation,
         userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };

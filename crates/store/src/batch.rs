@@ -13,17 +13,20 @@ pub enum Table {
     Tags,
     /// Layers by diff id.
     Layers,
+    /// Volumes by name.
+    Volumes,
     /// Facts about the data root.
     Meta,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Containers,
         Self::Images,
         Self::Tags,
         Self::Layers,
+        Self::Volumes,
         Self::Meta,
     ];
 
@@ -33,6 +36,7 @@ impl Table {
             Self::Images => "images",
             Self::Tags => "tags",
             Self::Layers => "layers",
+            Self::Volumes => "volumes",
             Self::Meta => "meta",
         })
     }

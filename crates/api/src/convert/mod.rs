@@ -4,8 +4,11 @@
 mod config;
 mod limits;
 mod modes;
+mod mounts;
 mod security;
 mod versions;
+
+pub use mounts::shown as shown_mount;
 
 use std::sync::Arc;
 
@@ -48,6 +51,7 @@ pub fn create_spec(
     let restart = restart_policy(&mut host)?;
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
+    let mounts = mounts::parse(&host)?;
     let warnings = warnings(&host);
     fill_defaults(&mut host, &network_mode.as_docker());
     let spec_host = HostSpec {
@@ -89,12 +93,18 @@ pub fn create_spec(
         console_size: console_size(host.console_size),
         init: host.init == Some(true),
         annotations: host.annotations.clone().unwrap_or_default(),
+        mounts: Vec::new(),
     };
+    mounts::label_anonymous(host.mounts.as_deref_mut().unwrap_or_default());
+    let volume_driver = host.volume_driver.clone();
     let wire = keep(&request, host)?;
     let spec = CreateSpec {
         name,
         config: config::to_engine(request),
         host: spec_host,
+        mounts: mounts.requests,
+        volumes_from: mounts.from,
+        volume_driver,
         wire,
     };
     Ok((spec, warnings))
@@ -185,19 +195,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
         (
             published || host.publish_all_ports,
             "publishing ports (PortBindings, PublishAllPorts; docker run -p, -P)",
-        ),
-        (
-            some(&host.binds),
-            "bind mounts and volumes (Binds; docker run -v)",
-        ),
-        (some(&host.mounts), "mounts (Mounts; docker run --mount)"),
-        (
-            some(&host.volumes_from),
-            "volumes of another container (VolumesFrom)",
-        ),
-        (
-            request.volumes.as_ref().is_some_and(|v| !v.is_empty()),
-            "anonymous volumes (Volumes)",
         ),
         (some(&host.links), "links (Links)"),
         (

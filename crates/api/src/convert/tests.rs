@@ -87,8 +87,7 @@ fn what_is_not_built_is_refused_loudly() {
     for host in [
         r#"{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}"#,
         r#"{"PublishAllPorts":true}"#,
-        r#"{"Binds":["/a:/b"]}"#,
-        r#"{"Mounts":[{"Type":"tmpfs","Target":"/x"}]}"#,
+        r#"{"Mounts":[{"Type":"image","Source":"busybox","Target":"/x"}]}"#,
         r#"{"PidMode":"host"}"#,
         r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#,
         r#"{"LogConfig":{"Type":"syslog"}}"#,

@@ -58,19 +58,6 @@ fn unbuilt_of_image(call: &Call, request: &CreateRequest) -> Vec<String> {
         return Vec::new();
     };
     let mut warnings = Vec::new();
-    let volumes: Vec<&str> = image
-        .config
-        .volumes
-        .iter()
-        .flatten()
-        .map(|(path, _)| path.as_str())
-        .collect();
-    if !volumes.is_empty() {
-        warnings.push(format!(
-            "The image declares volumes ({}). Volumes are not implemented yet: what is written there stays in the container's own layer.",
-            volumes.join(", ")
-        ));
-    }
     let own_check = request.healthcheck.as_ref().and_then(|h| h.test.as_ref());
     let check = image.config.healthcheck.as_ref();
     let asked = check.is_some_and(|h| h.test.first().is_some_and(|kind| kind != "NONE"));
@@ -175,7 +162,7 @@ pub(super) async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes,
 }
 
 /// Bytes of regular files below a directory. What vanishes while it is read counts nothing.
-fn tree_size(root: &std::path::Path) -> u64 {
+pub(super) fn tree_size(root: &std::path::Path) -> u64 {
     let mut total = 0;
     let mut pending = vec![root.to_path_buf()];
     while let Some(directory) = pending.pop() {

@@ -8,6 +8,7 @@ mod prune;
 mod streams;
 mod system;
 mod usage;
+mod volumes;
 
 use crate::error::ApiError;
 use crate::operations::Operation::*;
@@ -24,8 +25,11 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         SystemDataUsage => usage::data_usage(call).await,
         SystemEvents => system::events(call),
         GantryDebug => system::debug(),
-        VolumeList => networks::volumes(call),
-        VolumeInspect => networks::volume(call),
+        VolumeList => volumes::list(call),
+        VolumeInspect => volumes::inspect(call),
+        VolumeCreate => volumes::create(call).await,
+        VolumeDelete => volumes::delete(call).await,
+        VolumeUpdate => volumes::update(),
         NetworkList => networks::list(call),
         NetworkInspect => networks::inspect(call),
         PluginList => crate::reply::ok(&[(); 0]),
@@ -44,7 +48,7 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerDelete => containers::delete(call).await,
         ContainerPrune => prune::containers(call).await,
         NetworkPrune => prune::networks(call),
-        VolumePrune => prune::volumes(call),
+        VolumePrune => volumes::prune(call).await,
         BuildPrune => prune::build_cache(call),
         // No plugin can be installed.
         PluginInspect => Err(ApiError::not_found(format!(

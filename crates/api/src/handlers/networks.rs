@@ -1,4 +1,4 @@
-//! Networks and volumes, as far as they exist without networking and volumes.
+//! Networks, as far as they exist without networking.
 
 use crate::error::ApiError;
 use crate::filters;
@@ -7,7 +7,6 @@ use crate::service::Call;
 use crate::wire::network::predefined;
 
 const NETWORK_FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
-const VOLUME_FILTERS: &[&str] = &["dangling", "driver", "label", "name"];
 
 pub(super) fn list(call: Call) -> Reply {
     let wanted = filters::parse(call.query.get("filters"))?;
@@ -71,16 +70,4 @@ pub(super) fn inspect(call: Call) -> Reply {
             call.key
         ))),
     }
-}
-
-pub(super) fn volumes(call: Call) -> Reply {
-    filters::check_keys(&filters::parse(call.query.get("filters"))?, VOLUME_FILTERS)?;
-    reply::ok(&serde_json::json!({ "Volumes": [], "Warnings": null }))
-}
-
-pub(super) fn volume(call: Call) -> Reply {
-    Err(ApiError::not_found(format!(
-        "get {}: no such volume",
-        call.key
-    )))
 }

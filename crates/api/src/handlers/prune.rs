@@ -1,4 +1,4 @@
-//! Removing what nobody uses. There are no networks of users, no volumes and no build cache yet, so nothing of those is
+//! Removing what nobody uses. There are no networks of users and no build cache yet, so nothing of those is
 //! ever removed; that is a true answer, and `docker system prune` needs it.
 
 use gantry_engine::model::{ListOptions, RemoveOptions, Status};
@@ -63,7 +63,6 @@ pub(super) async fn containers(call: Call) -> Reply {
 }
 
 const NETWORK_FILTERS: &[&str] = &["label", "label!", "until"];
-const VOLUME_FILTERS: &[&str] = &["all", "label", "label!"];
 const BUILD_FILTERS: &[&str] = &[
     "description",
     "id",
@@ -80,12 +79,6 @@ pub(super) fn networks(call: Call) -> Reply {
     filters::check_keys(&filters::parse(call.query.get("filters"))?, NETWORK_FILTERS)?;
     announce(&call, "network");
     reply::ok(&json!({ "NetworksDeleted": null }))
-}
-
-pub(super) fn volumes(call: Call) -> Reply {
-    filters::check_keys(&filters::parse(call.query.get("filters"))?, VOLUME_FILTERS)?;
-    announce(&call, "volume");
-    reply::ok(&json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }))
 }
 
 pub(super) fn build_cache(call: Call) -> Reply {

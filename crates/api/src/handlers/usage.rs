@@ -7,12 +7,13 @@ use gantry_engine::model::ListOptions;
 use gantry_image::Image;
 use serde::Serialize;
 
-use super::containers;
+use super::{containers, volumes};
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::service::Call;
 use crate::wire::container::Summary as ContainerSummary;
 use crate::wire::image::{self, Summary as ImageSummary};
+use crate::wire::mount::Volume;
 use crate::{render, text};
 
 /// The kinds of objects that can be asked for.
@@ -26,8 +27,7 @@ struct DataUsage {
     layers_size: u64,
     images: Option<Vec<ImageSummary>>,
     containers: Option<Vec<ContainerSummary>>,
-    /// There are no volumes yet.
-    volumes: Option<[(); 0]>,
+    volumes: Option<Vec<Volume>>,
     /// There is no build yet.
     build_cache: Option<[(); 0]>,
 }
@@ -49,11 +49,15 @@ pub(super) async fn data_usage(call: Call) -> Reply {
         true => Some(containers(&call).await?),
         false => None,
     };
+    let volumes = match asked("volume") {
+        true => Some(volumes::usage(&call).await?),
+        false => None,
+    };
     reply::ok(&DataUsage {
         layers_size,
         images,
         containers,
-        volumes: asked("volume").then_some([]),
+        volumes,
         build_cache: asked("build-cache").then_some([]),
     })
 }

@@ -202,7 +202,7 @@ pub struct Inspect {
     pub size_rw: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_root_fs: Option<u64>,
-    pub mounts: Vec<Value>,
+    pub mounts: Vec<super::mount::MountPoint>,
     pub config: Config,
     pub network_settings: NetworkSettings,
 }
@@ -229,7 +229,7 @@ pub struct Summary {
     pub status: String,
     pub host_config: SummaryHostConfig,
     pub network_settings: SummaryNetworkSettings,
-    pub mounts: Vec<Value>,
+    pub mounts: Vec<super::mount::MountPoint>,
 }
 
 /// `HostConfig` of a row.

@@ -199,7 +199,7 @@ document! {
         "IOMaximumIOps" => io_maximum_iops: u64,
         "IOMaximumBandwidth" => io_maximum_bandwidth: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
-        "Mounts" => mounts: List<Value>,
+        "Mounts" => mounts: List<super::mount::Mount>,
         "MaskedPaths" => masked_paths: List<String>,
         "ReadonlyPaths" => readonly_paths: List<String>,
         #[serde(skip_serializing_if = "Option::is_none")]

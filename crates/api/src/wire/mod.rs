@@ -4,6 +4,7 @@ pub mod container;
 pub mod create;
 pub mod exec;
 pub mod image;
+pub mod mount;
 pub mod network;
 pub mod system;
 

@@ -12,7 +12,7 @@ use super::{Container, files};
 use crate::command::{self, ImageDefaults};
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
-use crate::{EngineError, capabilities, clock, launch_spec, names, signals};
+use crate::{EngineError, capabilities, clock, launch_spec, names, signals, volumes};
 
 /// Made-up names tried before giving up.
 const MAX_NAME_ATTEMPTS: u32 = 64;
@@ -188,8 +188,10 @@ pub(crate) async fn create(
     let CreateSpec {
         name,
         mut config,
-        host,
+        mut host,
+        mounts,
         wire,
+        ..
     } = spec;
     if config.hostname.is_empty() {
         config.hostname = match host.network_mode {
@@ -198,6 +200,16 @@ pub(crate) async fn create(
         };
     }
     let name = reserve(&shard, &id, name.as_deref())?;
+    let acquired = match volumes::acquire(&shard.shared, &id, mounts).await {
+        Ok((acquired, points)) => {
+            host.mounts = points;
+            acquired
+        }
+        Err(e) => {
+            shard.shared.index.release_name(&name, &id);
+            return Err(e);
+        }
+    };
     let container = Container::new(
         &shard,
         ContainerRecord {
@@ -218,11 +230,12 @@ pub(crate) async fn create(
             restart_count: 0,
         },
     );
-    if let Err(e) = make_durable(&container, &name).await {
+    if let Err(e) = make_durable(&container, &name, &acquired, &image).await {
         shard.shared.index.release_name(&name, &id);
         files::discard_later(&container.fixed.dir);
         return Err(e);
     }
+    acquired.finish();
     shard.containers.borrow_mut().insert(id, container.clone());
     container.publish();
     container.event("create", &[]);
@@ -253,10 +266,17 @@ fn reserve(
     ))
 }
 
-async fn make_durable(container: &Rc<Container>, name: &str) -> Result<(), EngineError> {
+async fn make_durable(
+    container: &Rc<Container>,
+    name: &str,
+    acquired: &volumes::Acquired,
+    image: &Arc<Image>,
+) -> Result<(), EngineError> {
     let record = container.record_bytes()?;
     files::make_dirs(container, record.clone()).await?;
+    volumes::populate(acquired, &container.fixed, image).await?;
     let mut batch = Batch::new();
+    acquired.put(&mut batch)?;
     batch
         .require_absent(Table::Containers, &*container.id)
         .require_absent(Table::Meta, name_key(name))

@@ -10,7 +10,7 @@ use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
 use crate::shard::ShardEngine;
-use crate::{EngineError, clock, exec};
+use crate::{EngineError, clock, exec, volumes};
 
 /// How long an exit waits for the end of output before it is announced. Longer than that, either an
 /// attached client is slow, or a process outside the container was given the pipe.
@@ -167,6 +167,8 @@ fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Dur
     if exit.oom_killed {
         container.event("oom", &[]);
     }
+    let points = &container.fixed.host.mounts;
+    volumes::announce_unmounts(&container.shard.shared, &container.id, points);
     if container.stopping.take() {
         container.event("stop", &[]);
     }
@@ -189,6 +191,7 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
     }
+    volumes::unmount_unused(container).await;
     // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.
     if recorded && let Err(e) = run.keeper.forget(&container.id).await {
         tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");

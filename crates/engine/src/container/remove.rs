@@ -8,7 +8,7 @@ use gantry_store::{Batch, Table};
 use super::rename::name_key;
 use super::{Container, files, kill, wait};
 use crate::model::{RemoveOptions, Status};
-use crate::{EngineError, exec, signals};
+use crate::{EngineError, exec, signals, volumes};
 
 /// Removes a container; with `force` a running one is killed first.
 ///
@@ -46,7 +46,7 @@ pub(crate) async fn remove(
         }
         end(container, key).await?;
     }
-    let result = take_apart(container, true).await;
+    let result = take_apart(container, true, options.volumes).await;
     drop(guard);
     drop(mark);
     result
@@ -118,7 +118,7 @@ pub(crate) async fn auto_remove(container: &Rc<Container>) {
     if container.gone.get() || container.status().is_alive() {
         return;
     }
-    if let Err(e) = take_apart(container, false).await {
+    if let Err(e) = take_apart(container, false, true).await {
         tracing::error!(id = %container.id, error = %e, "automatic removal failed");
     }
 }
@@ -139,7 +139,7 @@ pub(crate) fn finish_later(container: &Rc<Container>) {
             return;
         };
         let _guard = container.ops.lock().await;
-        if let Err(e) = take_apart(&container, true).await {
+        if let Err(e) = take_apart(&container, true, container.fixed.host.auto_remove).await {
             tracing::error!(id = %container.id, error = %e, "a removal of an earlier daemon can't be finished");
         }
     });
@@ -148,7 +148,11 @@ pub(crate) fn finish_later(container: &Rc<Container>) {
 /// Takes everything away. The lock is held and no process exists. With `durable` the deletion of
 /// the record is on disk before it is announced; without (`--rm`) it is with the next commit, and the
 /// journal alone remembers it until then.
-async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
+async fn take_apart(
+    container: &Rc<Container>,
+    durable: bool,
+    with_volumes: bool,
+) -> Result<(), EngineError> {
     if container.status() != Status::Removing {
         container.transition(Status::Removing, |_| {})?;
     }
@@ -171,6 +175,8 @@ async fn take_apart(container: &Rc<Container>, durable: bool) -> Result<(), Engi
         .release_name(&container.name(), &container.id);
     container.close_pending_attaches();
     exec::exit::container_removed(container);
+    let points = &container.fixed.host.mounts;
+    volumes::release(&shard.shared, &container.id, points, with_volumes).await;
     container.event("destroy", &[]);
     wait::announce_removal(container);
     container.changed.notify_all();

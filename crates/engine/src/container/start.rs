@@ -12,7 +12,7 @@ use crate::keeper::{KeeperLink, Launched, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
 use crate::orphan::ProcessName;
-use crate::{EngineError, clock, signals};
+use crate::{EngineError, clock, signals, volumes};
 
 /// Who wants the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub(crate) async fn start_locked(
     container.changed.notify_all();
     match started {
         Ok(()) => {
+            let points = &container.fixed.host.mounts;
+            volumes::announce_mounts(&container.shard.shared, &container.id, points);
             container.event("start", &[]);
             if container.fixed.host.restart != RestartPolicy::No {
                 remember_running(container);
@@ -184,6 +186,7 @@ async fn failed(container: &Rc<Container>, error: &EngineError) {
         _ => NOT_STARTED,
     };
     container.close_pending_attaches();
+    volumes::unmount_unused(container).await;
     // A restart attempt that can't even launch has ended; a first start leaves it created.
     let before = container.status();
     let next = match before {

@@ -1,11 +1,13 @@
 //! The data of the engine: what a client asks for, what is stored, what readers see.
 
+mod mount;
 mod query;
 mod record;
 mod spec;
 mod status;
 mod view;
 
+pub use mount::*;
 pub use query::*;
 pub use record::*;
 pub use spec::*;

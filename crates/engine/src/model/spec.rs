@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::{MountPoint, MountRequest, VolumesFrom};
+
 /// A request to create a container. Image, entrypoint and so on are as the client gave them; the
 /// engine merges the image's configuration into it.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +17,12 @@ pub struct CreateSpec {
     pub config: ContainerConfig,
     /// How the host runs it.
     pub host: HostSpec,
+    /// Mounts the client asks for.
+    pub mounts: Vec<MountRequest>,
+    /// Containers whose mounts it takes over.
+    pub volumes_from: Vec<VolumesFrom>,
+    /// Driver of volumes that are declared; empty means the local one.
+    pub volume_driver: String,
     /// The client's document, kept by the `api` crate to echo it in inspect; opaque here.
     pub wire: Arc<str>,
 }
@@ -125,6 +133,8 @@ pub struct HostSpec {
     pub init: bool,
     /// Annotations, echoed.
     pub annotations: BTreeMap<String, String>,
+    /// Mounts, those of volumes with the names they got.
+    pub mounts: Vec<MountPoint>,
 }
 
 /// Which network namespace a container gets.

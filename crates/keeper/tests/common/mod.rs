@@ -147,6 +147,7 @@ impl Host {
                 volatile: false,
             },
             binds: vec![],
+            mounts: vec![],
             tmpfs: vec![],
             network: NetMode::New,
             cgroup: CgroupSpec {

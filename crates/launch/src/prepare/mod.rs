@@ -1,10 +1,12 @@
 //! Everything that can fail or wait before the clone. Blocking: on a worker.
 
+mod bind;
 mod cgroup;
 mod dev;
 mod fds;
 mod mounts;
 mod program;
+mod root_view;
 mod rootfs;
 mod stdio;
 mod tmpfs;
@@ -28,6 +30,7 @@ use crate::sys::{Kind, set_mount_attributes};
 pub(crate) use cgroup::GroupGuard;
 pub(crate) use fds::FdTable;
 pub(crate) use program::{candidates, text};
+pub use root_view::{RootEntry, RootView};
 pub(crate) use stdio::{DaemonEnds, Streams, make as make_streams};
 
 /// Plans above this travel as a memfd.

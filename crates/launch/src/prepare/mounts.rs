@@ -4,14 +4,15 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use gantry_keeper_proto::plan::{FdIndex, MountOp, MountSource};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::fds::FdTable;
 use super::program::absolute;
-use super::{dev, rootfs, tmpfs};
+use super::{bind, dev, rootfs, tmpfs};
 use crate::error::LaunchError;
-use crate::spec::{BindFile, LaunchSpec};
-use crate::sys::{Kind, ensure, set_mount_attributes};
+use crate::spec::{BindFile, BindMount, LaunchSpec};
+use crate::sys::{IN_ROOT, Kind, ensure, set_mount_attributes};
 
 /// Targets under these are made by the kernel or not at all.
 const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
@@ -65,14 +66,29 @@ impl<'a> Mounts<'a> {
         {
             return Ok(());
         }
+        let Some((tree, rest)) = self.tree_of(target) else {
+            return Ok(());
+        };
+        ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
+    }
+
+    /// The innermost tree a path falls into, and the rest of the path.
+    fn tree_of<'p>(&self, target: &'p str) -> Option<(&OwnedFd, &'p str)> {
         let inner = self
             .trees
             .iter()
             .filter_map(|(at, fd)| Some((fd, below(target, at)?)));
-        let Some((tree, rest)) = inner.min_by_key(|(_, rest)| rest.len()) else {
-            return Ok(());
-        };
-        ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
+        // Of several at one place the last one is on top.
+        inner.rev().min_by_key(|(_, rest)| rest.len())
+    }
+
+    /// What is at a target now, if that can be seen from here.
+    fn kind_at(&self, target: &str) -> Option<Kind> {
+        let (tree, rest) = self.tree_of(target)?;
+        let path = if rest.is_empty() { "." } else { rest };
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = rustix::fs::openat2(tree, path, flags, Mode::empty(), IN_ROOT).ok()?;
+        bind::kind_of(&found).ok()
     }
 
     fn op(
@@ -149,6 +165,7 @@ impl<'a> Mounts<'a> {
     pub(crate) fn wanted(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
         enum Wanted<'s> {
             Bind(&'s BindFile),
+            Mount(&'s BindMount),
             Tmpfs(&'s crate::spec::TmpfsMount),
         }
         let binds = spec
@@ -159,12 +176,25 @@ impl<'a> Mounts<'a> {
             .tmpfs
             .iter()
             .map(|t| (t.target.as_str(), Wanted::Tmpfs(t)));
-        let mut all: Vec<_> = binds.chain(tmpfs).collect();
-        // Stable: of equals the later one is on top.
+        let mounts = spec
+            .mounts
+            .iter()
+            .map(|m| (m.target.as_str(), Wanted::Mount(m)));
+        let mut all: Vec<_> = binds.chain(tmpfs).chain(mounts).collect();
+        // Stable: of equals the later one is on top, the client's above those of every container.
         all.sort_by_key(|(target, _)| target.split('/').filter(|p| !p.is_empty()).count());
         for (target, wanted) in all {
             match wanted {
                 Wanted::Bind(bind) => self.bind(bind)?,
+                Wanted::Mount(mount) => {
+                    self.may_block |= rootfs::may_block(&mount.source);
+                    let (tree, kind) = bind::mount(mount)?;
+                    self.ensure(target, kind)?;
+                    if self.kind_at(target).is_some_and(|there| there != kind) {
+                        return Err(bind::kinds_differ(mount));
+                    }
+                    self.tree(tree, target, kind)?;
+                }
                 Wanted::Tmpfs(t) => self.tree(tmpfs::mount(t)?, target, Kind::Directory)?,
             }
         }
@@ -184,11 +214,7 @@ impl<'a> Mounts<'a> {
             set_mount_attributes(tree.as_fd(), readonly, false)
                 .map_err(failed("make read-only", &about))?;
         }
-        let stat = rustix::fs::fstat(&tree).map_err(|e| LaunchError::prepare("stat", about, e))?;
-        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::Directory => Kind::Directory,
-            _ => Kind::File,
-        };
+        let kind = bind::kind_of(&tree).map_err(failed("stat", &about))?;
         self.tree(tree, &bind.target, kind)
     }
 
