@@ -21,7 +21,8 @@ unit() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast
     else
-        cargo test --workspace --no-fail-fast
+        # One at a time: some count what their process has, which nextest gives each test alone.
+        cargo test --workspace --no-fail-fast -- --test-threads=1
     fi
 }
 
