@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gantry_engine::Engine;
 use gantry_image::ImageStore;
 
+use crate::convert::Machine;
+
 /// Everything a handler may use; one for the process.
 pub struct Context {
     /// Containers and events.
@@ -74,6 +76,10 @@ pub struct DaemonInfo {
     pub cgroup_version: &'static str,
     /// Names of the controllers that are there.
     pub cgroup_controllers: Vec<String>,
+    /// Whether block I/O can be weighted.
+    pub blkio_weight: bool,
+    /// Whether block I/O can be weighted by device.
+    pub blkio_weight_device: bool,
     /// Whether memory plus swap can be limited.
     pub swap_limit: bool,
     /// The file system the data root is on.
@@ -98,6 +104,16 @@ pub struct PredefinedNetwork {
 }
 
 impl DaemonInfo {
+    /// What a request for a container is checked against.
+    pub(crate) fn machine(&self) -> Machine {
+        Machine {
+            cpus: self.cpus,
+            cgroup_v2: self.cgroup_version == "2",
+            blkio_weight: self.blkio_weight,
+            blkio_weight_device: self.blkio_weight_device,
+        }
+    }
+
     /// The id of a predefined network, empty if it is not there.
     pub fn network_id(&self, name: &str) -> String {
         self.networks

@@ -242,6 +242,17 @@ impl Hierarchy {
         }
     }
 
+    /// Where cgroup2 is mounted, on v2 and hybrid hosts.
+    pub fn v2_root(&self) -> Option<&Path> {
+        self.v2.as_ref().map(|mount| mount.path.as_path())
+    }
+
+    /// Whether a file is in the root group of a controller. Docker takes that for the kernel's ability.
+    pub fn root_has_file(&self, controller: Controller, file: &str) -> bool {
+        self.v1_path(controller)
+            .is_some_and(|root| root.join(file).exists())
+    }
+
     /// Whether memory plus swap can be limited.
     pub fn has_swap_limit(&self) -> bool {
         match self.version() {

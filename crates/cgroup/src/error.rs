@@ -32,6 +32,12 @@ pub enum CgroupError {
         /// What was asked for.
         value: String,
     },
+    /// fewer CPU shares than the kernel knows
+    #[error("the minimum allowed cpu-shares is {limit}", limit = crate::settings::MIN_SHARES)]
+    TooFewShares,
+    /// more CPU shares than the kernel knows
+    #[error("the maximum allowed cpu-shares is {limit}", limit = crate::settings::MAX_SHARES)]
+    TooManyShares,
     /// too many device rules for one program
     #[error("{0} device rules are more than the {limit} one group can have", limit = crate::bpf::MAX_DEVICE_RULES)]
     TooManyDeviceRules(usize),

@@ -40,6 +40,8 @@ pub struct Limits {
     pub memory_swappiness: Option<u64>,
     /// Stop instead of kill at the limit; v1 only.
     pub oom_kill_disable: bool,
+    /// Kernel memory of TCP buffers; v1 only.
+    pub kernel_memory_tcp_bytes: Option<i64>,
     /// Relative CPU weight in v1's terms (2 to 262144), translated for v2.
     pub cpu_shares: Option<u64>,
     /// CPU time per period; [`UNLIMITED`] lifts an earlier quota.

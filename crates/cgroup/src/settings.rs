@@ -18,8 +18,8 @@ pub(crate) struct Setting {
 /// A CPU period without one of its own.
 const DEFAULT_PERIOD_US: u64 = 100_000;
 const NANOS_PER_CPU: i128 = 1_000_000_000;
-const MAX_SHARES: u64 = 262_144;
-const MIN_SHARES: u64 = 2;
+pub(crate) const MAX_SHARES: u64 = 262_144;
+pub(crate) const MIN_SHARES: u64 = 2;
 
 type Settings = Result<Vec<Setting>, CgroupError>;
 
@@ -84,6 +84,13 @@ pub(crate) fn v1(limits: &Limits) -> Settings {
     );
     let oom = limits.oom_kill_disable.then(|| "1".to_owned());
     add("oom kill disable", Memory, &["memory.oom_control"], oom);
+    add(
+        "kernel memory TCP",
+        Memory,
+        &["memory.kmem.tcp.limit_in_bytes"],
+        signed(limits.kernel_memory_tcp_bytes),
+    );
+    check_shares(limits.cpu_shares)?;
     add("cpu shares", Cpu, &["cpu.shares"], text(limits.cpu_shares));
     add("cpu cfs period", Cpu, &["cpu.cfs_period_us"], text(period));
     add("cpu cfs quota", Cpu, &["cpu.cfs_quota_us"], signed(quota));
@@ -108,6 +115,15 @@ pub(crate) fn v1(limits: &Limits) -> Settings {
     all.extend(cpuset(limits));
     all.extend(v1_blkio(limits));
     Ok(all)
+}
+
+/// The kernel would silently take the nearest value it knows.
+fn check_shares(shares: Option<u64>) -> Result<(), CgroupError> {
+    match shares {
+        Some(..MIN_SHARES) => Err(CgroupError::TooFewShares),
+        Some(n) if n > MAX_SHARES => Err(CgroupError::TooManyShares),
+        _ => Ok(()),
+    }
 }
 
 fn pids_value(limit: i64) -> String {

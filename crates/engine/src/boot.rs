@@ -510,7 +510,7 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
             (inner.state.exit_code, inner.state.manually_stopped)
         };
         let was_running = container.was_running_at_boot.get() || status == Status::Restarting;
-        let policy = container.fixed.host.restart;
+        let policy = container.settings().host.restart;
         if status == Status::Removing
             || (status == Status::Exited && container.fixed.host.auto_remove)
         {

@@ -12,7 +12,7 @@ use crate::config::EngineConfig;
 use crate::container::attach::AttachTicket;
 use crate::container::logs::LogStream;
 use crate::container::{
-    Container, attach, create, freeze, kill, logs, remove, rename, start, stop, top, wait,
+    Container, attach, create, freeze, kill, logs, remove, rename, start, stop, top, update, wait,
 };
 use crate::events::{Bus, EventStream, EventsQuery};
 use crate::exec::index::ExecIndex;
@@ -223,6 +223,12 @@ impl Engine {
     pub async fn rename(&self, key: &str, new_name: &str) -> Result<(), EngineError> {
         let new_name = new_name.to_owned();
         self.on_owner(key, |c| async move { rename::rename(&c, &new_name).await })
+            .await
+    }
+
+    /// Changes its limits and restart policy; durable when this returns.
+    pub async fn update(&self, key: &str, change: UpdateSpec) -> Result<(), EngineError> {
+        self.on_owner(key, |c| async move { update::update(&c, change).await })
             .await
     }
 

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex};
 use gantry_cgroup::{DeviceRule, Hierarchy, Limits};
 use gantry_launch::{
     BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    LaunchSpec, NetMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
+    LaunchSpec, NamespaceMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
 };
 use gantry_seccomp::{PROGRAM_CACHE_CAPACITY, Profile, ProgramCache};
 
 use crate::config::{DEFAULT_CGROUP_PARENT, DEFAULT_SHM_BYTES};
 use crate::container::{Container, files};
+use crate::devices::{self, Devices};
 use crate::model::*;
+use crate::namespaces::{self, Donors, Namespaces};
 use crate::shard::Shared;
 use crate::user::{self, Accounts, Identity};
 use crate::{EngineError, capabilities, command, mounts, sysctl};
@@ -87,10 +89,11 @@ impl From<gantry_cgroup::CgroupError> for EngineError {
 /// Prepares a launch on a worker.
 pub(crate) async fn stage(container: &Rc<Container>) -> Result<Prepared, EngineError> {
     let shared = container.shard.shared.clone();
-    let fixed = container.fixed.clone();
+    let fixed = container.settings();
     let id = container.id.to_string();
     let joined = joined_container(&shared, &fixed)?;
-    files::on_worker(move || stage_blocking(&shared, &fixed, id, joined.as_deref())).await
+    let donors = namespaces::donors(&shared, &fixed.host)?;
+    files::on_worker(move || stage_blocking(&shared, &fixed, id, joined.as_deref(), &donors)).await
 }
 
 /// The container whose network is joined; it must run.
@@ -132,7 +135,10 @@ fn stage_blocking(
     fixed: &FixedView,
     id: String,
     joined: Option<&ContainerView>,
+    donors: &Donors,
 ) -> Result<Prepared, EngineError> {
+    let devices = devices::resolve(&fixed.host)?;
+    let namespaces = donors.open(&fixed.host)?;
     let image = shared
         .images
         .snapshot()
@@ -165,30 +171,35 @@ fn stage_blocking(
             rootfs,
             network,
             joined,
+            namespaces,
+            devices,
         },
     )?;
     Ok(gantry_launch::prepare(&spec)?)
 }
 
-fn network(fixed: &FixedView, joined: Option<&ContainerView>) -> Result<NetMode, EngineError> {
+fn network(
+    fixed: &FixedView,
+    joined: Option<&ContainerView>,
+) -> Result<NamespaceMode, EngineError> {
     Ok(match (&fixed.host.network_mode, joined) {
-        (_, Some(view)) => NetMode::Join(
-            gantry_launch::network_namespace_of(view.state.pid, view.state.start_time_ticks)
+        (_, Some(view)) => NamespaceMode::Join(
+            gantry_launch::namespace_of(view.state.pid, view.state.start_time_ticks, "net")
                 .map_err(|e| {
                     EngineError::io(format!("open the network namespace of {}", view.id), e)
                 })?,
         ),
-        (NetworkMode::Host, None) => NetMode::Host,
-        _ => NetMode::New,
+        (NetworkMode::Host, None) => NamespaceMode::Host,
+        _ => NamespaceMode::New,
     })
 }
 
 /// Whether a container of this mode shares the daemon's own network, directly or by joining one that does.
-fn is_host_network(network: &NetMode) -> Result<bool, EngineError> {
+fn is_host_network(network: &NamespaceMode) -> Result<bool, EngineError> {
     let joined = match network {
-        NetMode::New => return Ok(false),
-        NetMode::Host => return Ok(true),
-        NetMode::Join(namespace) => namespace,
+        NamespaceMode::New => return Ok(false),
+        NamespaceMode::Host => return Ok(true),
+        NamespaceMode::Join(namespace) => namespace,
     };
     let failed = |e: rustix::io::Errno| EngineError::io("stat a network namespace", e.into());
     let joined = rustix::fs::fstat(joined).map_err(failed)?;
@@ -201,8 +212,10 @@ struct Inputs<'a> {
     id: String,
     who: Identity,
     rootfs: RootfsSpec,
-    network: NetMode,
+    network: NamespaceMode,
     joined: Option<&'a ContainerView>,
+    namespaces: Namespaces,
+    devices: Devices,
 }
 
 pub(crate) fn capability_masks(mask: u64, uid: u32) -> CapabilityMasks {
@@ -269,6 +282,8 @@ fn build(
         rootfs,
         network,
         joined,
+        namespaces,
+        devices,
     } = inputs;
     let (config, host) = (&fixed.config, &fixed.host);
     let hostname = joined
@@ -278,12 +293,20 @@ fn build(
     let init = [gantry_init::PATH_IN_CONTAINER.to_owned(), "--".to_owned()];
     let argv = init
         .iter()
-        .filter(|_| host.init)
+        .filter(|_| has_init(host))
         .chain(std::iter::once(&fixed.path))
         .chain(&fixed.args);
     let env = command::process_env(config, &hostname, &who.home);
-    let new_network = matches!(network, NetMode::New);
-    let host_network = is_host_network(&network)?;
+    let sharing = sysctl::Sharing {
+        new_network: network.is_new(),
+        host_network: is_host_network(&network)?,
+        own_ipc: !matches!(namespaces.ipc, NamespaceMode::Host),
+        own_uts: !host.host_uts,
+    };
+    if host.host_uts && !config.domainname.is_empty() {
+        // Docker sets it as a parameter.
+        sysctl::check_own("kernel.domainname", &sharing)?;
+    }
     let (client_mounts, client_tmpfs) = mounts::of_launch(shared, &host.mounts)?;
     Ok(LaunchSpec {
         argv: c_strings(argv, "argument")?,
@@ -318,13 +341,23 @@ fn build(
             .shm_size_bytes
             .filter(|n| *n > 0)
             .unwrap_or(DEFAULT_SHM_BYTES),
-        sysctls: sysctl::of_start(&host.sysctls, new_network, host_network)?,
+        sysctls: sysctl::of_start(&host.sysctls, &sharing)?,
         rootfs,
         binds: binds(shared, fixed, joined),
         mounts: client_mounts,
         tmpfs: tmpfs(host).into_iter().chain(client_tmpfs).collect(),
         network,
-        cgroup: cgroup(shared, fixed),
+        pid: namespaces.pid,
+        ipc: namespaces.ipc,
+        host_uts: host.host_uts,
+        cgroup_namespace: !host.host_cgroup_namespace,
+        shm: namespaces.shm,
+        cgroup: cgroup(shared, fixed, devices.rules(host.privileged))?,
+        devices: devices
+            .nodes
+            .into_iter()
+            .filter(|node| node.path.starts_with('/'))
+            .collect(),
         log_nonblocking: host
             .log
             .options
@@ -358,9 +391,14 @@ fn tmpfs(host: &HostSpec) -> Vec<TmpfsMount> {
         .collect()
 }
 
+/// As under dockerd there is none in a pid namespace that has a first process already.
+fn has_init(host: &HostSpec) -> bool {
+    host.init && host.pid_mode == PidMode::Private
+}
+
 fn binds(shared: &Shared, fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
     let mut all = etc_binds(fixed, joined);
-    if fixed.host.init {
+    if has_init(&fixed.host) {
         all.push(BindFile {
             source: shared.config.init_program_path(),
             target: gantry_init::PATH_IN_CONTAINER.to_owned(),
@@ -390,12 +428,19 @@ pub(crate) fn cgroup_parent(shared: &Shared, host: &HostSpec) -> String {
         .map_or_else(|| DEFAULT_CGROUP_PARENT.to_owned(), Clone::clone)
 }
 
-fn cgroup(shared: &Shared, fixed: &FixedView) -> CgroupSpec {
-    CgroupSpec {
+fn cgroup(
+    shared: &Shared,
+    fixed: &FixedView,
+    devices: Vec<DeviceRule>,
+) -> Result<CgroupSpec, EngineError> {
+    let mut limits = limits(&fixed.host);
+    limits.devices = Some(devices);
+    devices::block_limits(&fixed.host, &mut limits)?;
+    Ok(CgroupSpec {
         hierarchy: shared.seccomp.hierarchy.clone(),
         parent: cgroup_parent(shared, &fixed.host),
-        limits: limits(&fixed.host),
-    }
+        limits,
+    })
 }
 
 /// A number of a client that may be larger than the kernel's signed one.
@@ -405,6 +450,7 @@ fn signed(value: Option<u64>) -> Option<i64> {
         .map(|v| i64::try_from(v).unwrap_or(i64::MAX))
 }
 
+/// The limits of a container without those that name a device.
 pub(crate) fn limits(host: &HostSpec) -> Limits {
     let own = &host.limits;
     let memory_bytes = signed(own.memory_bytes);
@@ -427,11 +473,10 @@ pub(crate) fn limits(host: &HostSpec) -> Limits {
         cpuset_mems: text(&own.cpuset_mems),
         pids_max: own.pids_max.filter(|n| *n != 0),
         blkio_weight: own.blkio_weight.filter(|n| *n != 0),
-        devices: Some(if host.privileged {
-            DeviceRule::privileged()
-        } else {
-            DeviceRule::defaults()
-        }),
+        kernel_memory_tcp_bytes: signed(own.kernel_memory_tcp_bytes),
+        cpu_rt_runtime_us: own.cpu_rt_runtime_us,
+        // A negative one is for the kernel to refuse.
+        cpu_rt_period_us: own.cpu_rt_period_us.map(i64::cast_unsigned),
         ..Limits::default()
     }
 }

@@ -41,14 +41,32 @@ fn refused(reason: &str) -> EngineError {
     ))
 }
 
+/// What a start shares with the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sharing {
+    /// Its network is new.
+    pub(crate) new_network: bool,
+    /// Its network is the host's.
+    pub(crate) host_network: bool,
+    /// Its IPC namespace is not the host's.
+    pub(crate) own_ipc: bool,
+    /// Its UTS namespace is not the host's.
+    pub(crate) own_uts: bool,
+}
+
 /// Refuses a parameter that the container would share with the host.
-fn check(name: &str, host_network: bool) -> Result<(), EngineError> {
+pub(crate) fn check_own(name: &str, sharing: &Sharing) -> Result<(), EngineError> {
     let name = dotted(name);
     if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
-        return Ok(());
+        return match sharing.own_ipc {
+            true => Ok(()),
+            false => Err(refused(&format!(
+                "{name:?} is not allowed in the hosts ipc namespace"
+            ))),
+        };
     }
     if name.starts_with("net.") {
-        return match host_network {
+        return match sharing.host_network {
             true => Err(refused(&format!(
                 "{name:?} not allowed in host network namespace"
             ))),
@@ -56,8 +74,8 @@ fn check(name: &str, host_network: bool) -> Result<(), EngineError> {
         };
     }
     match name.as_str() {
-        "kernel.domainname" => Ok(()),
-        "kernel.hostname" => Err(refused(&format!(
+        "kernel.domainname" if sharing.own_uts => Ok(()),
+        "kernel.hostname" if sharing.own_uts => Err(refused(&format!(
             "{name:?} is not allowed as it conflicts with the OCI \"hostname\" field"
         ))),
         _ => Err(refused(&format!(
@@ -72,11 +90,10 @@ fn check(name: &str, host_network: bool) -> Result<(), EngineError> {
 /// A parameter that is not the container's own.
 pub(crate) fn of_start(
     wanted: &BTreeMap<String, String>,
-    new_network: bool,
-    host_network: bool,
+    sharing: &Sharing,
 ) -> Result<Vec<(String, String)>, EngineError> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
-    if new_network {
+    if sharing.new_network {
         // As Docker: programs without privileges may ping and serve low ports in their own namespace.
         for (name, value) in [
             ("net.ipv4.ping_group_range", "0 2147483647"),
@@ -86,7 +103,7 @@ pub(crate) fn of_start(
         }
     }
     for (name, value) in wanted {
-        check(name, host_network)?;
+        check_own(name, sharing)?;
         all.insert(name.clone(), value.clone());
     }
     Ok(all.into_iter().collect())
@@ -98,7 +115,36 @@ mod tests {
 
     fn one(name: &str, host_network: bool) -> Result<Vec<(String, String)>, EngineError> {
         let wanted = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-        of_start(&wanted, false, host_network)
+        of_start(&wanted, &sharing(false, host_network))
+    }
+
+    fn sharing(new_network: bool, host_network: bool) -> Sharing {
+        Sharing {
+            new_network,
+            host_network,
+            own_ipc: true,
+            own_uts: true,
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_hosts_ipc_and_names_are_refused() {
+        let shared = Sharing {
+            own_ipc: false,
+            own_uts: false,
+            ..sharing(true, false)
+        };
+        for (name, text) in [
+            ("kernel.shmmax", "is not allowed in the hosts ipc namespace"),
+            ("kernel.domainname", "is not in a separate kernel namespace"),
+            ("kernel.hostname", "is not in a separate kernel namespace"),
+        ] {
+            let error = check_own(name, &shared).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("sysctl \"{name}\" {text}")),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -139,9 +185,13 @@ mod tests {
             "net.ipv4.ip_unprivileged_port_start".to_owned(),
             "7".to_owned(),
         )]);
-        let all = of_start(&wanted, true, false).unwrap();
+        let all = of_start(&wanted, &sharing(true, false)).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].1, "7");
-        assert!(of_start(&BTreeMap::new(), false, true).unwrap().is_empty());
+        assert!(
+            of_start(&BTreeMap::new(), &sharing(false, true))
+                .unwrap()
+                .is_empty()
+        );
     }
 }

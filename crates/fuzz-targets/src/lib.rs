@@ -37,7 +37,11 @@ pub fn create_body(data: &[u8]) {
         return;
     };
     let version = version::check("1.48").expect("a known version");
-    let _ = gantry_api::convert::create_spec(None, request, version, 4);
+    let machine = gantry_api::convert::Machine {
+        cpus: 4,
+        ..Default::default()
+    };
+    let _ = gantry_api::convert::create_spec(None, request, version, &machine);
 }
 
 /// A key specification and what is typed; without a match nothing is lost.

@@ -325,6 +325,14 @@ fn keeper_exe() -> Result<PathBuf, BootError> {
     }
 }
 
+/// Whether block I/O has weights: always on version 2, where the controller is; on version 1 the kernel says it by a file.
+fn weighs_io(hierarchy: &Hierarchy, file: &str) -> bool {
+    match hierarchy.version() {
+        Version::V2 => hierarchy.has(Controller::Blkio),
+        Version::V1 | Version::Hybrid => hierarchy.root_has_file(Controller::Blkio, file),
+    }
+}
+
 fn daemon_info(
     config: &Config,
     identity: &Identity,
@@ -368,6 +376,8 @@ fn daemon_info(
         .filter(|c| hierarchy.has(**c))
         .map(|c| c.name().to_owned())
         .collect(),
+        blkio_weight: weighs_io(hierarchy, "blkio.weight"),
+        blkio_weight_device: weighs_io(hierarchy, "blkio.weight_device"),
         swap_limit: hierarchy.has_swap_limit(),
         backing_filesystem: probe::filesystem_name(&config.data_root),
         networks: identity.networks(),

@@ -2,8 +2,11 @@
 
 use crate::wire::{Reader, WireError, Writer};
 
-/// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]).
-pub const PROTOCOL_VERSION: u32 = 2;
+/// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]). 3: containers in
+/// namespaces that are not their own ([`crate::plan::Plan::shares_namespaces`]).
+pub const PROTOCOL_VERSION: u32 = 3;
+/// First version that knows containers in namespaces that are not their own.
+pub const NAMESPACES_VERSION: u32 = 3;
 /// First version that knows [`crate::plan::Join`].
 pub const EXEC_VERSION: u32 = 2;
 /// Oldest version of the other side this program speaks to.

@@ -64,15 +64,40 @@ pub struct MountOp {
     pub no_symlinks: bool,
 }
 
-/// The network namespace.
+/// Where one of the child's namespaces comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// A new one with only the loopback interface, up.
+pub enum Namespace {
+    /// A new one; of a new network the loopback interface is up.
     New,
     /// The keeper's, which is the host's.
     Host,
     /// The one behind this descriptor (a namespace or a pidfd).
     Join(FdIndex),
+}
+
+impl Namespace {
+    fn encode(self, w: &mut Writer) {
+        match self {
+            Namespace::New => w.u8(0),
+            Namespace::Host => w.u8(1),
+            Namespace::Join(fd) => w.u8(2).u8(fd),
+        };
+    }
+
+    fn decode(r: &mut Reader<'_>, fds: usize) -> Result<Namespace, WireError> {
+        match r.u8()? {
+            0 => Ok(Namespace::New),
+            1 => Ok(Namespace::Host),
+            2 => match r.u8()? {
+                fd if usize::from(fd) < fds => Ok(Namespace::Join(fd)),
+                fd => Err(WireError::NoFd(fd)),
+            },
+            n => Err(WireError::Unknown {
+                field: "namespace",
+                value: n.into(),
+            }),
+        }
+    }
 }
 
 /// Standard streams.
@@ -126,7 +151,14 @@ pub struct Plan {
     /// File whose `oom_kill` line counts OOM kills.
     pub oom_counter: Option<FdIndex>,
     /// Network namespace.
-    pub network: Network,
+    pub network: Namespace,
+    /// Process ids. One that is not new has other processes in it: then `may_block` is set too, because what they
+    /// could trace must not share the keeper's memory.
+    pub pid: Namespace,
+    /// Semaphores, message queues, shared memory.
+    pub ipc: Namespace,
+    /// The host's names instead of `hostname` and `domainname`.
+    pub host_uts: bool,
     /// Standard streams.
     pub stdio: StdioFds,
     /// Host name.
@@ -190,11 +222,7 @@ impl Plan {
         w.option(self.oom_counter, |w, fd| {
             w.u8(fd);
         });
-        match self.network {
-            Network::New => w.u8(0),
-            Network::Host => w.u8(1),
-            Network::Join(fd) => w.u8(2).u8(fd),
-        };
+        self.network.encode(&mut w);
         for fd in self.stdio.list() {
             w.option(fd, |w, fd| {
                 w.u8(fd);
@@ -221,7 +249,18 @@ impl Plan {
         w.option(self.join, |w, join| {
             w.u8(join.pidfd).bool(join.filter_last);
         });
+        if self.shares_namespaces() {
+            self.pid.encode(&mut w);
+            self.ipc.encode(&mut w);
+            w.bool(self.host_uts);
+        }
         w.finish()
+    }
+
+    /// Whether a namespace that is always new for keepers before
+    /// [`crate::msg::NAMESPACES_VERSION`] is not. They would not see it.
+    pub fn shares_namespaces(&self) -> bool {
+        self.pid != Namespace::New || self.ipc != Namespace::New || self.host_uts
     }
 
     fn encode_process(&self, w: &mut Writer) {
@@ -254,7 +293,7 @@ impl Plan {
                 Err(WireError::NoFd(n))
             }
         };
-        let plan = Plan {
+        let mut plan = Plan {
             id: r.string()?,
             may_block: r.bool()?,
             log_nonblocking: r.bool()?,
@@ -269,17 +308,7 @@ impl Plan {
             },
             cgroup_namespace: r.bool()?,
             oom_counter: r.option(index)?,
-            network: match r.u8()? {
-                0 => Network::New,
-                1 => Network::Host,
-                2 => Network::Join(index(&mut r)?),
-                n => {
-                    return Err(WireError::Unknown {
-                        field: "network",
-                        value: n.into(),
-                    });
-                }
-            },
+            network: Namespace::decode(&mut r, fds)?,
             stdio: StdioFds {
                 stdin_read: r.option(index)?,
                 stdin_write: r.option(index)?,
@@ -334,7 +363,23 @@ impl Plan {
                     })
                 })?
             },
+            pid: Namespace::New,
+            ipc: Namespace::New,
+            host_uts: false,
         };
+        // Plans that share nothing end here.
+        if !r.is_empty() {
+            plan.pid = Namespace::decode(&mut r, fds)?;
+            plan.ipc = Namespace::decode(&mut r, fds)?;
+            plan.host_uts = r.bool()?;
+        }
+        if plan.pid != Namespace::New && !plan.may_block {
+            // The child would share the keeper's memory in sight of others.
+            return Err(WireError::Unknown {
+                field: "shared pid namespace without may_block",
+                value: 0,
+            });
+        }
         if !plan.seccomp.len().is_multiple_of(8) {
             return Err(WireError::Unknown {
                 field: "seccomp length",
@@ -462,6 +507,8 @@ steps! {
     Status = 37, "map the status word";
     Join = 38, "join the container's namespaces";
     Enter = 39, "make a process in the container";
+    PidJoin = 40, "join the pid namespace";
+    IpcJoin = 41, "join the ipc namespace";
 }
 
 #[cfg(test)]
@@ -482,7 +529,7 @@ mod tests {
             cgroup_procs: vec![2, 3],
             cgroup_namespace: join.is_none(),
             oom_counter: None,
-            network: Network::Host,
+            network: Namespace::Host,
             stdio: StdioFds {
                 stdout_write: Some(1),
                 ..StdioFds::default()
@@ -513,6 +560,30 @@ mod tests {
             argv: vec![c("true")],
             env: vec![c("A=b")],
             join,
+            pid: Namespace::New,
+            ipc: Namespace::New,
+            host_uts: false,
+        }
+    }
+
+    #[test]
+    fn shared_namespaces_come_back_and_memory_is_not_shared_in_sight_of_others() {
+        let shared = Plan {
+            may_block: true,
+            pid: Namespace::Join(3),
+            ipc: Namespace::Host,
+            host_uts: true,
+            ..plan(None)
+        };
+        assert_eq!(Plan::decode(&shared.encode(), 4), Ok(shared.clone()));
+        assert_eq!(Plan::decode(&shared.encode(), 3), Err(WireError::NoFd(3)));
+        for pid in [Namespace::Host, Namespace::Join(3)] {
+            let unsafe_one = Plan {
+                may_block: false,
+                pid,
+                ..shared.clone()
+            };
+            assert!(Plan::decode(&unsafe_one.encode(), 4).is_err());
         }
     }
 

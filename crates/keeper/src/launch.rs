@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
-use gantry_keeper_proto::plan::{FdIndex, Network, Plan, Step};
+use gantry_keeper_proto::plan::{FdIndex, Namespace, Plan, Step};
 
 use crate::child::{self, Context, Done, Failed, Status, at};
 use crate::container::{Ends, wait};
@@ -175,9 +175,16 @@ impl Launcher {
             nofile: host.nofile,
             proc: host.proc.as_raw_fd(),
         };
+        let clone = || match plan.pid {
+            Namespace::New | Namespace::Host => self.clone(&context),
+            Namespace::Join(namespace) => {
+                let _children = ChildrenIn::join(context.fd(namespace))?;
+                self.clone(&context)
+            }
+        };
         let cloned = match &slow {
-            Some(s) => with_status(&s.status, || self.clone(&context)),
-            None => self.clone(&context),
+            Some(s) => with_status(&s.status, clone),
+            None => clone(),
         };
         let (pid, pidfd) = cloned?;
         if slow.is_none()
@@ -245,11 +252,16 @@ fn namespaces(plan: &Plan) -> i32 {
     if plan.join.is_some() {
         return 0;
     }
-    let own = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-    match plan.network {
-        Network::New => own | libc::CLONE_NEWNET,
-        Network::Host | Network::Join(_) => own,
-    }
+    let new = |namespace: Namespace| namespace == Namespace::New;
+    let wanted = [
+        (true, libc::CLONE_NEWNS),
+        (new(plan.pid), libc::CLONE_NEWPID),
+        (new(plan.ipc), libc::CLONE_NEWIPC),
+        (!plan.host_uts, libc::CLONE_NEWUTS),
+        (new(plan.network), libc::CLONE_NEWNET),
+    ];
+    let flags = wanted.iter().filter(|(wanted, _)| *wanted);
+    flags.fold(0, |all, (_, flag)| all | flag)
 }
 
 /// Clones while the page is one that goes to forks.
@@ -262,6 +274,32 @@ fn with_status<T>(page: &StatusPage, clone: impl FnOnce() -> Done<T>) -> Done<T>
         ));
     }
     cloned
+}
+
+/// While it lives, what the keeper clones is born in another pid namespace.
+struct ChildrenIn {
+    own: OwnedFd,
+}
+
+impl ChildrenIn {
+    fn join(namespace: RawFd) -> Done<ChildrenIn> {
+        // Opened before the change, so that the way back can't fail for want of a descriptor.
+        let own = at(Step::PidJoin, raw::pidfd_open(std::process::id()))?;
+        // SAFETY: the descriptor is new and ours alone.
+        let own = unsafe { OwnedFd::from_raw_fd(own) };
+        at(Step::PidJoin, raw::setns(namespace, libc::CLONE_NEWPID))?;
+        Ok(ChildrenIn { own })
+    }
+}
+
+impl Drop for ChildrenIn {
+    fn drop(&mut self) {
+        // The kernel always lets a process go back to where it is itself. If it did not, it would refuse every clone
+        // into a new pid namespace from here on: nothing could start in the wrong one unnoticed.
+        if let Err(errno) = raw::setns(self.own.as_raw_fd(), libc::CLONE_NEWPID) {
+            crate::log(format_args!("back to the own pid namespace: errno {errno}"));
+        }
+    }
 }
 
 struct Slow {

@@ -105,6 +105,15 @@ pub fn setns(fd: RawFd, kind: i32) -> SysResult {
     call(libc::SYS_setns, &[fd as usize, kind as usize]).map(drop)
 }
 
+/// The caller's id in its own pid namespace.
+pub fn getpid() -> i32 {
+    call(libc::SYS_getpid, &[]).map_or(0, |pid| pid as i32)
+}
+
+pub fn pidfd_open(pid: u32) -> SysResult<RawFd> {
+    call(libc::SYS_pidfd_open, &[pid as usize, 0]).map(|fd| fd as RawFd)
+}
+
 pub fn setsid() -> SysResult {
     call(libc::SYS_setsid, &[]).map(drop)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Host, connect, finish, launch, run, try_launch};
 use gantry_cgroup::Group;
-use gantry_launch::{BindFile, NetMode, TmpfsMount};
+use gantry_launch::{BindFile, NamespaceMode, TmpfsMount};
 use gantry_rt::testing::on_shard;
 
 fn mounts() -> usize {
@@ -364,15 +364,15 @@ fn shared_network_namespace_and_options() {
         let first_id = first.id.clone();
         let one = launch(&client, first).await;
         let namespace =
-            gantry_launch::network_namespace_of(one.pid, one.start_time_ticks).expect("namespace");
-        assert!(gantry_launch::network_namespace_of(one.pid, one.start_time_ticks + 1).is_err());
+            gantry_launch::namespace_of(one.pid, one.start_time_ticks, "net").expect("namespace");
+        assert!(gantry_launch::namespace_of(one.pid, one.start_time_ticks + 1, "net").is_err());
         let wanted = std::fs::read_link(format!("/proc/{}/ns/net", one.pid)).expect("link");
         let mut spec = host.spec(&[
             "sh",
             "-c",
             "readlink /proc/self/ns/net; cat /proc/sys/net/ipv4/ip_forward; touch /x",
         ]);
-        spec.network = NetMode::Join(namespace);
+        spec.network = NamespaceMode::Join(namespace);
         spec.sysctls
             .push(("net.ipv4.ip_forward".into(), "1".into()));
         spec.readonly_rootfs = true;
@@ -384,7 +384,7 @@ fn shared_network_namespace_and_options() {
         assert!(err.contains("/x: Read-only file system"), "{err}");
         assert_eq!(code, 1);
         let mut spec = host.spec(&["readlink", "/proc/self/ns/net"]);
-        spec.network = NetMode::Host;
+        spec.network = NamespaceMode::Host;
         let own = std::fs::read_link("/proc/self/ns/net").expect("link");
         assert_eq!(run(&client, spec).await.1.trim_end(), own.to_string_lossy());
         client.signal(&first_id, libc::SIGKILL).await.expect("kill");

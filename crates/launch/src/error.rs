@@ -159,6 +159,11 @@ pub enum KeeperError {
         "the keeper speaks protocol version {0}, which cannot start processes in running containers"
     )]
     TooOld(u32),
+    /// the keeper is of an earlier version, which gives every container namespaces of its own
+    #[error(
+        "the keeper speaks protocol version {0}, which cannot start containers in shared namespaces"
+    )]
+    TooOldToShare(u32),
     /// the connection to the keeper is gone
     #[error("the connection to the keeper is gone")]
     Gone,

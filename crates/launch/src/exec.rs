@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use gantry_cgroup::Group;
-use gantry_keeper_proto::plan::{CapabilityMasks, Join, Network, Plan, Rlimit, StdioFds, Step};
+use gantry_keeper_proto::plan::{CapabilityMasks, Join, Namespace, Plan, Rlimit, StdioFds, Step};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::client::Born;
@@ -199,7 +199,10 @@ fn describe(spec: &ExecSpec, stdio: StdioFds) -> Result<Plan, LaunchError> {
         cgroup_procs: Vec::new(),
         cgroup_namespace: false,
         oom_counter: None,
-        network: Network::Host,
+        network: Namespace::Host,
+        pid: Namespace::New,
+        ipc: Namespace::New,
+        host_uts: false,
         stdio,
         hostname: CString::default(),
         domainname: CString::default(),

@@ -11,6 +11,7 @@ mod client;
 mod error;
 mod exec;
 mod init_layer;
+mod join;
 mod prepare;
 mod spawn;
 mod spec;
@@ -22,9 +23,11 @@ pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
+pub use join::{namespace_of, shm_of};
 pub use prepare::{Prepared, RootEntry, RootView, prepare};
 pub use spec::{
     BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    DEFAULT_SHM_BYTES, LaunchSpec, NetMode, Propagation, Readonly, RootfsSpec, TmpfsMount,
+    DEFAULT_SHM_BYTES, DeviceNode, LaunchSpec, NamespaceMode, Propagation, Readonly, RootfsSpec,
+    Shm, TmpfsMount,
 };
-pub use sys::{network_namespace_of, process_start_time_ticks};
+pub use sys::process_start_time_ticks;

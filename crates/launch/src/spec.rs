@@ -116,15 +116,54 @@ pub struct TmpfsMount {
     pub options: String,
 }
 
-/// Which network namespace.
-#[derive(Debug)]
-pub enum NetMode {
-    /// A new one with the loopback interface up.
+/// Which namespace of a kind.
+#[derive(Debug, Default)]
+pub enum NamespaceMode {
+    /// A new one; of a network with the loopback interface up.
+    #[default]
     New,
     /// The host's.
     Host,
-    /// That of another container: a namespace file ([`crate::network_namespace_of`]) or a pidfd.
+    /// That of another container: a namespace file ([`crate::namespace_of`]) or a pidfd.
     Join(OwnedFd),
+}
+
+impl NamespaceMode {
+    /// Whether it is the container's alone.
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New)
+    }
+}
+
+/// What is at /dev/shm.
+#[derive(Debug, Default)]
+pub enum Shm {
+    /// A tmpfs of the container.
+    #[default]
+    Own,
+    /// Nothing, not even the directory.
+    Absent,
+    /// The host's /dev/shm.
+    Host,
+    /// A detached copy of another container's ([`crate::shm_of`]).
+    Of(OwnedFd),
+}
+
+/// A device node of the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Absolute path in the container; directories on the way are made.
+    pub path: String,
+    /// A block device, not a character device.
+    pub block: bool,
+    /// Device number as stat(2) gives it.
+    pub device: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// The control group.
@@ -196,7 +235,19 @@ pub struct LaunchSpec {
     /// tmpfs mounts.
     pub tmpfs: Vec<TmpfsMount>,
     /// Network namespace.
-    pub network: NetMode,
+    pub network: NamespaceMode,
+    /// Pid namespace.
+    pub pid: NamespaceMode,
+    /// IPC namespace.
+    pub ipc: NamespaceMode,
+    /// The host's UTS namespace; host name and domain name are left alone.
+    pub host_uts: bool,
+    /// A cgroup namespace of its own, in which its group is the root.
+    pub cgroup_namespace: bool,
+    /// What is at /dev/shm.
+    pub shm: Shm,
+    /// Nodes beside the usual ones.
+    pub devices: Vec<DeviceNode>,
     /// Control group.
     pub cgroup: CgroupSpec,
     /// A full spill of a missing daemon is declared as a gap instead of blocking the container.

@@ -155,6 +155,20 @@ fn make(parent: BorrowedFd<'_>, name: &str, kind: Kind) -> rustix::io::Result<()
     }
 }
 
+/// Opens a directory below `root`, making what is missing on the way.
+pub(crate) fn ensure_dir(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    ensure(root, path, Kind::Directory)?;
+    let path = if path.is_empty() { "." } else { path };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        IN_ROOT,
+    )?)
+}
+
 /// Makes a device node with exactly this mode, whatever the umask.
 pub(crate) fn make_node(
     dir: BorrowedFd<'_>,
@@ -179,17 +193,6 @@ fn start_time_of(stat: &[u8]) -> Option<u64> {
     let after = stat.iter().rposition(|b| *b == b')')? + 2;
     let fields = OsStr::from_bytes(stat.get(after..)?).to_str()?;
     fields.split(' ').nth(19)?.parse().ok()
-}
-
-/// The network namespace of a running process that is still the one we mean.
-pub fn network_namespace_of(pid: i32, start_time_ticks: u64) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let namespace = rustix::fs::open(format!("/proc/{pid}/ns/net"), flags, Mode::empty())?;
-    // Looked at after the open: if it is the same process now, it was then.
-    if process_start_time_ticks(pid)? != start_time_ticks {
-        return Err(Errno::SRCH.into());
-    }
-    Ok(namespace)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use gantry_engine::model::ResourceLimits;
 
+use super::{Machine, devices};
 use crate::error::ApiError;
 use crate::wire::create::HostConfig;
 
@@ -9,20 +10,55 @@ use crate::wire::create::HostConfig;
 const MIN_MEMORY_BYTES: i64 = 6 << 20;
 const NANOS_PER_CPU: i64 = 1_000_000_000;
 
+/// Drops what this kernel has no place for, as dockerd does: the client is told, and inspect does not show it.
+pub(super) fn drop_unsupported(host: &mut HostConfig, machine: &Machine) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if host.blkio_weight > 0 && !machine.blkio_weight {
+        warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
+        host.blkio_weight = 0;
+    }
+    let weighted = host.blkio_weight_device.as_mut().filter(|l| !l.is_empty());
+    if let Some(list) = weighted.filter(|_| !machine.blkio_weight_device) {
+        warnings.push("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.".to_owned());
+        list.clear();
+    }
+    warnings
+}
+
 /// Checks the limits and fills what follows from others.
 pub(super) fn check(host: &mut HostConfig, cpus: u32) -> Result<(), ApiError> {
-    memory(host)?;
-    cpu(host, cpus)?;
-    if host.blkio_weight > 0 && !(10..=1000).contains(&host.blkio_weight) {
+    if host.memory == 0 && host.memory_swap > 0 {
         return Err(ApiError::invalid(
-            "Range of blkio weight is from 10 to 1000",
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
         ));
+    }
+    if host.cpu_shares < 0 {
+        return Err(ApiError::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            host.cpu_shares
+        )));
+    }
+    check_update(host, cpus)?;
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
     }
     if host
         .pids_limit
         .is_some_and(|limit| limit == 0 || limit < -1)
     {
         host.pids_limit = None;
+    }
+    Ok(())
+}
+
+/// Checks the limits of an update, where what is not given stays as it is.
+pub(super) fn check_update(host: &mut HostConfig, cpus: u32) -> Result<(), ApiError> {
+    memory(host)?;
+    cpu(host, cpus)?;
+    if host.blkio_weight > 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return Err(ApiError::invalid(
+            "Range of blkio weight is from 10 to 1000",
+        ));
     }
     Ok(())
 }
@@ -34,11 +70,6 @@ fn memory(host: &mut HostConfig) -> Result<(), ApiError> {
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
-    }
-    if host.memory == 0 && host.memory_swap > 0 {
-        return invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        );
     }
     if let Some(swappiness) = host.memory_swappiness {
         if !(-1..=100).contains(&swappiness) {
@@ -60,20 +91,11 @@ fn memory(host: &mut HostConfig) -> Result<(), ApiError> {
             "Minimum memory limit can not be less than memory reservation limit, see usage",
         );
     }
-    if host.memory > 0 && host.memory_swap == 0 {
-        host.memory_swap = host.memory.saturating_mul(2);
-    }
     Ok(())
 }
 
 fn cpu(host: &HostConfig, cpus: u32) -> Result<(), ApiError> {
     let invalid = |text: String| Err(ApiError::invalid(text));
-    if host.cpu_shares < 0 {
-        return invalid(format!(
-            "invalid CPU shares ({}): value must be a positive integer",
-            host.cpu_shares
-        ));
-    }
     if host.nano_cpus > 0 && (host.cpu_period > 0 || host.cpu_quota > 0) {
         let other = if host.cpu_period > 0 {
             "Period"
@@ -97,6 +119,12 @@ fn cpu(host: &HostConfig, cpus: u32) -> Result<(), ApiError> {
     }
     if host.cpu_quota > 0 && host.cpu_quota < 1000 {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)".into());
+    }
+    if host.cpu_realtime_runtime != 0
+        && host.cpu_realtime_period != 0
+        && host.cpu_realtime_runtime > host.cpu_realtime_period
+    {
+        return invalid("cpu real-time runtime cannot be higher than cpu real-time period".into());
     }
     set(
         &host.cpuset_cpus,
@@ -170,6 +198,14 @@ pub(super) fn to_engine(host: &HostConfig) -> ResourceLimits {
         pids_max: host.pids_limit,
         blkio_weight: (host.blkio_weight > 0).then_some(host.blkio_weight),
         oom_kill_disable: host.oom_kill_disable == Some(true),
+        blkio_weight_devices: devices::weights(host),
+        blkio_read_bytes: devices::rates(&host.blkio_device_read_bps),
+        blkio_write_bytes: devices::rates(&host.blkio_device_write_bps),
+        blkio_read_ops: devices::rates(&host.blkio_device_read_iops),
+        blkio_write_ops: devices::rates(&host.blkio_device_write_iops),
+        cpu_rt_period_us: (host.cpu_realtime_period != 0).then_some(host.cpu_realtime_period),
+        cpu_rt_runtime_us: (host.cpu_realtime_runtime != 0).then_some(host.cpu_realtime_runtime),
+        kernel_memory_tcp_bytes: positive(host.kernel_memory_tcp),
     }
 }
 

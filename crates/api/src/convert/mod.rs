@@ -2,15 +2,20 @@
 //! everything that is not built.
 
 mod config;
+mod devices;
 mod limits;
 mod modes;
 mod mounts;
 mod security;
+mod update;
 mod versions;
 
 pub use mounts::shown as shown_mount;
 
 use std::sync::Arc;
+
+pub use modes::name_joined;
+pub use update::update_spec;
 
 use gantry_engine::model::{CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit};
 
@@ -31,6 +36,19 @@ const OTHER_LOG_DRIVERS: &[&str] = &[
     "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs",
 ];
 
+/// What a request is checked against.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Machine {
+    /// CPUs that containers may use.
+    pub cpus: u32,
+    /// Only cgroup2 is there.
+    pub cgroup_v2: bool,
+    /// Block I/O can be weighted.
+    pub blkio_weight: bool,
+    /// Block I/O can be weighted by device.
+    pub blkio_weight_device: bool,
+}
+
 /// Makes the engine's specification of a request.
 ///
 /// The strings are warnings for the client.
@@ -38,7 +56,7 @@ pub fn create_spec(
     name: Option<String>,
     mut request: CreateRequest,
     version: ApiVersion,
-    cpus: u32,
+    machine: &Machine,
 ) -> Result<(CreateSpec, Vec<String>), ApiError> {
     let mut host = request.host_config.clone().unwrap_or_default();
     versions::adjust(&mut request, &mut host, version);
@@ -47,15 +65,24 @@ pub fn create_spec(
     refuse_unbuilt(&request, &host)?;
     let network_mode = modes::network(&request, &host)?;
     modes::namespaces(&host)?;
-    limits::check(&mut host, cpus)?;
+    modes::check_uts(&request, &host)?;
+    let mut warnings = limits::drop_unsupported(&mut host, machine);
+    limits::check(&mut host, machine.cpus)?;
     let restart = restart_policy(&mut host)?;
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
     let mounts = mounts::parse(&host)?;
-    let warnings = warnings(&host);
-    fill_defaults(&mut host, &network_mode.as_docker());
+    warnings.extend(general_warnings(&host));
+    fill_defaults(&mut host, &network_mode.as_docker(), machine);
     let spec_host = HostSpec {
         network_mode,
+        pid_mode: modes::pid(&host.pid_mode),
+        ipc_mode: modes::ipc(&host.ipc_mode),
+        host_uts: host.uts_mode == "host",
+        host_cgroup_namespace: host.cgroupns_mode == "host",
+        devices: devices::mappings(&host),
+        device_cgroup_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
+        device_requests: devices::requests(&host),
         auto_remove: host.auto_remove,
         restart,
         limits: limits::to_engine(&host),
@@ -111,7 +138,7 @@ pub fn create_spec(
 }
 
 /// What dockerd says about settings that it takes and does not follow, or that are dangerous.
-fn warnings(host: &HostConfig) -> Vec<String> {
+fn general_warnings(host: &HostConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     if host.oom_kill_disable == Some(true) && host.memory == 0 {
         warnings.push(
@@ -198,48 +225,8 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
         ),
         (some(&host.links), "links (Links)"),
         (
-            some(&host.devices),
-            "devices (Devices; docker run --device)",
-        ),
-        (
-            some(&host.device_cgroup_rules),
-            "device rules (DeviceCgroupRules)",
-        ),
-        (
-            some(&host.device_requests),
-            "device requests (DeviceRequests; docker run --gpus)",
-        ),
-        (
             host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
             "storage options (StorageOpt)",
-        ),
-        (
-            some(&host.blkio_weight_device),
-            "block I/O limits of devices (BlkioWeightDevice)",
-        ),
-        (
-            some(&host.blkio_device_read_bps),
-            "block I/O limits of devices (BlkioDeviceReadBps)",
-        ),
-        (
-            some(&host.blkio_device_write_bps),
-            "block I/O limits of devices (BlkioDeviceWriteBps)",
-        ),
-        (
-            some(&host.blkio_device_read_iops),
-            "block I/O limits of devices (BlkioDeviceReadIOps)",
-        ),
-        (
-            some(&host.blkio_device_write_iops),
-            "block I/O limits of devices (BlkioDeviceWriteIOps)",
-        ),
-        (
-            host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0,
-            "real-time CPU limits (CpuRealtimePeriod)",
-        ),
-        (
-            host.kernel_memory_tcp != 0,
-            "kernel TCP memory limits (KernelMemoryTCP)",
         ),
         (healthcheck, "health checks (Healthcheck)"),
         (
@@ -368,7 +355,7 @@ fn restart_policy(host: &mut HostConfig) -> Result<RestartPolicy, ApiError> {
 }
 
 /// Fills what the client left open, as dockerd shows it in inspect.
-fn fill_defaults(host: &mut HostConfig, network_mode: &str) {
+fn fill_defaults(host: &mut HostConfig, network_mode: &str, machine: &Machine) {
     fn fill(field: &mut String, value: &str) {
         if field.is_empty() {
             field.push_str(value);
@@ -378,7 +365,10 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str) {
     fill(&mut host.restart_policy.name, "no");
     fill(&mut host.log_config.driver, "json-file");
     fill(&mut host.ipc_mode, "private");
-    fill(&mut host.cgroupns_mode, "private");
+    fill(
+        &mut host.cgroupns_mode,
+        if machine.cgroup_v2 { "private" } else { "host" },
+    );
     fill(&mut host.runtime, RUNTIME_NAME);
     if host.shm_size == 0 {
         host.shm_size = DEFAULT_SHM_BYTES;
@@ -387,7 +377,8 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str) {
     // What is empty is shown as if it had not been sent.
     host.links = host.links.take().filter(|l| !l.is_empty());
     host.mounts = host.mounts.take().filter(|l| !l.is_empty());
-    if host.privileged && host.security_opt.is_none() {
+    let unlabelled = host.privileged || host.pid_mode == "host" || host.ipc_mode == "host";
+    if unlabelled && host.security_opt.is_none() {
         host.security_opt = Some(vec!["label=disable".to_owned()]);
     }
     let defaults = |list: &[&str]| Some(list.iter().map(|&s| s.to_owned()).collect());

@@ -1,6 +1,6 @@
 //! Namespace modes: which are built, which are refused and how.
 
-use gantry_engine::model::NetworkMode;
+use gantry_engine::model::{IpcMode, NetworkMode, PidMode};
 
 use crate::error::ApiError;
 use crate::wire::create::{CreateRequest, Endpoint, HostConfig};
@@ -77,29 +77,33 @@ fn check_shared(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiErr
     Ok(())
 }
 
-/// The other namespaces: the container's own, or an error.
+/// Refuses what is no mode of the other namespaces.
 pub(super) fn namespaces(host: &HostConfig) -> Result<(), ApiError> {
-    one("PID", "PidMode", &host.pid_mode, &[""], &["host"])?;
-    one(
-        "IPC",
-        "IpcMode",
-        &host.ipc_mode,
-        &["", "private"],
-        &["host", "none", "shareable"],
-    )?;
-    one("UTS", "UTSMode", &host.uts_mode, &[""], &["host"])?;
-    one(
-        "cgroup namespace",
-        "CgroupnsMode",
-        &host.cgroupns_mode,
-        &["", "private"],
-        &["host"],
-    )?;
-    if !matches!(host.userns_mode.as_str(), "" | "host") {
-        return Err(ApiError::invalid(format!(
-            "invalid user namespace mode: {}",
-            host.userns_mode
-        )));
+    let container = |mode: &str| mode.strip_prefix("container:").map(str::to_owned);
+    // Docker wants a name here, and finds out at the start that it has none there.
+    let pid = matches!(host.pid_mode.as_str(), "" | "host")
+        || container(&host.pid_mode).is_some_and(|name| !name.is_empty());
+    let ipc = matches!(
+        host.ipc_mode.as_str(),
+        "" | "private" | "shareable" | "host" | "none"
+    ) || container(&host.ipc_mode).is_some();
+    for (valid, what, mode) in [
+        (pid, "PID", &host.pid_mode),
+        (ipc, "IPC", &host.ipc_mode),
+        (
+            matches!(host.uts_mode.as_str(), "" | "host"),
+            "UTS",
+            &host.uts_mode,
+        ),
+        (
+            matches!(host.cgroupns_mode.as_str(), "" | "private" | "host"),
+            "cgroup namespace",
+            &host.cgroupns_mode,
+        ),
+    ] {
+        if !valid {
+            return Err(ApiError::invalid(format!("invalid {what} mode: {mode}")));
+        }
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(ApiError::invalid(format!(
@@ -115,20 +119,50 @@ pub(super) fn namespaces(host: &HostConfig) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn one(
-    what: &str,
-    field: &str,
-    mode: &str,
-    built: &[&str],
-    known: &[&str],
+/// What a container that has the host's names can't have.
+pub(super) fn check_uts(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiError> {
+    if host.uts_mode == "host" && !request.hostname.is_empty() {
+        return Err(ApiError::invalid(
+            "conflicting options: hostname and the UTS mode",
+        ));
+    }
+    Ok(())
+}
+
+/// `PidMode`, which is valid.
+pub(super) fn pid(mode: &str) -> PidMode {
+    match (mode, mode.strip_prefix("container:")) {
+        (_, Some(key)) => PidMode::Container(key.to_owned()),
+        ("host", None) => PidMode::Host,
+        _ => PidMode::Private,
+    }
+}
+
+/// `IpcMode`, which is valid.
+pub(super) fn ipc(mode: &str) -> IpcMode {
+    match (mode, mode.strip_prefix("container:")) {
+        (_, Some(key)) => IpcMode::Container(key.to_owned()),
+        ("host", None) => IpcMode::Host,
+        ("none", None) => IpcMode::None,
+        ("shareable", None) => IpcMode::Shareable,
+        _ => IpcMode::Private,
+    }
+}
+
+/// Puts the id in place of a name after `container:`.
+///
+/// # Errors
+/// No such container, in Docker's words.
+pub fn name_joined(
+    host: &mut HostConfig,
+    id_of: impl Fn(&str) -> Result<String, ApiError>,
 ) -> Result<(), ApiError> {
-    if built.contains(&mode) {
-        return Ok(());
+    for mode in [&mut host.ipc_mode, &mut host.pid_mode] {
+        let Some(key) = mode.strip_prefix("container:").filter(|k| !k.is_empty()) else {
+            continue;
+        };
+        let id = id_of(key).map_err(|e| ApiError::invalid(e.message))?;
+        *mode = format!("container:{id}");
     }
-    if known.contains(&mode) || mode.starts_with("container:") {
-        return Err(ApiError::not_implemented(format!(
-            "{field} {mode}: this is not implemented yet"
-        )));
-    }
-    Err(ApiError::invalid(format!("invalid {what} mode: {mode}")))
+    Ok(())
 }

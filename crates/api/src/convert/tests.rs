@@ -2,7 +2,11 @@ use super::*;
 
 fn spec(json: &str) -> Result<CreateSpec, ApiError> {
     let request = crate::json::decode(crate::json::parse(json.as_bytes())?)?;
-    create_spec(None, request, ApiVersion::CURRENT, 2).map(|(spec, _)| spec)
+    let machine = Machine {
+        cpus: 2,
+        ..Machine::default()
+    };
+    create_spec(None, request, ApiVersion::CURRENT, &machine).map(|(spec, _)| spec)
 }
 
 fn error(host: &str) -> (u16, String) {
@@ -88,8 +92,8 @@ fn what_is_not_built_is_refused_loudly() {
         r#"{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}"#,
         r#"{"PublishAllPorts":true}"#,
         r#"{"Mounts":[{"Type":"image","Source":"busybox","Target":"/x"}]}"#,
-        r#"{"PidMode":"host"}"#,
-        r#"{"Devices":[{"PathOnHost":"/dev/null"}]}"#,
+        r#"{"StorageOpt":{"size":"1g"}}"#,
+        r#"{"Links":["a:b"]}"#,
         r#"{"LogConfig":{"Type":"syslog"}}"#,
     ] {
         assert_eq!(error(host).0, 501, "{host}");
@@ -99,6 +103,26 @@ fn what_is_not_built_is_refused_loudly() {
     // A network's absence is found at the start.
     let named = spec(r#"{"Image":"b","HostConfig":{"NetworkMode":"mine"}}"#).unwrap();
     assert_eq!(named.host.network_mode.as_docker(), "mine");
+}
+
+#[test]
+fn joined_containers_are_named_by_id() {
+    let mut host = HostConfig {
+        pid_mode: "container:web".to_owned(),
+        ipc_mode: "container:".to_owned(),
+        ..HostConfig::default()
+    };
+    name_joined(&mut host, |key| Ok(format!("id-of-{key}"))).unwrap();
+    assert_eq!(
+        (host.pid_mode.as_str(), host.ipc_mode.as_str()),
+        ("container:id-of-web", "container:")
+    );
+    let missing = |key: &str| Err(ApiError::not_found(format!("No such container: {key}")));
+    let error = name_joined(&mut host, missing).unwrap_err();
+    assert_eq!(
+        (error.status.as_u16(), error.message.as_str()),
+        (400, "No such container: id-of-web")
+    );
 }
 
 #[test]
@@ -150,4 +174,37 @@ fn the_real_cli() {
         spec.config.cmd,
         Some(vec!["echo".to_owned(), "hi".to_owned()])
     );
+}
+
+/// The first two columns of the rows of a section of the table.
+fn rows(section: &str) -> Vec<(&'static str, &'static str)> {
+    let table = include_str!("../../../../docs/compat/hostconfig.md");
+    let section = table.split("\n## ").find(|s| s.starts_with(section));
+    let lines = section.expect("the section").lines();
+    let cells = lines
+        .filter_map(|line| line.strip_prefix("| "))
+        .filter(|line| !line.starts_with("field "));
+    cells
+        .map(|line| {
+            let mut cells = line.split(" | ");
+            (cells.next().unwrap(), cells.next().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn every_field_is_in_the_table() {
+    let sections = [
+        ("HostConfig\n", HostConfig::KEYS),
+        ("Config\n", CreateRequest::KEYS),
+    ];
+    for (section, fields) in sections {
+        let rows = rows(section);
+        let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, fields, "the rows are the fields in their order");
+        for (name, state) in rows {
+            let known = state == "built" || state == "kept" || state.starts_with("refused");
+            assert!(known, "{name}: {state}");
+        }
+    }
 }

@@ -16,6 +16,13 @@ pub(super) fn adjust(request: &mut CreateRequest, host: &mut HostConfig, version
     if !version.at_least(43) {
         host.annotations = None;
     }
+    if !version.at_least(40) {
+        host.kernel_memory_tcp = 0;
+        // Before there was a choice, everything could be joined.
+        if host.ipc_mode.is_empty() {
+            host.ipc_mode.push_str("shareable");
+        }
+    }
     let check = request
         .healthcheck
         .as_mut()

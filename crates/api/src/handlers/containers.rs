@@ -8,7 +8,7 @@ use crate::render::{self, Sizes};
 use crate::reply::{self, Reply};
 use crate::service::Call;
 use crate::wire::container::CreateResponse;
-use crate::wire::create::CreateRequest;
+use crate::wire::create::{CreateRequest, UpdateRequest};
 use crate::{convert, filters, json, text};
 
 /// Top-level fields of a create request that are not the container's configuration.
@@ -31,15 +31,19 @@ pub(super) async fn create(mut call: Call) -> Reply {
         .as_object()
         .is_some_and(|fields| fields.keys().any(is_config));
     let request: Option<CreateRequest> = json::decode(document)?;
-    let Some(request) = request.filter(|_| configured) else {
+    let Some(mut request) = request.filter(|_| configured) else {
         return Err(ApiError::invalid(
             "config cannot be empty in order to create a container",
         ));
     };
     check_platform(&call, &request.image)?;
     let unbuilt = unbuilt_of_image(&call, &request);
-    let (spec, mut warnings) =
-        convert::create_spec(name, request, call.version, call.ctx.daemon.cpus)?;
+    if let Some(host) = &mut request.host_config {
+        let id_of = |key: &str| Ok(call.ctx.engine.inspect(key)?.id.to_string());
+        convert::name_joined(host, id_of)?;
+    }
+    let machine = &call.ctx.daemon.machine();
+    let (spec, mut warnings) = convert::create_spec(name, request, call.version, machine)?;
     warnings.extend(unbuilt);
     let made = call.ctx.engine.create(spec).await?;
     warnings.extend(made.warnings);
@@ -278,6 +282,36 @@ pub(super) async fn rename(call: Call) -> Reply {
     }
     call.ctx.engine.rename(&call.key, name).await?;
     reply::empty(StatusCode::NO_CONTENT)
+}
+
+/// `null` instead of an empty list of warnings, as dockerd.
+#[derive(serde::Serialize)]
+struct Updated {
+    #[serde(rename = "Warnings")]
+    warnings: Option<Vec<String>>,
+}
+
+pub(super) async fn update(mut call: Call) -> Reply {
+    let body = call.json_bytes().await?;
+    // Without a body there is nothing to change.
+    let document = match body.iter().all(u8::is_ascii_whitespace) {
+        true => serde_json::Value::Null,
+        false => json::parse(&body)?,
+    };
+    let mut request: UpdateRequest = json::decode(document).map_err(|e| {
+        // Go names the type only where the fields of another are embedded.
+        ApiError::invalid(
+            e.message
+                .replace("struct field .", "struct field UpdateConfig."),
+        )
+    })?;
+    if !call.version.at_least(40) {
+        request.pids_limit = None;
+    }
+    let (change, warnings) = convert::update_spec(request, &call.ctx.daemon.machine())?;
+    call.ctx.engine.update(&call.key, change).await?;
+    let warnings = Some(warnings).filter(|w| !w.is_empty());
+    reply::json(StatusCode::OK, &Updated { warnings })
 }
 
 /// Rows and columns of a resize.

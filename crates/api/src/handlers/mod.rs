@@ -42,6 +42,7 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerKill => containers::kill(call).await,
         ContainerPause => containers::pause(call).await,
         ContainerUnpause => containers::unpause(call).await,
+        ContainerUpdate => containers::update(call).await,
         ContainerRename => containers::rename(call).await,
         ContainerResize => containers::resize(call).await,
         ContainerTop => containers::top(call).await,

@@ -125,6 +125,64 @@ document! {
 }
 
 document! {
+    /// `Devices`
+    pub struct DeviceMapping = "container.DeviceMapping" {
+        "PathOnHost" => path_on_host: String,
+        "PathInContainer" => path_in_container: String,
+        "CgroupPermissions" => cgroup_permissions: String,
+    }
+}
+
+document! {
+    /// `DeviceRequests`
+    pub struct DeviceRequest = "container.DeviceRequest" {
+        "Driver" => driver: String,
+        "Count" => count: i64,
+        "DeviceIDs" => device_ids: List<String>,
+        "Capabilities" => capabilities: List<Vec<String>>,
+        "Options" => options: Option<BTreeMap<String, String>>,
+    }
+}
+
+document! {
+    /// `BlkioWeightDevice`
+    pub struct WeightDevice = "blkiodev.WeightDevice" {
+        "Path" => path: String,
+        "Weight" => weight: u16,
+    }
+}
+
+document! {
+    /// `BlkioDeviceReadBps` and its like.
+    pub struct ThrottleDevice = "blkiodev.ThrottleDevice" {
+        "Path" => path: String,
+        "Rate" => rate: u64,
+    }
+}
+
+document! {
+    /// Body of `POST /containers/{id}/update`: what of it is followed.
+    pub struct UpdateRequest = "container.UpdateConfig" {
+        "CpuShares" => cpu_shares: i64,
+        "Memory" => memory: i64,
+        "NanoCpus" => nano_cpus: i64,
+        "BlkioWeight" => blkio_weight: u16,
+        "CpuPeriod" => cpu_period: i64,
+        "CpuQuota" => cpu_quota: i64,
+        "CpuRealtimePeriod" => cpu_realtime_period: i64,
+        "CpuRealtimeRuntime" => cpu_realtime_runtime: i64,
+        "CpusetCpus" => cpuset_cpus: String,
+        "CpusetMems" => cpuset_mems: String,
+        "MemoryReservation" => memory_reservation: i64,
+        "MemorySwap" => memory_swap: i64,
+        "MemorySwappiness" => memory_swappiness: Option<i64>,
+        "OomKillDisable" => oom_kill_disable: Option<bool>,
+        "PidsLimit" => pids_limit: Option<i64>,
+        "RestartPolicy" => restart_policy: RestartPolicy,
+    }
+}
+
+document! {
     /// `HostConfig`, complete, in dockerd's order.
     pub struct HostConfig = "container.HostConfig" {
         "Binds" => binds: List<String>,
@@ -172,20 +230,20 @@ document! {
         "NanoCpus" => nano_cpus: i64,
         "CgroupParent" => cgroup_parent: String,
         "BlkioWeight" => blkio_weight: u16,
-        "BlkioWeightDevice" => blkio_weight_device: List<Value>,
-        "BlkioDeviceReadBps" => blkio_device_read_bps: List<Value>,
-        "BlkioDeviceWriteBps" => blkio_device_write_bps: List<Value>,
-        "BlkioDeviceReadIOps" => blkio_device_read_iops: List<Value>,
-        "BlkioDeviceWriteIOps" => blkio_device_write_iops: List<Value>,
+        "BlkioWeightDevice" => blkio_weight_device: List<WeightDevice>,
+        "BlkioDeviceReadBps" => blkio_device_read_bps: List<ThrottleDevice>,
+        "BlkioDeviceWriteBps" => blkio_device_write_bps: List<ThrottleDevice>,
+        "BlkioDeviceReadIOps" => blkio_device_read_iops: List<ThrottleDevice>,
+        "BlkioDeviceWriteIOps" => blkio_device_write_iops: List<ThrottleDevice>,
         "CpuPeriod" => cpu_period: i64,
         "CpuQuota" => cpu_quota: i64,
         "CpuRealtimePeriod" => cpu_realtime_period: i64,
         "CpuRealtimeRuntime" => cpu_realtime_runtime: i64,
         "CpusetCpus" => cpuset_cpus: String,
         "CpusetMems" => cpuset_mems: String,
-        "Devices" => devices: List<Value>,
+        "Devices" => devices: List<DeviceMapping>,
         "DeviceCgroupRules" => device_cgroup_rules: List<String>,
-        "DeviceRequests" => device_requests: List<Value>,
+        "DeviceRequests" => device_requests: List<DeviceRequest>,
         #[serde(skip_serializing_if = "is_zero")]
         "KernelMemoryTCP" => kernel_memory_tcp: i64,
         "MemoryReservation" => memory_reservation: i64,

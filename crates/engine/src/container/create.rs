@@ -109,6 +109,10 @@ const DISCARDED: &[(&str, &str)] = &[
         "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
     ),
     (
+        "kernel memory TCP",
+        "Your kernel does not support kernel memory TCP limit capabilities or the cgroup is not mounted. Limitation discarded.",
+    ),
+    (
         "blkio weight",
         "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
     ),

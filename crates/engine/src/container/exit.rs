@@ -50,6 +50,9 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     if run.exiting.replace(true) {
         return;
     }
+    if container.fixed.host.pid_mode != PidMode::Private {
+        end_the_others(container, &run).await;
+    }
     if gantry_rt::timeout(DRAIN_LIMIT, drained_or_silent(&run))
         .await
         .is_err()
@@ -58,6 +61,14 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
         tracing::warn!(id = %container.id, "output is still open after the exit");
     }
     settle(container, &run, &exit).await;
+}
+
+/// In a shared pid namespace the kernel does not end the other processes with the first one.
+async fn end_the_others(container: &Rc<Container>, run: &Rc<Run>) {
+    let group = run.group.clone();
+    if let Err(e) = files::on_worker(move || Ok(group.kill_all()?)).await {
+        tracing::warn!(id = %container.id, error = %e, "processes are left after the exit");
+    }
 }
 
 /// Waits until the output has ended, or nothing came for a while.
@@ -86,7 +97,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     let (policy, attempts, manually) = {
         let inner = container.inner.borrow();
         (
-            container.fixed.host.restart,
+            inner.settings.host.restart,
             inner.restart_count,
             container.no_restart.get(),
         )

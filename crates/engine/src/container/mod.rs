@@ -12,6 +12,7 @@ pub(crate) mod rename;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -40,6 +41,7 @@ pub const MAX_WAITERS: usize = 4096;
 pub(crate) struct Container {
     pub(crate) id: ContainerId,
     pub(crate) shard: Rc<ShardEngine>,
+    /// As it was when this daemon first saw it; what `update` changes is in [`Container::settings`].
     pub(crate) fixed: Arc<FixedView>,
     /// Serialises start, stop, remove, rename.
     pub(crate) ops: LocalLock,
@@ -77,6 +79,7 @@ pub(crate) struct Container {
 /// The changing part; borrowed only between awaits.
 pub(crate) struct Inner {
     pub(crate) name: Arc<str>,
+    pub(crate) settings: Arc<FixedView>,
     pub(crate) state: StateRecord,
     pub(crate) restart_count: u32,
     pub(crate) run: Option<Rc<Run>>,
@@ -117,10 +120,11 @@ impl Container {
             wire: record.wire.into(),
             dir,
         };
+        let fixed = Arc::new(fixed);
         Rc::new(Self {
             id: record.id.into(),
             shard: shard.clone(),
-            fixed: Arc::new(fixed),
+            fixed: fixed.clone(),
             ops: LocalLock::default(),
             changed: Notify::new(),
             restart_cancelled: Notify::new(),
@@ -138,6 +142,7 @@ impl Container {
             execs: Execs::default(),
             inner: RefCell::new(Inner {
                 name: record.name.into(),
+                settings: fixed,
                 state: record.state,
                 restart_count: record.restart_count,
                 run: None,
@@ -151,6 +156,12 @@ impl Container {
 
     pub(crate) fn status(&self) -> Status {
         self.inner.borrow().state.status
+    }
+
+    /// The container's settings as the last `update` left them: limits, restart policy, the client's document. All
+    /// else is as in `fixed`.
+    pub(crate) fn settings(&self) -> Arc<FixedView> {
+        self.inner.borrow().settings.clone()
     }
 
     pub(crate) fn name(&self) -> Arc<str> {
@@ -197,8 +208,8 @@ impl Container {
             path: self.fixed.path.clone(),
             args: self.fixed.args.clone(),
             config: self.fixed.config.clone(),
-            host: self.fixed.host.clone(),
-            wire: self.fixed.wire.to_string(),
+            host: inner.settings.host.clone(),
+            wire: inner.settings.wire.to_string(),
             state: inner.state.clone(),
             restart_count: inner.restart_count,
         }
@@ -228,7 +239,7 @@ impl Container {
                 oom_killed: state.oom_killed,
             },
             restart_count: inner.restart_count,
-            fixed: self.fixed.clone(),
+            fixed: inner.settings.clone(),
             revision: state.sequence,
         }
     }

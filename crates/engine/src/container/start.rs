@@ -80,7 +80,7 @@ pub(crate) async fn start_locked(
             let points = &container.fixed.host.mounts;
             volumes::announce_mounts(&container.shard.shared, &container.id, points);
             container.event("start", &[]);
-            if container.fixed.host.restart != RestartPolicy::No {
+            if container.settings().host.restart != RestartPolicy::No {
                 remember_running(container);
             }
             Ok(())

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MountPoint, MountRequest, VolumesFrom};
+use super::{
+    DeviceMapping, DeviceRate, DeviceRequest, IpcMode, MountPoint, MountRequest, PidMode,
+    VolumesFrom,
+};
 
 /// A request to create a container. Image, entrypoint and so on are as the client gave them; the
 /// engine merges the image's configuration into it.
@@ -83,6 +86,20 @@ pub struct ContainerConfig {
 pub struct HostSpec {
     /// Which network namespace.
     pub network_mode: NetworkMode,
+    /// Which pid namespace.
+    pub pid_mode: PidMode,
+    /// Which IPC namespace.
+    pub ipc_mode: IpcMode,
+    /// The host's UTS namespace.
+    pub host_uts: bool,
+    /// The host's cgroup namespace.
+    pub host_cgroup_namespace: bool,
+    /// Devices of the host.
+    pub devices: Vec<DeviceMapping>,
+    /// Rules of the client for device nodes (`c 1:3 rwm`); they are read at the start.
+    pub device_cgroup_rules: Vec<String>,
+    /// Devices that drivers are to find; there are none, so the start fails.
+    pub device_requests: Vec<DeviceRequest>,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
     /// What happens when it ends by itself.
@@ -211,6 +228,22 @@ pub struct ResourceLimits {
     pub pids_max: Option<i64>,
     /// Relative block I/O weight (10 to 1,000).
     pub blkio_weight: Option<u16>,
+    /// Relative weights of single devices.
+    pub blkio_weight_devices: Vec<DeviceRate>,
+    /// Bytes read per second.
+    pub blkio_read_bytes: Vec<DeviceRate>,
+    /// Bytes written per second.
+    pub blkio_write_bytes: Vec<DeviceRate>,
+    /// Reads per second.
+    pub blkio_read_ops: Vec<DeviceRate>,
+    /// Writes per second.
+    pub blkio_write_ops: Vec<DeviceRate>,
+    /// Real-time period in microseconds (v1 only).
+    pub cpu_rt_period_us: Option<i64>,
+    /// Real-time share of that period in microseconds (v1 only).
+    pub cpu_rt_runtime_us: Option<i64>,
+    /// Kernel memory of TCP buffers in bytes (v1 only).
+    pub kernel_memory_tcp_bytes: Option<u64>,
     /// Do not kill on out of memory (v1 only).
     pub oom_kill_disable: bool,
 }

@@ -19,13 +19,14 @@ pub struct ContainerView {
     pub state: StateView,
     /// How often the restart policy has started it again.
     pub restart_count: u32,
-    /// What does not change while the container exists.
+    /// What only `update` changes, by exchanging it as a whole.
     pub fixed: Arc<FixedView>,
     /// Grows with every change of this container; a cache key.
     pub revision: u64,
 }
 
-/// The parts of a container that never change after creation.
+/// The parts of a container that do not change by running it. Of these `update` changes limits, restart policy and the
+/// client's document.
 #[derive(Debug, Clone)]
 pub struct FixedView {
     /// Creation time, nanoseconds since 1970.

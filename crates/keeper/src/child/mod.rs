@@ -11,7 +11,7 @@ mod program;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use gantry_keeper_proto::plan::{Network, Plan, Step};
+use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 
 use crate::raw::{self, Errno, SysResult};
 
@@ -111,7 +111,7 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn fd(&self, index: u8) -> RawFd {
+    pub(crate) fn fd(&self, index: u8) -> RawFd {
         // Checked when the plan was decoded; -1 gives EBADF.
         self.fds.get(usize::from(index)).copied().unwrap_or(-1)
     }
@@ -139,13 +139,13 @@ fn run(context: &Context<'_>) -> Done<Never> {
     fresh_state()?;
     join_cgroups(context)?;
     join_network(context)?;
+    join_ipc(context)?;
     session(plan.stdio.tty_slave.map(|slave| context.fd(slave)))?;
     standard_streams(context)?;
     mounts::attach_root(context)?;
     mounts::attach_all(context)?;
-    at(Step::Hostname, raw::sethostname(&plan.hostname))?;
-    if !plan.domainname.is_empty() {
-        at(Step::Hostname, raw::setdomainname(&plan.domainname))?;
+    if !plan.host_uts {
+        name_host(plan)?;
     }
     mounts::write_sysctls(context)?;
     mounts::write_oom_score(context)?;
@@ -175,14 +175,32 @@ fn join_cgroups(context: &Context<'_>) -> Done {
     Ok(())
 }
 
+fn name_host(plan: &Plan) -> Done {
+    at(Step::Hostname, raw::sethostname(&plan.hostname))?;
+    if plan.domainname.is_empty() {
+        return Ok(());
+    }
+    at(Step::Hostname, raw::setdomainname(&plan.domainname))
+}
+
+fn join_ipc(context: &Context<'_>) -> Done {
+    let Namespace::Join(fd) = context.plan.ipc else {
+        return Ok(());
+    };
+    at(
+        Step::IpcJoin,
+        raw::setns(context.fd(fd), libc::CLONE_NEWIPC),
+    )
+}
+
 fn join_network(context: &Context<'_>) -> Done {
     match context.plan.network {
-        Network::Host => Ok(()),
-        Network::Join(fd) => at(
+        Namespace::Host => Ok(()),
+        Namespace::Join(fd) => at(
             Step::NetworkJoin,
             raw::setns(context.fd(fd), libc::CLONE_NEWNET),
         ),
-        Network::New => at(Step::Loopback, loopback_up()),
+        Namespace::New => at(Step::Loopback, loopback_up()),
     }
 }
 

@@ -79,8 +79,18 @@ pub(super) fn write_oom_score(context: &Context<'_>) -> Done {
     };
     let mut digits = [0u8; 12];
     let text = decimal(score, &mut digits);
-    // Its own directory by number: "self" would be a symbolic link, and it is the first process of its namespace.
-    at(Step::OomScore, write_file(c"/proc/1/oom_score_adj", text))
+    // Its own directory by number: "self" would be a symbolic link, and in a shared namespace it is not number 1.
+    let mut pid_digits = [0u8; 12];
+    let pid = decimal(raw::getpid(), &mut pid_digits);
+    let mut path = [0u8; 40];
+    let parts = [&b"/proc/"[..], pid, &b"/oom_score_adj"[..]];
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    for (place, byte) in path.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| libc::EINVAL);
+    let written = path.and_then(|path| write_file(path, text));
+    at(Step::OomScore, written)
 }
 
 /// As [`write_oom_score`] for a process that still sees the host's /proc.

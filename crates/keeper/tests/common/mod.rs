@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use gantry_cgroup::{DeviceRule, Group, Hierarchy, Limits};
 use gantry_launch::{
     AdoptedContainer, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    Exit, KeeperClient, KeeperEvent, LaunchError, LaunchSpec, Launched, NetMode, RootfsSpec,
+    Exit, KeeperClient, KeeperEvent, LaunchError, LaunchSpec, Launched, NamespaceMode, RootfsSpec,
     prepare,
 };
 use gantry_rt::workers;
@@ -149,7 +149,13 @@ impl Host {
             binds: vec![],
             mounts: vec![],
             tmpfs: vec![],
-            network: NetMode::New,
+            network: NamespaceMode::New,
+            pid: NamespaceMode::New,
+            ipc: NamespaceMode::New,
+            host_uts: false,
+            cgroup_namespace: true,
+            shm: gantry_launch::Shm::Own,
+            devices: vec![],
             cgroup: CgroupSpec {
                 hierarchy: self.hierarchy.clone(),
                 parent: self.cgroup_parent(),

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, Reply, Request};
+use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, NAMESPACES_VERSION, Reply, Request};
 use gantry_keeper_proto::plan::{Plan, Step};
 
 use super::{KeeperClient, Launched, unexpected};
@@ -37,6 +37,10 @@ impl KeeperClient {
             ends,
             mut group,
         } = prepared.into_parts();
+        let version = self.version.get();
+        if plan.shares_namespaces() && version < NAMESPACES_VERSION {
+            return Err(KeeperError::TooOldToShare(version).into());
+        }
         let born = self
             .born(&plan, plan_bytes, fds)
             .await?

@@ -60,6 +60,7 @@ pub(crate) struct PreparedGroup {
 pub(crate) fn prepare(
     spec: &CgroupSpec,
     id: &str,
+    own_namespace: bool,
     fds: &mut FdTable,
 ) -> Result<PreparedGroup, LaunchError> {
     let group = Group::create(&spec.hierarchy, &spec.parent, id)?;
@@ -80,7 +81,7 @@ pub(crate) fn prepare(
         other => other?,
     };
     let trees = if v2 {
-        v2_tree(&group)?
+        v2_tree(spec, &group, own_namespace)?
     } else {
         v1_trees(&group)?
     };
@@ -113,9 +114,17 @@ fn oom_counter(group: &Group, v2: bool) -> Result<Option<OwnedFd>, LaunchError> 
     open(&dir.join(file), OFlags::RDONLY).map(Some)
 }
 
-fn v2_tree(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
-    let dir = group
-        .v2_path()
+/// In the host's cgroup namespace the whole hierarchy is shown.
+fn v2_tree(
+    spec: &CgroupSpec,
+    group: &Group,
+    own_namespace: bool,
+) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
+    let shown = match own_namespace {
+        true => group.v2_path(),
+        false => spec.hierarchy.v2_root(),
+    };
+    let dir = shown
         .map(|path| open(path, OFlags::PATH | OFlags::DIRECTORY))
         .transpose()?;
     Ok(dir.into_iter().map(|fd| (String::new(), fd)).collect())

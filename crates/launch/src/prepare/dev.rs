@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, makedev};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
+use crate::spec::DeviceNode;
 use crate::sys::make_node;
 
 const NODES: &[(&str, u32, u32)] = &[
@@ -60,7 +61,7 @@ pub(crate) fn new_fs(
 }
 
 /// /dev with the usual nodes and links; for a privileged container with every device of the host.
-pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
+pub(crate) fn dev(tty: bool, privileged: bool, with_shm: bool) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     let dev = new_fs(
         "tmpfs",
@@ -83,7 +84,8 @@ pub(crate) fn dev(tty: bool, privileged: bool) -> io::Result<OwnedFd> {
     if Path::new("/proc/kcore").exists() {
         rustix::fs::symlinkat("/proc/kcore", &dev, "core")?;
     }
-    for name in DIRECTORIES {
+    let directories = DIRECTORIES.iter().filter(|d| with_shm || **d != "shm");
+    for name in directories {
         rustix::fs::mkdirat(&dev, *name, Mode::from_raw_mode(0o755))?;
     }
     if tty {
@@ -129,9 +131,54 @@ fn copy_devices(from: &Path, to: BorrowedFd<'_>, depth: usize, left: &mut usize)
                 FileType::BlockDevice
             };
             make_node(to, &name, node, meta.mode() & 0o7777, meta.rdev())?;
+            let owner = rustix::fs::Uid::from_raw(meta.uid());
+            let group = rustix::fs::Gid::from_raw(meta.gid());
+            rustix::fs::chownat(
+                to,
+                name.as_str(),
+                Some(owner),
+                Some(group),
+                AtFlags::empty(),
+            )?;
         }
     }
     Ok(())
+}
+
+/// One device of the client below `tree`, with the owner and mode it has on the host. What is there already is used.
+pub(crate) fn device(tree: BorrowedFd<'_>, rest: &str, node: &DeviceNode) -> io::Result<()> {
+    let (parent, name) = rest.rsplit_once('/').unwrap_or(("", rest));
+    let dir = crate::sys::ensure_dir(tree, parent)?;
+    let kind = if node.block {
+        FileType::BlockDevice
+    } else {
+        FileType::CharacterDevice
+    };
+    match make_node(dir.as_fd(), name, kind, node.mode & 0o7777, node.device) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let owner = rustix::fs::Uid::from_raw(node.uid);
+    let group = rustix::fs::Gid::from_raw(node.gid);
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::chownat(
+        &dir,
+        name,
+        Some(owner),
+        Some(group),
+        flags,
+    )?)
+}
+
+/// The host's /dev/shm.
+pub(crate) fn host_shm() -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(rustix::mount::open_tree(
+        rustix::fs::CWD,
+        "/dev/shm",
+        flags,
+    )?)
 }
 
 /// /dev/shm.

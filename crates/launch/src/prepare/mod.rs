@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use gantry_keeper_proto::plan::{Network, Plan, StdioFds, Step};
+use gantry_keeper_proto::plan::{Namespace, Plan, StdioFds, Step};
 use gantry_keeper_proto::scm::MAX_MESSAGE_BYTES;
 use gantry_keeper_proto::wire::lossy;
 use rustix::fs::MemfdFlags;
@@ -24,7 +24,7 @@ use rustix::mount::MountAttrFlags;
 use self::cgroup::PreparedGroup;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
-use crate::spec::{LaunchSpec, NetMode};
+use crate::spec::{LaunchSpec, NamespaceMode};
 use crate::sys::{Kind, set_mount_attributes};
 
 pub(crate) use cgroup::GroupGuard;
@@ -71,7 +71,7 @@ impl Prepared {
 /// Mounts, pipes, control group and plan of one start.
 pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let mut fds = FdTable::default();
-    let group = cgroup::prepare(&spec.cgroup, &spec.id, &mut fds)?;
+    let group = cgroup::prepare(&spec.cgroup, &spec.id, spec.cgroup_namespace, &mut fds)?;
     let root = rootfs::mount(&spec.rootfs)?;
     let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
     let (stdio, ends) = stdio::make(Streams::of(spec), || copy_of(&devpts), &mut fds)?;
@@ -84,6 +84,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let mut mounts = Mounts::new(&root, &mut fds)?;
     mounts.standard(spec, devpts)?;
     mounts.cgroup(&group.trees, spec.privileged)?;
+    mounts.devices(spec)?;
     mounts.wanted(spec)?;
     mounts.ensure(working_directory(spec), Kind::Directory)?;
     let mask_dir = if spec.masked_paths.is_empty() {
@@ -96,13 +97,18 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         set_mount_attributes(root.as_fd(), readonly, false)
             .map_err(|e| LaunchError::prepare("make read-only", "the root file system", e))?;
     }
-    let network = match &spec.network {
-        NetMode::New => Network::New,
-        NetMode::Host => Network::Host,
-        NetMode::Join(fd) => Network::Join(mounts.fds().add_copy(fd)?),
+    let mut namespace = |mode: &NamespaceMode| {
+        Ok::<_, LaunchError>(match mode {
+            NamespaceMode::New => Namespace::New,
+            NamespaceMode::Host => Namespace::Host,
+            NamespaceMode::Join(fd) => Namespace::Join(mounts.fds().add_copy(fd)?),
+        })
     };
+    let network = namespace(&spec.network)?;
+    let (pid, ipc) = (namespace(&spec.pid)?, namespace(&spec.ipc)?);
     let rootfs = mounts.fds().add(root)?;
-    let may_block = mounts.may_block || rootfs_blocks || group.frozen;
+    // Where others can see the child it must not share the keeper's memory.
+    let may_block = mounts.may_block || rootfs_blocks || group.frozen || !spec.pid.is_new();
     let mounts = mounts.finish();
     let plan = Plan {
         may_block,
@@ -110,6 +116,8 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         mounts,
         mask_dir,
         network,
+        pid,
+        ipc,
         ..describe(spec, &group, stdio)?
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
@@ -162,9 +170,12 @@ fn describe(
         rootfs: 0,
         cgroup_dir: group.dir,
         cgroup_procs: group.procs.clone(),
-        cgroup_namespace: true,
+        cgroup_namespace: spec.cgroup_namespace,
         oom_counter: group.oom_counter,
-        network: Network::New,
+        network: Namespace::New,
+        pid: Namespace::New,
+        ipc: Namespace::New,
+        host_uts: spec.host_uts,
         stdio,
         hostname: program::text("host name", spec.hostname.clone().into_bytes())?,
         domainname: program::text("domain name", spec.domainname.clone().into_bytes())?,

@@ -11,7 +11,7 @@ use super::fds::FdTable;
 use super::program::absolute;
 use super::{bind, dev, rootfs, tmpfs};
 use crate::error::LaunchError;
-use crate::spec::{BindFile, BindMount, LaunchSpec};
+use crate::spec::{BindFile, BindMount, LaunchSpec, Shm};
 use crate::sys::{IN_ROOT, Kind, ensure, set_mount_attributes};
 
 /// Targets under these are made by the kernel or not at all.
@@ -142,7 +142,9 @@ impl<'a> Mounts<'a> {
     ) -> Result<(), LaunchError> {
         let noexec = dev::nosuid_nodev_noexec();
         self.kernel(MountSource::Proc, "/proc", noexec)?;
-        let dev_tree = dev::dev(spec.tty, spec.privileged).map_err(failed("make", "/dev"))?;
+        let with_shm = !matches!(spec.shm, Shm::Absent);
+        let dev_tree =
+            dev::dev(spec.tty, spec.privileged, with_shm).map_err(failed("make", "/dev"))?;
         self.tree(dev_tree, "/dev", Kind::Directory)?;
         self.tree(devpts, "/dev/pts", Kind::Directory)?;
         let sys = if spec.privileged {
@@ -152,11 +154,32 @@ impl<'a> Mounts<'a> {
         };
         self.kernel(MountSource::Sysfs, "/sys", sys)?;
         self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
-        let shm = dev::shm(spec.shm_size_bytes).map_err(failed("make", "/dev/shm"))?;
-        self.tree(shm, "/dev/shm", Kind::Directory)?;
+        self.shm(spec)?;
         if spec.tty {
             let slave = MountSource::Inside(CString::from(c"/dev/pts/0"));
             self.op(slave, "/dev/console", MountAttrFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    fn shm(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        let tree = match &spec.shm {
+            Shm::Absent => return Ok(()),
+            Shm::Own => dev::shm(spec.shm_size_bytes),
+            Shm::Host => dev::host_shm(),
+            Shm::Of(tree) => rustix::io::fcntl_dupfd_cloexec(tree, 3).map_err(Into::into),
+        };
+        let tree = tree.map_err(failed("make", "/dev/shm"))?;
+        self.tree(tree, "/dev/shm", Kind::Directory)
+    }
+
+    /// Device nodes, in whatever tree they fall into.
+    pub(crate) fn devices(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        for node in &spec.devices {
+            let Some((tree, rest)) = self.tree_of(&node.path).filter(|(_, r)| !r.is_empty()) else {
+                continue;
+            };
+            dev::device(tree.as_fd(), rest, node).map_err(failed("make the device", &node.path))?;
         }
         Ok(())
     }
