@@ -550,3 +550,19 @@ def test_update_survives_the_daemon(engine):
     assert group_file(engine, id, "pids", "pids.max", "pids.max") == "40"
     assert update(engine, id, {"PidsLimit": 60}) == (200, None)
     assert group_file(engine, id, "pids", "pids.max", "pids.max") == "60"
+
+
+@pytest.mark.gantry
+def test_nothing_starts_where_it_could_be_traced(engine):
+    """Until its program runs, a process of ours in a joined PID namespace has more than its container may have."""
+    engine.ok("run", "-d", "--name", "spy", "--cap-add", "SYS_PTRACE", "--network", "none", "busybox", "sleep", "600")
+    done = engine.cli("run", "--rm", "--pid", "container:spy", "--network", "none", "busybox", "true")
+    assert done.returncode == 125 and "may trace (CAP_SYS_PTRACE)" in done.stderr
+    engine.ok("run", "-d", "--name", "donor", "--network", "none", "busybox", "sleep", "600")
+    engine.ok("run", "-d", "--name", "debugger", "--pid", "container:donor", "--cap-add", "SYS_PTRACE", "--network", "none",
+              "busybox", "sleep", "600")
+    done = engine.cli("run", "--rm", "--pid", "container:donor", "--network", "none", "busybox", "true")
+    assert done.returncode == 125 and "may trace (CAP_SYS_PTRACE)" in done.stderr
+    engine.ok("rm", "-f", "debugger")
+    engine.ok("run", "--rm", "--pid", "container:donor", "--network", "none", "busybox", "true")
+    engine.ok("rm", "-f", "spy", "donor")

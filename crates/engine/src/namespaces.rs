@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use gantry_launch::{NamespaceMode, Shm};
 
-use crate::EngineError;
 use crate::model::*;
 use crate::shard::Shared;
+use crate::{EngineError, capabilities};
 
 /// The containers that are joined, as they are at the start.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(crate) struct Namespaces {
     pub(crate) shm: Shm,
 }
 
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+
 const PID: &str = "failed to join PID namespace: ";
 const IPC: &str = "failed to join IPC namespace: ";
 
@@ -35,9 +37,32 @@ pub(crate) fn donors(shared: &Shared, host: &HostSpec) -> Result<Donors, EngineE
     if let PidMode::Container(key) = &host.pid_mode {
         // Docker does not class this one.
         let system = |e: EngineError| EngineError::System(format!("{PID}{e}"));
-        donors.pid = Some(running(shared, key).map_err(system)?);
+        let donor = running(shared, key).map_err(system)?;
+        refuse_tracers(shared, &donor)?;
+        donors.pid = Some(donor);
     }
     Ok(donors)
+}
+
+/// A first process is in a joined PID namespace from its birth, and until its program runs it has the keeper's rights and
+/// files. Whoever may trace it there (`CAP_SYS_PTRACE`) could take them, so beside such a container nothing is started.
+/// A privileged container has the host's rights anyway.
+fn refuse_tracers(shared: &Shared, donor: &ContainerView) -> Result<(), EngineError> {
+    for other in shared.index.all() {
+        let host = &other.fixed.host;
+        let there = other.id == donor.id
+            || matches!(&host.pid_mode, PidMode::Container(key) if **key == *donor.id);
+        if !there || host.privileged || !other.state.status.is_alive() {
+            continue;
+        }
+        if capabilities::resolve(&host.cap_add, &host.cap_drop, false)? & CAP_SYS_PTRACE != 0 {
+            return Err(EngineError::NotImplemented(format!(
+                "{PID}container {} is in it and may trace (CAP_SYS_PTRACE): starting beside it is not implemented",
+                other.id
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn running(shared: &Shared, key: &str) -> Result<Arc<ContainerView>, EngineError> {
