@@ -300,6 +300,11 @@ def test_a_mount_over_the_files_of_every_container(eng, host_dir):
     assert run(eng, "-v", f"{host_dir}:/dev/shm", "busybox", "cat", "/dev/shm/hosts") == "mine"
 
 
+def test_the_devices_of_the_host(eng):
+    assert run(eng, "-t", "-v", "/dev:/dev", "busybox", "tty").strip() == "/dev/pts/0"
+    assert run(eng, "-v", "/tmp:/dev/shm", "busybox", "grep", "-c", " /dev/shm ", "/proc/mounts") == "1"
+
+
 def test_readonly_covers_what_is_mounted_below(eng):
     script = "touch /host/dev/shm/gty && echo written; true"
     inner = run(eng, "-v", "/:/host:ro", "busybox", "sh", "-c", script)

@@ -16,6 +16,8 @@ use crate::sys::{IN_ROOT, Kind, ensure, set_mount_attributes};
 
 /// Targets under these are made by the kernel or not at all.
 const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
+/// Where devices are.
+const DEV: &str = "/dev";
 
 /// Collects mounts, and knows which tree a target falls into so that it can be made there.
 pub(crate) struct Mounts<'a> {
@@ -142,22 +144,45 @@ impl<'a> Mounts<'a> {
     ) -> Result<(), LaunchError> {
         let noexec = dev::nosuid_nodev_noexec();
         self.kernel(MountSource::Proc, "/proc", noexec)?;
-        let with_shm = !matches!(spec.shm, Shm::Absent);
-        let dev_tree =
-            dev::dev(spec.tty, spec.privileged, with_shm).map_err(failed("make", "/dev"))?;
-        self.tree(dev_tree, "/dev", Kind::Directory)?;
-        self.tree(devpts, "/dev/pts", Kind::Directory)?;
+        self.dev(spec, devpts)?;
         let sys = if spec.privileged {
             noexec
         } else {
             noexec | MountAttrFlags::MOUNT_ATTR_RDONLY
         };
         self.kernel(MountSource::Sysfs, "/sys", sys)?;
-        self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
-        self.shm(spec)?;
-        if spec.tty {
-            let slave = MountSource::Inside(CString::from(c"/dev/pts/0"));
-            self.op(slave, "/dev/console", MountAttrFlags::empty())?;
+        self.below_dev(spec)
+    }
+
+    /// /dev with its terminals. A client's own /dev takes the place of all of it but the container's terminal.
+    fn dev(&mut self, spec: &LaunchSpec, devpts: OwnedFd) -> Result<(), LaunchError> {
+        if let Some(dev) = own(spec, DEV) {
+            self.mount(dev)?;
+            if spec.tty && self.kind_at("/dev/pts") == Some(Kind::Directory) {
+                self.tree(devpts, "/dev/pts", Kind::Directory)?;
+            }
+            return Ok(());
+        }
+        let with_shm = !matches!(spec.shm, Shm::Absent);
+        let dev_tree =
+            dev::dev(spec.tty, spec.privileged, with_shm).map_err(failed("make", DEV))?;
+        self.tree(dev_tree, DEV, Kind::Directory)?;
+        self.tree(devpts, "/dev/pts", Kind::Directory)
+    }
+
+    /// What else is in /dev, as far as the client has nothing there.
+    fn below_dev(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        let theirs = own(spec, DEV).is_some();
+        if !theirs && own(spec, "/dev/mqueue").is_none() {
+            let noexec = dev::nosuid_nodev_noexec();
+            self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
+        }
+        if !theirs && own(spec, "/dev/shm").is_none() {
+            self.shm(spec)?;
+        }
+        if spec.tty && (!theirs || self.kind_at("/dev/console") == Some(Kind::File)) {
+            let terminal = MountSource::Inside(CString::from(c"/dev/pts/0"));
+            self.op(terminal, "/dev/console", MountAttrFlags::empty())?;
         }
         Ok(())
     }
@@ -175,13 +200,32 @@ impl<'a> Mounts<'a> {
 
     /// Device nodes, in whatever tree they fall into.
     pub(crate) fn devices(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        let theirs = own(spec, DEV).is_some();
         for node in &spec.devices {
+            // Nothing is made in a directory of the host.
+            if theirs && below(&node.path, DEV).is_some() {
+                continue;
+            }
             let Some((tree, rest)) = self.tree_of(&node.path).filter(|(_, r)| !r.is_empty()) else {
                 continue;
             };
             dev::device(tree.as_fd(), rest, node).map_err(failed("make the device", &node.path))?;
         }
         Ok(())
+    }
+
+    /// A bind mount of the client.
+    fn mount(&mut self, mount: &BindMount) -> Result<(), LaunchError> {
+        self.may_block |= rootfs::may_block(&mount.source);
+        let (tree, kind) = bind::mount(mount)?;
+        self.ensure(&mount.target, kind)?;
+        if self
+            .kind_at(&mount.target)
+            .is_some_and(|there| there != kind)
+        {
+            return Err(bind::kinds_differ(mount));
+        }
+        self.tree(tree, &mount.target, kind)
     }
 
     /// What the client asked for.
@@ -202,6 +246,8 @@ impl<'a> Mounts<'a> {
         let mounts = spec
             .mounts
             .iter()
+            // It is there already: the terminal is on top of it.
+            .filter(|m| m.target != DEV)
             .map(|m| (m.target.as_str(), Wanted::Mount(m)));
         let mut all: Vec<_> = binds.chain(tmpfs).chain(mounts).collect();
         // Stable: of equals the later one is on top, the client's above those of every container.
@@ -209,15 +255,7 @@ impl<'a> Mounts<'a> {
         for (target, wanted) in all {
             match wanted {
                 Wanted::Bind(bind) => self.bind(bind)?,
-                Wanted::Mount(mount) => {
-                    self.may_block |= rootfs::may_block(&mount.source);
-                    let (tree, kind) = bind::mount(mount)?;
-                    self.ensure(target, kind)?;
-                    if self.kind_at(target).is_some_and(|there| there != kind) {
-                        return Err(bind::kinds_differ(mount));
-                    }
-                    self.tree(tree, target, kind)?;
-                }
+                Wanted::Mount(mount) => self.mount(mount)?,
                 Wanted::Tmpfs(t) => self.tree(tmpfs::mount(t)?, target, Kind::Directory)?,
             }
         }
@@ -304,6 +342,11 @@ impl<'a> Mounts<'a> {
         }
         Ok(())
     }
+}
+
+/// What the client mounts there.
+fn own<'s>(spec: &'s LaunchSpec, target: &str) -> Option<&'s BindMount> {
+    spec.mounts.iter().find(|m| m.target == target)
 }
 
 fn group_tree(dir: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<OwnedFd> {
