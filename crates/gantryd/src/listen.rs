@@ -1,10 +1,12 @@
 //! Listening sockets: unix, tcp, and those that systemd hands over.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use gantry_rt::net::ListenerHandle;
 
@@ -13,6 +15,10 @@ use crate::config::DEFAULT_GROUP;
 
 /// First descriptor that systemd passes.
 const FIRST_PASSED_FD: i32 = 3;
+/// How long the listener of a killed daemon may outlive it.
+const LINGERING_LISTENER: Duration = Duration::from_secs(2);
+/// Pause between attempts to listen.
+const LISTEN_RETRY: Duration = Duration::from_millis(20);
 /// Most descriptors taken from systemd.
 const MAX_PASSED_FDS: i32 = 16;
 
@@ -65,8 +71,7 @@ fn unix(path: &Path, group: Option<&str>) -> Result<ListenerHandle, BootError> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {
-            // Somebody who answers is no leftover of a daemon that was killed.
-            if UnixStream::connect(path).is_ok() {
+            if somebody_listens(path) {
                 let host = format!("unix://{}", path.display());
                 return Err(BootError::Host(host, "address already in use".to_owned()));
             }
@@ -96,6 +101,30 @@ fn unix(path: &Path, group: Option<&str>) -> Result<ListenerHandle, BootError> {
     ListenerHandle::unix(listener).map_err(|e| BootError::io("listen on", path, e))
 }
 
+/// Whether a living process listens there. A killed daemon's socket takes connections a little longer than the daemon
+/// lives: the kernel takes its rings apart, and what they refer to, after the process is gone (seen on 6.18).
+fn somebody_listens(path: &Path) -> bool {
+    let Ok(connection) = UnixStream::connect(path) else {
+        return false;
+    };
+    match rustix::net::sockopt::socket_peercred(&connection) {
+        Ok(listener) => is_alive(listener.pid.as_raw_nonzero().get()),
+        // Whoever it is, it cannot be ruled out.
+        Err(_) => true,
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The state follows the name, which may contain anything.
+    stat.is_ok_and(|text| {
+        let state = text
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest.trim_start());
+        !state.starts_with(['Z', 'X'])
+    })
+}
+
 /// The group of the socket: the wanted one must exist, the default one may.
 fn group_id(wanted: Option<&str>) -> Result<Option<u32>, BootError> {
     let name = wanted.unwrap_or(DEFAULT_GROUP);
@@ -120,9 +149,19 @@ fn tcp(address: &str) -> Result<ListenerHandle, BootError> {
     } else {
         address
     };
-    let bound = match address.strip_prefix(':') {
-        Some(port) => TcpListener::bind(format!("0.0.0.0:{port}")),
-        None => TcpListener::bind(address),
+    let whole = match address.strip_prefix(':') {
+        Some(port) => format!("0.0.0.0:{port}"),
+        None => address.to_owned(),
+    };
+    let begin = Instant::now();
+    let bound = loop {
+        match TcpListener::bind(&whole) {
+            // Perhaps still the one of a daemon that was just killed.
+            Err(e) if e.kind() == ErrorKind::AddrInUse && begin.elapsed() < LINGERING_LISTENER => {
+                std::thread::sleep(LISTEN_RETRY);
+            }
+            result => break result,
+        }
     };
     tracing::warn!(
         address,
@@ -183,5 +222,45 @@ pub fn close(all: &[Listening]) {
         {
             tracing::warn!(path = %path.display(), error = %e, "the socket could not be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn only_a_living_listener_counts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        assert!(!somebody_listens(&path));
+        let listener = UnixListener::bind(&path).expect("listen");
+        assert!(somebody_listens(&path));
+        // Whoever called listen last is the one: a child, which ends; the socket goes on taking connections, as one
+        // does that a killed process leaves behind in the kernel.
+        // SAFETY: the child makes two system calls and ends without unwinding.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            // SAFETY: plain system calls; the descriptor is inherited.
+            unsafe {
+                let failed = libc::listen(listener.as_raw_fd(), 8);
+                libc::_exit(failed)
+            }
+        }
+        let mut status = 0;
+        let pid = loop {
+            // SAFETY: `child` is our own and not collected yet.
+            let pid = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
+            if pid != 0 {
+                break pid;
+            }
+        };
+        assert_eq!((pid, status), (child, 0));
+        assert!(UnixStream::connect(&path).is_ok());
+        assert!(!somebody_listens(&path));
+        assert!(is_alive(std::process::id() as i32));
     }
 }
