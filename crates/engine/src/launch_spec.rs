@@ -76,8 +76,7 @@ impl SeccompCache {
 }
 
 fn parse_profile(text: &str) -> Result<Profile, EngineError> {
-    Profile::parse(text)
-        .map_err(|e| EngineError::InvalidParameter(format!("opening seccomp profile failed: {e}")))
+    Profile::parse(text).map_err(|e| EngineError::InvalidParameter(e.to_string()))
 }
 
 impl From<gantry_cgroup::CgroupError> for EngineError {

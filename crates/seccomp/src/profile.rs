@@ -12,8 +12,10 @@ const DEFAULT_JSON: &str = include_str!("../data/default.json");
 
 /// Arguments a system call has.
 pub(crate) const MAX_ARGUMENTS: u32 = 6;
-/// Largest errno a filter can return.
-pub(crate) const MAX_ERRNO: u32 = 4095;
+/// Largest errno that libseccomp, and so runc, makes a filter return.
+const MAX_ERRNO: u32 = 4094;
+/// Largest message to a tracer.
+const MAX_TRACE_MESSAGE: u32 = u16::MAX as u32;
 
 /// Why a profile is refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,24 +37,35 @@ pub enum ProfileError {
     #[error("string  is not a valid action for seccomp")]
     NoDefaultAction,
     /// no such argument
-    #[error("syscall {name}: argument {index}: a syscall has 6 arguments")]
+    #[error(
+        "error creating seccomp syscall condition for syscall {name}: syscalls only have up to 6 arguments ({index} given)"
+    )]
     ArgumentIndex {
         /// The call.
         name: String,
         /// The index.
         index: u32,
     },
-    /// an errno the kernel cannot return
-    #[error("errno {0} is larger than 4095")]
+    /// an errno that cannot be returned
+    #[error("errno {0} is larger than 4094")]
     Errno(u32),
+    /// a message that does not fit
+    #[error("trace message {0} is larger than 65535")]
+    TraceMessage(u32),
     /// a flag that is not known
-    #[error("string {0} is not a valid flag for seccomp")]
+    #[error("seccomp flag {0} is not known")]
     Flag(String),
     /// an architecture that is not known
     #[error("string {0} is not a valid arch for seccomp")]
     Arch(String),
-    /// notify needs a listener that this engine does not have
-    #[error("SCMP_ACT_NOTIFY and listenerPath are not supported")]
+    /// nobody to ask about every call
+    #[error("SCMP_ACT_NOTIFY cannot be used as default action")]
+    NotifyByDefault,
+    /// nobody to ask
+    #[error("seccomp listenerPath is not set")]
+    NoListener,
+    /// this engine does not talk to a listener
+    #[error("SCMP_ACT_NOTIFY with a listenerPath is not supported")]
     Notify,
 }
 
@@ -172,7 +185,7 @@ impl<'de> Deserialize<'de> for KernelVersion {
         });
         match exact {
             Some(KernelVersion { major: 0, minor: 0 }) | None => Err(D::Error::custom(format!(
-                "invalid kernel version: {text:?}"
+                "invalid kernel version: {text:?}, expected \"<kernel>.<major>\""
             ))),
             Some(version) => Ok(version),
         }
@@ -385,8 +398,8 @@ impl Profile {
         if self.default_action.is_none() && !self.syscalls.is_empty() {
             return Err(ProfileError::NoDefaultAction);
         }
-        if !self.listener_path.is_empty() || self.default_action == Some(ActionName::Notify) {
-            return Err(ProfileError::Notify);
+        if self.default_action == Some(ActionName::Notify) {
+            return Err(ProfileError::NotifyByDefault);
         }
         for name in &self.architectures {
             if !KNOWN_ARCHES.contains(&name.as_str()) {
@@ -398,26 +411,37 @@ impl Profile {
                 return Err(ProfileError::Flag(flag.clone()));
             }
         }
-        check_errno(self.default_errno_ret)?;
-        self.syscalls.iter().try_for_each(check_rule)
+        if let Some(action) = self.default_action {
+            check_errno(action, self.default_errno_ret)?;
+        }
+        self.syscalls
+            .iter()
+            .try_for_each(|rule| check_rule(rule, !self.listener_path.is_empty()))
     }
 }
 
-fn check_errno(errno: Option<u32>) -> Result<(), ProfileError> {
-    match errno {
-        Some(errno) if errno > MAX_ERRNO => Err(ProfileError::Errno(errno)),
+/// Other actions have no number, and what is given for them counts for nothing.
+fn check_errno(action: ActionName, errno: Option<u32>) -> Result<(), ProfileError> {
+    match (action, errno) {
+        (ActionName::Errno, Some(errno)) if errno > MAX_ERRNO => Err(ProfileError::Errno(errno)),
+        (ActionName::Trace, Some(message)) if message > MAX_TRACE_MESSAGE => {
+            Err(ProfileError::TraceMessage(message))
+        }
         _ => Ok(()),
     }
 }
 
-fn check_rule(rule: &Syscall) -> Result<(), ProfileError> {
+fn check_rule(rule: &Syscall, has_listener: bool) -> Result<(), ProfileError> {
     if !rule.name.is_empty() && !rule.names.is_empty() {
         return Err(ProfileError::NamesTwice);
     }
     if rule.action == ActionName::Notify {
-        return Err(ProfileError::Notify);
+        return Err(match has_listener {
+            true => ProfileError::Notify,
+            false => ProfileError::NoListener,
+        });
     }
-    check_errno(rule.errno_ret)?;
+    check_errno(rule.action, rule.errno_ret)?;
     match rule
         .args
         .iter()

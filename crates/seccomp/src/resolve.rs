@@ -4,8 +4,8 @@
 //! - a rule with the default's action is dropped;
 //! - the first rule without conditions wins over all others of its call;
 //! - two conditions on the same argument in one rule make one rule each;
-//! - rules with conditions are tried in the profile's order (libseccomp leaves the order of
-//!   overlapping conditions with different actions open);
+//! - rules with conditions are tried in the profile's order (libseccomp orders overlapping conditions by its own
+//!   tree, and gives some of them an answer that no rule says: docs/compat/hostconfig.md);
 //! - 32-bit architectures (x32 too) compare the low 32 bits.
 
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ pub(crate) fn resolve_all(
 }
 
 fn action(name: ActionName, errno: Option<u32>) -> Action {
-    // The parser has bounded it by the kernel's largest errno.
+    // The parser has bounded it where it counts.
     let data = errno.and_then(|errno| u16::try_from(errno).ok());
     match name {
         ActionName::KillThread => Action::KillThread,

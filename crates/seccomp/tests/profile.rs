@@ -49,11 +49,23 @@ fn refused_with_dockers_or_runcs_words() {
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#,
-            "SCMP_ACT_NOTIFY and listenerPath are not supported",
+            "SCMP_ACT_NOTIFY cannot be used as default action",
         ),
         (
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":5000}"#,
-            "errno 5000",
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["a"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+            "seccomp listenerPath is not set",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/l","syscalls":[{"names":["a"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+            "SCMP_ACT_NOTIFY with a listenerPath is not supported",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["a"],"action":"SCMP_ACT_TRACE","errnoRet":65536}]}"#,
+            "trace message 65536",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":4095}"#,
+            "errno 4095",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_Z80"]}"#,
@@ -61,7 +73,7 @@ fn refused_with_dockers_or_runcs_words() {
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","flags":["F"]}"#,
-            "string F is not a valid flag",
+            "seccomp flag F is not known",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"archMap":[{"architecture":"SCMP_ARCH_X86_64"}]}"#,
@@ -73,7 +85,7 @@ fn refused_with_dockers_or_runcs_words() {
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["a"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"op":"SCMP_CMP_EQ"}]}]}"#,
-            "argument 6",
+            "syscalls only have up to 6 arguments (6 given)",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["a"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"op":"SCMP_CMP_XX"}]}]}"#,
@@ -86,6 +98,19 @@ fn refused_with_dockers_or_runcs_words() {
     ] {
         let error = error(json);
         assert!(error.contains(part), "{json}: {error}");
+    }
+}
+
+#[test]
+fn numbers_that_count_for_nothing_are_taken() {
+    for json in [
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":70000}"#,
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","errnoRet":70000}]}"#,
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_TRACE","errnoRet":5000}]}"#,
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","listenerPath":"/nobody/asks/it"}"#,
+    ] {
+        let profile = Profile::parse(json).unwrap();
+        compile(&profile, 0, (6, 18)).unwrap();
     }
 }
 

@@ -48,6 +48,7 @@ pub fn run(program: &[SockFilter], call: &Call) -> (u32, usize) {
             0x15 => at += jump(accumulator == k),
             0x25 => at += jump(accumulator > k),
             0x35 => at += jump(accumulator >= k),
+            0x45 => at += jump(accumulator & k != 0),
             0x06 => return (k, steps),
             other => panic!("no such instruction {other:#x}"),
         }
@@ -297,5 +298,61 @@ fn selector(name: &str) -> Option<(u32, u64)> {
         "shmget" => (117, 23),
         "shmctl" => (117, 24),
         _ => return None,
+    })
+}
+
+/// Per argument, values around everything the profile compares it with in calls of this number.
+pub fn candidates(profile: &Profile, audit_arch: u32, number: u32) -> [Vec<u64>; 6] {
+    let mut values: [Vec<u64>; 6] = Default::default();
+    let arches = || {
+        Arch::ALL
+            .into_iter()
+            .filter(|arch| arch.audit_value() == audit_arch)
+    };
+    for rule in &profile.syscalls {
+        let named = rule.all_names().any(|name| {
+            let multiplexed = selector(name).filter(|(by, _)| *by == number);
+            if let Some((_, selector)) =
+                multiplexed.filter(|_| audit_arch == Arch::X86.audit_value())
+            {
+                values[0].extend([selector, selector + (1 << 32), 0]);
+                return true;
+            }
+            arches().any(|arch| arch.syscall_number(name) == Some(number))
+        });
+        for argument in rule.args.iter().filter(|_| named) {
+            let (one, two) = (argument.value, argument.value_two);
+            let around = [
+                one,
+                one.wrapping_add(1),
+                one.wrapping_sub(1),
+                one ^ 1 << 32,
+                two,
+                two & one,
+                !one,
+                0,
+            ];
+            values[argument.index as usize].extend(around);
+        }
+    }
+    for list in &mut values {
+        list.sort_unstable();
+        list.dedup();
+    }
+    values
+}
+
+/// All combinations of the values, or an even sample of `most` of them.
+pub fn combinations(values: &[Vec<u64>; 6], most: usize) -> impl Iterator<Item = [u64; 6]> + '_ {
+    let all: usize = values.iter().map(|list| list.len().max(1)).product();
+    let step = all.div_ceil(most);
+    (0..all).step_by(step).map(|at| {
+        let mut rest = at;
+        std::array::from_fn(|index| {
+            let list = &values[index];
+            let value = list.get(rest % list.len().max(1)).copied().unwrap_or(0);
+            rest /= list.len().max(1);
+            value
+        })
     })
 }
