@@ -21,7 +21,7 @@ def wait_for(condition, what, timeout_s=TIMEOUT_S, step_s=0.02):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
+            raise AssertionError(f"not within {timeout_s} s: {what() if callable(what) else what}")
         time.sleep(step_s)
 
 
@@ -93,6 +93,9 @@ class External:
         pass
 
     def connect(self, timeout=TIMEOUT_S):
+        if self.host.startswith("tcp://"):
+            address, _, port = self.host.removeprefix("tcp://").rpartition(":")
+            return socket.create_connection((address, int(port)), timeout)
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
         sock.connect(self.socket_path)

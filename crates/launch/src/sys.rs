@@ -30,6 +30,12 @@ pub(crate) fn set_mount_attributes(
     mount_setattr(mount, set, 0, recursive)
 }
 
+/// Takes a copy of a host's mount out of its peer group, and sets `MOUNT_ATTR_*` bits, all in one call: a mount made below
+/// it in the container must not appear on the host, nor the other way round.
+pub(crate) fn make_private(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+    mount_setattr(mount, set, libc::MS_PRIVATE, recursive)
+}
+
 /// Sets the propagation of a mount: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`.
 pub(crate) fn set_mount_propagation(
     mount: BorrowedFd<'_>,

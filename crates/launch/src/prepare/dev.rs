@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::spec::DeviceNode;
-use crate::sys::make_node;
+use crate::sys::{make_node, make_private};
 
 const NODES: &[(&str, u32, u32)] = &[
     ("null", 1, 3),
@@ -174,11 +174,9 @@ pub(crate) fn device(tree: BorrowedFd<'_>, rest: &str, node: &DeviceNode) -> io:
 /// The host's /dev/shm.
 pub(crate) fn host_shm() -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    Ok(rustix::mount::open_tree(
-        rustix::fs::CWD,
-        "/dev/shm",
-        flags,
-    )?)
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, "/dev/shm", flags)?;
+    make_private(tree.as_fd(), 0, false)?;
+    Ok(tree)
 }
 
 /// /dev/shm.

@@ -12,7 +12,7 @@ use super::program::absolute;
 use super::{bind, dev, rootfs, tmpfs};
 use crate::error::LaunchError;
 use crate::spec::{BindFile, BindMount, LaunchSpec, Shm};
-use crate::sys::{IN_ROOT, Kind, ensure, set_mount_attributes};
+use crate::sys::{IN_ROOT, Kind, ensure, make_private};
 
 /// Targets under these are made by the kernel or not at all.
 const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
@@ -270,11 +270,12 @@ impl<'a> Mounts<'a> {
             | OpenTreeFlags::AT_RECURSIVE;
         let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags)
             .map_err(|e| LaunchError::prepare("bind", about.clone(), e))?;
-        if bind.readonly {
-            let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
-            set_mount_attributes(tree.as_fd(), readonly, false)
-                .map_err(failed("make read-only", &about))?;
-        }
+        let attributes = match bind.readonly {
+            true => u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+            false => 0,
+        };
+        make_private(tree.as_fd(), attributes, true)
+            .map_err(failed("set the attributes of", &about))?;
         let kind = bind::kind_of(&tree).map_err(failed("stat", &about))?;
         self.tree(tree, &bind.target, kind)
     }
@@ -353,7 +354,7 @@ fn group_tree(dir: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<Owne
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
     let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
-    set_mount_attributes(tree.as_fd(), attributes.bits().into(), false)?;
+    make_private(tree.as_fd(), attributes.bits().into(), false)?;
     Ok(tree)
 }
 

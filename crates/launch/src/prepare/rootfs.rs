@@ -11,6 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::error::LaunchError;
 use crate::spec::RootfsSpec;
+use crate::sys::make_private;
 
 /// Longest string fsconfig takes, with its NUL.
 const FSCONFIG_STRING_BYTES: usize = 256;
@@ -36,8 +37,12 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
     make_dir(&spec.upper).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
     if spec.lowers.is_empty() {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        return rustix::mount::open_tree(rustix::fs::CWD, &spec.upper, flags)
-            .map_err(|e| LaunchError::prepare("bind the root file system", about(), e));
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &spec.upper, flags)
+            .map_err(|e| LaunchError::prepare("bind the root file system", about(), e))?;
+        make_private(tree.as_fd(), 0, false).map_err(|e| {
+            LaunchError::prepare("set the propagation of the root file system", about(), e)
+        })?;
+        return Ok(tree);
     }
     make_dir(&spec.work).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
     if spec.volatile {
