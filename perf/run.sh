@@ -42,6 +42,10 @@ until curl -sf --unix-socket "$dir/g.sock" http://g/_ping >/dev/null 2>&1; do
     i=$((i + 1)); [ $i -lt 300 ] || { cat "$dir/gantryd.log" >&2; exit 1; }
     sleep 0.1
 done
+# Keepers leave the cgroup they are started in, so that a service manager does not end them with the daemon: here they
+# are put back, or what they do would not be counted.
+for keeper in $(pgrep -P $pid -x gantry-keeper); do echo "$keeper" >"$cg/cgroup.procs"; done
+[ "$(wc -l <"$cg/cgroup.procs")" -gt 1 ] || { echo "no keeper was found beside gantryd" >&2; exit 1; }
 set -- --engine "gantry=$dir/g.sock,cgroup=$cg" "$@"
 if [ -n "${SIDROOT:-}" ]; then
     : "${PEER_DOCKERD:?SIDROOT is set: set PEER_DOCKERD to the script that starts dockerd there}"

@@ -245,12 +245,11 @@ impl Group {
                 cause: "without it a container could open every device of the host",
             });
         };
+        let mut allow = sysfs::Writer::new(dir, "devices.allow");
+        let mut deny = sysfs::Writer::new(dir, "devices.deny");
         for rule in rules {
-            let file = match rule.allow {
-                true => "devices.allow",
-                false => "devices.deny",
-            };
-            sysfs::write(dir, file, &rule.v1_line())?;
+            let file = if rule.allow { &mut allow } else { &mut deny };
+            file.write(&rule.v1_line())?;
         }
         Ok(())
     }
@@ -352,16 +351,22 @@ fn v2_controllers(path: &Path) -> Result<Vec<Controller>, CgroupError> {
 /// A new v1 cpuset group is empty, and a process cannot enter an empty one: every level on the
 /// way gets what its parent has.
 fn inherit_cpuset(root: &Path, relative: &Path) -> Result<(), CgroupError> {
-    let mut parent = root.to_owned();
-    for part in relative {
-        let path = parent.join(part);
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            if sysfs::read(&path, file)?.trim().is_empty() {
-                let value = sysfs::read(&parent, file)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let mut path = root.to_owned();
+        let mut above: Option<String> = None;
+        for part in relative {
+            let parent = path.clone();
+            path.push(part);
+            let mut value = sysfs::read(&path, file)?;
+            if value.trim().is_empty() {
+                value = match above {
+                    Some(value) => value,
+                    None => sysfs::read(&parent, file)?,
+                };
                 sysfs::write(&path, file, value.trim())?;
             }
+            above = Some(value);
         }
-        parent = path;
     }
     Ok(())
 }

@@ -10,6 +10,9 @@ use crate::error::CgroupError;
 /// Files here are small; anything longer is not what it should be.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
+/// What one read(2) of such a file gives: the kernel fills a page with whole records before it returns.
+const FIRST_READ_BYTES: usize = 256;
+
 pub(crate) fn write(dir: &Path, file: &str, value: &str) -> Result<(), CgroupError> {
     let path = dir.join(file);
     write_path(&path, value).map_err(|error| CgroupError::io("write", path, error))
@@ -31,6 +34,35 @@ fn write_path(path: &Path, value: &str) -> io::Result<()> {
     file.write_all(value.as_bytes())
 }
 
+/// A file that takes several values, one write(2) each. Opened when the first comes.
+pub(crate) struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Writer {
+    pub(crate) fn new(dir: &Path, file: &str) -> Writer {
+        Writer {
+            path: dir.join(file),
+            file: None,
+        }
+    }
+
+    pub(crate) fn write(&mut self, value: &str) -> Result<(), CgroupError> {
+        let failed = |error| CgroupError::io("write", &self.path, error);
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new()
+                .write(true)
+                .open(&self.path)
+                .map_err(failed)?,
+        };
+        file.write_all(value.as_bytes()).map_err(failed)?;
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
 pub(crate) fn read(dir: &Path, file: &str) -> Result<String, CgroupError> {
     let path = dir.join(file);
     read_path(&path).map_err(|error| CgroupError::io("read", path, error))
@@ -47,11 +79,15 @@ pub(crate) fn read_if_there(dir: &Path, file: &str) -> Result<Option<String>, Cg
 }
 
 fn read_path(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(MAX_FILE_BYTES)
-        .read_to_string(&mut text)?;
-    Ok(text)
+    let mut file = File::open(path)?;
+    // Most are a line: the first read has all of it, and says so by not filling the buffer.
+    let mut first = [0; FIRST_READ_BYTES];
+    let count = file.read(&mut first)?;
+    let mut bytes = first.get(..count).unwrap_or_default().to_vec();
+    if count == FIRST_READ_BYTES {
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    }
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 pub(crate) fn is_gone(error: &io::Error) -> bool {
@@ -108,8 +144,18 @@ pub(crate) fn child_dirs(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
 
 /// Makes the directories between `root` (which exists) and `root/relative`.
 pub(crate) fn make_dirs(root: &Path, relative: &Path) -> Result<PathBuf, CgroupError> {
+    let parts = || relative.iter().filter(|part| *part != OsStr::new("/"));
     let mut path = root.to_owned();
-    for part in relative.iter().filter(|part| *part != OsStr::new("/")) {
+    path.extend(parts());
+    // Nearly always only the last one is missing.
+    match fs::create_dir(&path) {
+        Ok(()) => return Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(CgroupError::io("create", path, error)),
+    }
+    let mut path = root.to_owned();
+    for part in parts() {
         path.push(part);
         match fs::create_dir(&path) {
             Ok(()) => {}

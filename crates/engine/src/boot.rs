@@ -397,6 +397,7 @@ async fn adopt(
             started: None,
             group: Arc::new(group),
             exiting: Cell::new(false),
+            _root: None,
         }));
     }
     container

@@ -7,6 +7,7 @@ use gantry_image::ImageStore;
 use gantry_rt::ShardId;
 use gantry_store::Store;
 
+use crate::accounts_cache::AccountsCache;
 use crate::boot::{self, BootPlan, BootReport};
 use crate::config::EngineConfig;
 use crate::container::attach::AttachTicket;
@@ -63,6 +64,7 @@ impl Engine {
             index,
             bus: Bus::default(),
             seccomp: SeccompCache::new()?,
+            accounts: AccountsCache::default(),
             execs: ExecIndex::default(),
             boot,
             closing: AtomicBool::new(false),

@@ -18,7 +18,7 @@ use crate::devices::{self, Devices};
 use crate::model::*;
 use crate::namespaces::{self, Donors, Namespaces};
 use crate::shard::Shared;
-use crate::user::{self, Accounts, Identity};
+use crate::user::{self, Identity};
 use crate::{EngineError, capabilities, command, mounts, sysctl};
 
 /// Compiled system call filters, shared by all shards; used on workers only.
@@ -146,16 +146,15 @@ fn stage_blocking(
         .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
     let mut lowers = shared.images.rootfs(&image)?;
     lowers.push(shared.config.init_layer_dir());
-    let mut layers = vec![fixed.upper_path()];
-    layers.extend(lowers.iter().cloned());
-    let accounts = Accounts::read(&layers)?;
+    let upper = fixed.upper_path();
+    let accounts = shared.accounts.of_start(&fixed.image_id, &upper, &lowers)?;
     let who = user::resolve(&fixed.config.user, &fixed.host.group_add, &accounts)?;
     if joined.is_none() {
         files::etc_files(fixed, &shared.config.dns)?.write(fixed)?;
     }
     let rootfs = RootfsSpec {
         lowers,
-        upper: fixed.upper_path(),
+        upper,
         work: fixed.work_path(),
         volatile: fixed.host.auto_remove,
     };

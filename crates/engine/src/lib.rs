@@ -8,6 +8,7 @@
 //!   shard's journal, against a power loss by the store.
 //! - A state transition that the machine does not have is a bug and panics.
 
+mod accounts_cache;
 mod backoff;
 mod boot;
 mod capabilities;

@@ -14,6 +14,7 @@ use gantry_store::Store;
 use rustc_hash::FxHashMap;
 
 use crate::EngineError;
+use crate::accounts_cache::AccountsCache;
 use crate::boot::BootPlan;
 use crate::config::EngineConfig;
 use crate::container::Container;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) index: Index,
     pub(crate) bus: Bus,
     pub(crate) seccomp: SeccompCache,
+    pub(crate) accounts: AccountsCache,
     pub(crate) execs: ExecIndex,
     pub(crate) boot: BootPlan,
     /// The daemon goes down: nothing new is started, containers go on.

@@ -468,6 +468,7 @@ fn nothing_of_a_container_is_left() {
         let keeper = client.keeper_pid() as u32;
         // The first ones warm up what is made once.
         run(&client, host.spec(&["true"])).await;
+        namespaces_made_ahead().await;
         let before = (count(keeper), count(std::process::id()), mounts());
         for n in 0..20 {
             let mut spec = host.spec(if n % 4 == 3 { &["nosuch"] } else { &["true"] });
@@ -479,8 +480,24 @@ fn nothing_of_a_container_is_left() {
                 assert_eq!(run(&client, spec).await.0, 0);
             }
         }
+        namespaces_made_ahead().await;
         gantry_rt::sleep(Duration::from_millis(200)).await;
         assert_eq!((count(keeper), count(std::process::id()), mounts()), before);
         finish(&client).await;
     });
+}
+
+/// Waits until the pool of network namespaces is full again.
+async fn namespaces_made_ahead() {
+    loop {
+        let links = std::fs::read_dir("/proc/self/fd").expect("own descriptors");
+        let ready = links
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("net:["))
+            .count();
+        if ready >= gantry_launch::NETNS_POOL_CAPACITY {
+            return;
+        }
+        gantry_rt::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -21,6 +21,7 @@ use gantry_rt::sync::{Notify, oneshot};
 use gantry_rt::workers;
 
 use crate::error::KeeperError;
+use crate::root_mount::RootMount;
 use crate::spawn;
 
 pub(crate) use launching::Born;
@@ -102,6 +103,8 @@ pub struct Launched {
     pub tty_master: Option<OwnedFd>,
     /// The control group.
     pub group: Group,
+    /// The root file system, to be dropped after the exit.
+    pub root: RootMount,
 }
 
 /// What the keeper held for us while no daemon was there.

@@ -12,7 +12,9 @@ mod error;
 mod exec;
 mod init_layer;
 mod join;
+mod netns;
 mod prepare;
+mod root_mount;
 mod spawn;
 mod spec;
 mod sys;
@@ -24,7 +26,9 @@ pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
 pub use join::{namespace_of, shm_of};
+pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
 pub use prepare::{Prepared, RootEntry, RootView, prepare};
+pub use root_mount::RootMount;
 pub use spec::{
     BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
     DEFAULT_SHM_BYTES, DeviceNode, LaunchSpec, NamespaceMode, Propagation, Readonly, RootfsSpec,

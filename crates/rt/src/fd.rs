@@ -133,6 +133,8 @@ impl AsyncFd {
     /// Eventfd (O_NONBLOCK): waits until it is signalled and returns its count.
     pub async fn read_eventfd(&self) -> io::Result<u64> {
         loop {
+            // Asked first: it is seldom signalled already, and a read that finds nothing is a system call for nothing.
+            self.readable().await?;
             let mut count = [0u8; 8];
             match retry(|| rustix::io::read(self, &mut count)) {
                 Ok(8) => return Ok(u64::from_ne_bytes(count)),
@@ -142,7 +144,7 @@ impl AsyncFd {
                         format!("eventfd read of {n} bytes"),
                     ));
                 }
-                Err(rustix::io::Errno::AGAIN) => self.readable().await?,
+                Err(rustix::io::Errno::AGAIN) => {}
                 Err(e) => return Err(e.into()),
             }
         }

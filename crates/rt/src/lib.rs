@@ -14,10 +14,12 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub mod bridge;
+pub mod closer;
 pub mod fd;
 pub mod http;
 pub mod mailbox;
 pub mod net;
+pub mod queue;
 pub mod reply;
 mod shard;
 pub mod stats;

@@ -9,8 +9,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_channel::{Receiver, Sender};
-
+use crate::queue::{self, Receiver, Sender, TrySendError};
 use crate::sync::Notify;
 use crate::{reply, task};
 
@@ -55,7 +54,7 @@ impl From<WorkerGone> for io::Error {
 fn pool() -> Option<&'static Sender<Job>> {
     static POOL: OnceLock<Option<Sender<Job>>> = OnceLock::new();
     POOL.get_or_init(|| {
-        let (tx, rx) = crossbeam_channel::bounded::<Job>(QUEUE_CAPACITY);
+        let (tx, rx) = queue::bounded::<Job>(QUEUE_CAPACITY);
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut started = 0;
         for index in 0..(2 * cpus).max(MIN_WORKERS) {
@@ -75,7 +74,7 @@ fn start_thread(name: String, jobs: Receiver<Job>) -> io::Result<()> {
         .stack_size(STACK_BYTES)
         .spawn(move || {
             allow_every_cpu();
-            for job in jobs {
+            while let Some(job) = jobs.recv() {
                 run_caught(job);
             }
         })?;
@@ -83,7 +82,7 @@ fn start_thread(name: String, jobs: Receiver<Job>) -> io::Result<()> {
 }
 
 /// A thread inherits the CPU of the shard that happened to start it; workers go where there is room.
-fn allow_every_cpu() {
+pub(crate) fn allow_every_cpu() {
     let mut all = rustix::thread::CpuSet::new();
     for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
         all.set(cpu);
@@ -139,8 +138,8 @@ pub async fn run<R: Send + 'static>(
     let mut job = job;
     while let Err(e) = queue.try_send(job) {
         job = match e {
-            crossbeam_channel::TrySendError::Full(job) => job,
-            crossbeam_channel::TrySendError::Disconnected(_) => return Err(WorkerGone::NoThread),
+            TrySendError::Full(job) => job,
+            TrySendError::Disconnected(_) => return Err(WorkerGone::NoThread),
         };
         crate::sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -168,6 +167,14 @@ pub fn submit(f: impl FnOnce() + Send + 'static) -> Result<(), WorkerGone> {
         .ok_or(WorkerGone::NoThread)?
         .send(Box::new(f))
         .map_err(|_| WorkerGone::NoThread)
+}
+
+/// Queues a job nobody waits for, from any thread; refused while the queue is full.
+pub fn try_submit(f: impl FnOnce() + Send + 'static) -> Result<(), WorkerGone> {
+    pool()
+        .ok_or(WorkerGone::NoThread)?
+        .try_send(Box::new(f))
+        .map_err(|_| WorkerGone::TooMany)
 }
 
 /// Runs a job on the pool from a thread that is not a shard and blocks for its result.

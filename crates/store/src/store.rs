@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
+use gantry_rt::queue::{self, Sender, TrySendError};
 use redb::{ReadableDatabase, ReadableTable};
 
 use crate::file::DatabaseFile;
@@ -58,7 +58,7 @@ impl Store {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let db = Arc::new(DatabaseFile::open(path.as_ref())?);
         let counters = Arc::new(WriterCounters::default());
-        let (queue, jobs) = crossbeam_channel::bounded(QUEUE_CAPACITY);
+        let (queue, jobs) = queue::bounded(QUEUE_CAPACITY);
         let (thread_db, thread_counters) = (db.clone(), counters.clone());
         let writer = std::thread::Builder::new()
             .name("store".into())

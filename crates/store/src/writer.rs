@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::Receiver;
+use gantry_rt::queue::Receiver;
 use redb::{Database, Durability, ReadableTable, WriteTransaction};
 
 use crate::batch::Change;
@@ -31,12 +31,12 @@ pub(crate) struct WriterCounters {
 
 /// Runs until every sender is gone; what was queued is committed first.
 pub(crate) fn run(db: &DatabaseFile, queue: &Receiver<Job>, counters: &Arc<WriterCounters>) {
-    while let Ok(first) = queue.recv() {
+    while let Some(first) = queue.recv() {
         let mut group = vec![first];
         while group.len() < MAX_GROUP_BATCHES {
             match queue.try_recv() {
-                Ok(job) => group.push(job),
-                Err(_) => break,
+                Some(job) => group.push(job),
+                None => break,
             }
         }
         let (batches, answers): (Vec<Batch>, Vec<Answer>) =

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gantry_launch::RootMount;
 use gantry_rt::reply::ReplySender;
 use gantry_rt::sync::Notify;
 use gantry_stream::ContainerIo;
@@ -99,6 +100,8 @@ pub(crate) struct Run {
     pub(crate) group: Arc<gantry_cgroup::Group>,
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
+    /// Its root file system; not after an adoption, where the exit ends the mount.
+    pub(crate) _root: Option<RootMount>,
 }
 
 /// A client that waits.

@@ -156,9 +156,10 @@ async fn take_apart(
     if container.status() != Status::Removing {
         container.transition(Status::Removing, |_| {})?;
     }
-    // A run that just ended may still be giving back its control group and its keeper slot.
+    let deleted = delete_record(container, durable).await;
+    // A run that just ended may still be giving back its control group and its keeper slot; that went on meanwhile.
     container.released().await;
-    if let Err(e) = delete_record(container, durable).await {
+    if let Err(e) = deleted {
         let text = e.to_string();
         if let Err(e) = container.transition(Status::Dead, |state| state.error = text) {
             tracing::error!(id = %container.id, error = %e, "a failed removal could not be recorded");

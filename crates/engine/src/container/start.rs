@@ -136,6 +136,7 @@ fn take_over(
         started: Some(Instant::now()),
         group: Arc::new(launched.group),
         exiting: Cell::new(false),
+        _root: Some(launched.root),
     });
     container.transition(Status::Running, |state| {
         state.pid = launched.pid;

@@ -9,6 +9,7 @@ use super::{KeeperClient, Launched, unexpected};
 use crate::error::{ExecStage, KeeperError, LaunchError};
 use crate::exec::{self, LaunchedExec, PreparedExec};
 use crate::prepare::{Prepared, PreparedParts};
+use crate::root_mount::RootMount;
 
 /// A process as the keeper names it.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,7 @@ impl KeeperClient {
         let PreparedParts {
             plan,
             plan_bytes,
-            fds,
+            mut fds,
             ends,
             mut group,
         } = prepared.into_parts();
@@ -41,10 +42,11 @@ impl KeeperClient {
         if plan.shares_namespaces() && version < NAMESPACES_VERSION {
             return Err(KeeperError::TooOldToShare(version).into());
         }
-        let born = self
-            .born(&plan, plan_bytes, fds)
-            .await?
-            .map_err(|f| launch_error(&plan, f.step, f.detail, f.errno))?;
+        let answer = self.born(&plan, plan_bytes, &fds).await;
+        let root = RootMount::new(fds.swap_remove(usize::from(plan.rootfs)));
+        // The container's ends must be closed here, or its end of file is never seen.
+        drop(fds);
+        let born = answer?.map_err(|f| launch_error(&plan, f.step, f.detail, f.errno))?;
         Ok(Launched {
             pid: born.pid,
             start_time_ticks: born.start_time_ticks,
@@ -55,6 +57,7 @@ impl KeeperClient {
             stderr: ends.stderr,
             tty_master: ends.tty_master,
             group: group.take().ok_or(KeeperError::Gone)?,
+            root,
         })
     }
 
@@ -65,10 +68,9 @@ impl KeeperClient {
             return Err(KeeperError::TooOld(version).into());
         }
         let (plan, plan_bytes, fds, ends) = prepared.into_parts();
-        let born = self
-            .born(&plan, plan_bytes, fds)
-            .await?
-            .map_err(|f| exec::error(&plan, f.step, f.errno))?;
+        let answer = self.born(&plan, plan_bytes, &fds).await;
+        drop(fds);
+        let born = answer?.map_err(|f| exec::error(&plan, f.step, f.errno))?;
         Ok(LaunchedExec::new(born, ends))
     }
 
@@ -77,15 +79,12 @@ impl KeeperClient {
         &self,
         plan: &Plan,
         plan_bytes: Vec<u8>,
-        fds: Vec<OwnedFd>,
+        fds: &[OwnedFd],
     ) -> Result<Result<Born, FailedStep>, KeeperError> {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let answer = self
+        let (reply, _) = self
             .call(Request::Launch { plan: plan_bytes }, &borrowed)
-            .await;
-        // The container's ends must be closed here, or its end of file is never seen.
-        drop(fds);
-        let (reply, _) = answer?;
+            .await?;
         match reply {
             Reply::Launched {
                 pid,

@@ -7,6 +7,7 @@ use gantry_cgroup::{CgroupError, Controller, Group, Version};
 use gantry_keeper_proto::plan::FdIndex;
 use gantry_rt::workers;
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
 
 use super::fds::FdTable;
 use crate::error::LaunchError;
@@ -49,7 +50,7 @@ pub(crate) struct PreparedGroup {
     pub(crate) dir: Option<FdIndex>,
     pub(crate) procs: Vec<FdIndex>,
     pub(crate) oom_counter: Option<FdIndex>,
-    /// Directories to show inside, by hierarchy name; one without a name on v2.
+    /// Detached mounts of what is shown inside, by hierarchy name; one without a name on v2.
     pub(crate) trees: Vec<(String, OwnedFd)>,
     /// A process put in would stop at once (its parent group is frozen).
     pub(crate) frozen: bool,
@@ -101,6 +102,13 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, LaunchError> {
         .map_err(|e| LaunchError::prepare("open", path.display().to_string(), e))
 }
 
+/// A detached mount of a directory.
+fn tree_of(path: &Path) -> Result<OwnedFd, LaunchError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+        .map_err(|e| LaunchError::prepare("bind the cgroup", path.display().to_string(), e))
+}
+
 /// The keeper reads it at the exit, so that the truth survives the group and the daemon.
 fn oom_counter(group: &Group, v2: bool) -> Result<Option<OwnedFd>, LaunchError> {
     let Some(dir) = group.path(Controller::Memory) else {
@@ -124,10 +132,8 @@ fn v2_tree(
         true => group.v2_path(),
         false => spec.hierarchy.v2_root(),
     };
-    let dir = shown
-        .map(|path| open(path, OFlags::PATH | OFlags::DIRECTORY))
-        .transpose()?;
-    Ok(dir.into_iter().map(|fd| (String::new(), fd)).collect())
+    let tree = shown.map(tree_of).transpose()?;
+    Ok(tree.into_iter().map(|fd| (String::new(), fd)).collect())
 }
 
 fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
@@ -136,7 +142,7 @@ fn v1_trees(group: &Group) -> Result<Vec<(String, OwnedFd)>, LaunchError> {
         let Some(name) = hierarchy_name(path, group.relative()) else {
             continue;
         };
-        trees.push((name, open(path, OFlags::PATH | OFlags::DIRECTORY)?));
+        trees.push((name, tree_of(path)?));
     }
     Ok(trees)
 }

@@ -24,6 +24,7 @@ use rustix::mount::MountAttrFlags;
 use self::cgroup::PreparedGroup;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
+use crate::netns;
 use crate::spec::{LaunchSpec, NamespaceMode};
 use crate::sys::{Kind, set_mount_attributes};
 
@@ -71,7 +72,7 @@ impl Prepared {
 /// Mounts, pipes, control group and plan of one start.
 pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let mut fds = FdTable::default();
-    let group = cgroup::prepare(&spec.cgroup, &spec.id, spec.cgroup_namespace, &mut fds)?;
+    let mut group = cgroup::prepare(&spec.cgroup, &spec.id, spec.cgroup_namespace, &mut fds)?;
     let root = rootfs::mount(&spec.rootfs)?;
     let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
     let (stdio, ends) = stdio::make(Streams::of(spec), || copy_of(&devpts), &mut fds)?;
@@ -83,7 +84,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         .any(|p| rootfs::may_block(p));
     let mut mounts = Mounts::new(&root, &mut fds)?;
     mounts.standard(spec, devpts)?;
-    mounts.cgroup(&group.trees, spec.privileged)?;
+    mounts.cgroup(std::mem::take(&mut group.trees), spec.privileged)?;
     mounts.devices(spec)?;
     mounts.wanted(spec)?;
     mounts.ensure(working_directory(spec), Kind::Directory)?;
@@ -104,7 +105,11 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
             NamespaceMode::Join(fd) => Namespace::Join(mounts.fds().add_copy(fd)?),
         })
     };
-    let network = namespace(&spec.network)?;
+    let ready = spec.network.is_new().then(netns::take).flatten();
+    let network = match ready {
+        Some(made) => namespace(&NamespaceMode::Join(made))?,
+        None => namespace(&spec.network)?,
+    };
     let (pid, ipc) = (namespace(&spec.pid)?, namespace(&spec.ipc)?);
     let rootfs = mounts.fds().add(root)?;
     // Where others can see the child it must not share the keeper's memory.

@@ -1,7 +1,7 @@
 //! The container's mounts, in order: what every container has, then what its client asked for, shallow before deep.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use gantry_keeper_proto::plan::{FdIndex, MountOp, MountSource};
 use rustix::fs::{Mode, OFlags};
@@ -295,7 +295,7 @@ impl<'a> Mounts<'a> {
     /// /sys/fs/cgroup: cgroup2 as it is, or a tmpfs with every hierarchy of version 1.
     pub(crate) fn cgroup(
         &mut self,
-        groups: &[(String, OwnedFd)],
+        trees: Vec<(String, OwnedFd)>,
         privileged: bool,
     ) -> Result<(), LaunchError> {
         let top = "/sys/fs/cgroup";
@@ -303,14 +303,11 @@ impl<'a> Mounts<'a> {
         if !privileged {
             attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }
-        let mut trees = Vec::new();
-        for (name, dir) in groups {
-            trees.push((
-                name.as_str(),
-                group_tree(dir, attributes).map_err(failed("bind the cgroup", name))?,
-            ));
+        for (name, tree) in &trees {
+            make_private(tree.as_fd(), attributes.bits().into(), false)
+                .map_err(failed("restrict the cgroup", name))?;
         }
-        if let [("", _)] = trees.as_slice() {
+        if trees.first().is_some_and(|(name, _)| name.is_empty()) {
             for (_, tree) in trees {
                 self.tree(tree, top, Kind::Directory)?;
             }
@@ -324,10 +321,11 @@ impl<'a> Mounts<'a> {
         )
         .map_err(failed("make", top))?;
         for (name, _) in &trees {
-            ensure(base.as_fd(), name, Kind::Directory)
-                .map_err(failed("make the cgroup directory", name))?;
+            // A name of one component in a file system that was just made: nothing can be in the way.
+            rustix::fs::mkdirat(&base, name.as_str(), Mode::from_raw_mode(0o755))
+                .map_err(|e| failed("make the cgroup directory", name)(e.into()))?;
             for alias in name.split(',').filter(|_| name.contains(',')) {
-                rustix::fs::symlinkat(*name, &base, alias)
+                rustix::fs::symlinkat(name.as_str(), &base, alias)
                     .map_err(|e| failed("link", alias)(e.into()))?;
             }
         }
@@ -348,14 +346,6 @@ impl<'a> Mounts<'a> {
 /// What the client mounts there.
 fn own<'s>(spec: &'s LaunchSpec, target: &str) -> Option<&'s BindMount> {
     spec.mounts.iter().find(|m| m.target == target)
-}
-
-fn group_tree(dir: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
-    make_private(tree.as_fd(), attributes.bits().into(), false)?;
-    Ok(tree)
 }
 
 /// The rest of `path` behind the directory `tree`, if it lies in it.
