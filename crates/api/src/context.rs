@@ -80,6 +80,8 @@ pub struct DaemonInfo {
     pub blkio_weight: bool,
     /// Whether block I/O can be weighted by device.
     pub blkio_weight_device: bool,
+    /// Directories of CDI specifications; none if that driver is switched off.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Whether memory plus swap can be limited.
     pub swap_limit: bool,
     /// The file system the data root is on.

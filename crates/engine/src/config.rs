@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub dns: Vec<String>,
     /// Parent control group of containers that name none.
     pub cgroup_parent: String,
+    /// Directories of CDI specifications, later ones count more; without any there is no such driver.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 impl EngineConfig {
@@ -49,6 +51,7 @@ impl EngineConfig {
             default_ulimits: Vec::new(),
             dns: Vec::new(),
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
+            cdi_spec_dirs: Vec::new(),
         }
     }
 

@@ -3,12 +3,13 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gantry_cgroup::{Access, DeviceKind, DeviceRule, DeviceWeight, Limits, Throttle};
 use gantry_launch::DeviceNode;
 
 use crate::EngineError;
+use crate::cdi::{self, Edits};
 use crate::model::{DeviceMapping, DeviceRate, DeviceRequest, HostSpec};
 
 /// Nodes that all devices of one container may have together.
@@ -21,10 +22,12 @@ const RULES_BEFORE: usize = 16;
 pub(crate) struct Devices {
     pub(crate) nodes: Vec<DeviceNode>,
     rules: Vec<DeviceRule>,
+    /// What else the devices of drivers bring.
+    pub(crate) edits: Edits,
 }
 
-/// Looks the devices of a container up. Blocking.
-pub(crate) fn resolve(host: &HostSpec) -> Result<Devices, EngineError> {
+/// Looks the devices of a container up, those of drivers in these directories. Blocking.
+pub(crate) fn resolve(host: &HostSpec, cdi_dirs: &[PathBuf]) -> Result<Devices, EngineError> {
     let mut found = Devices::default();
     for mapping in &host.devices {
         let same = mapping.host_path == mapping.container_path;
@@ -39,11 +42,28 @@ pub(crate) fn resolve(host: &HostSpec) -> Result<Devices, EngineError> {
             found.rules.push(parse_rule(rule)?);
         }
     }
-    host.device_requests.iter().try_for_each(refuse)?;
+    for request in &host.device_requests {
+        if request.driver != cdi::DRIVER || cdi_dirs.is_empty() {
+            return Err(no_driver(request));
+        }
+        cdi::inject(request, cdi_dirs, &mut found.edits)?;
+    }
+    found.take_driver_nodes()?;
     Ok(found)
 }
 
 impl Devices {
+    /// Nodes of drivers take the place of others at their paths.
+    fn take_driver_nodes(&mut self) -> Result<(), EngineError> {
+        for cdi::Node { node, access } in std::mem::take(&mut self.edits.nodes) {
+            self.nodes.retain(|other| other.path != node.path);
+            check_count(&self.nodes)?;
+            self.rules.extend(rule(node.block, node.device, &access));
+            self.nodes.push(node);
+        }
+        Ok(())
+    }
+
     /// The rules of the container's group.
     pub(crate) fn rules(&self, privileged: bool) -> Vec<DeviceRule> {
         if privileged {
@@ -113,11 +133,7 @@ fn add_one(
     meta: &Metadata,
     found: &mut Devices,
 ) -> Result<(), EngineError> {
-    if found.nodes.len() >= MAX_DEVICE_NODES {
-        return Err(EngineError::InvalidParameter(format!(
-            "more than {MAX_DEVICE_NODES} devices"
-        )));
-    }
+    check_count(&found.nodes)?;
     if mapping.access.is_empty() {
         let at = RULES_BEFORE + found.nodes.len();
         return Err(runtime_error(&format!(
@@ -131,19 +147,7 @@ fn add_one(
         .chars()
         .filter(|c| "rwm".contains(*c))
         .collect();
-    found
-        .rules
-        .extend(Access::parse(&known).map(|access| DeviceRule {
-            allow: true,
-            kind: if block {
-                DeviceKind::Block
-            } else {
-                DeviceKind::Char
-            },
-            major: Some(rustix::fs::major(device)),
-            minor: Some(rustix::fs::minor(device)),
-            access,
-        }));
+    found.rules.extend(rule(block, device, &known));
     found.nodes.push(DeviceNode {
         path,
         block,
@@ -153,6 +157,30 @@ fn add_one(
         gid: meta.gid(),
     });
     Ok(())
+}
+
+fn check_count(nodes: &[DeviceNode]) -> Result<(), EngineError> {
+    if nodes.len() < MAX_DEVICE_NODES {
+        return Ok(());
+    }
+    Err(EngineError::InvalidParameter(format!(
+        "more than {MAX_DEVICE_NODES} devices"
+    )))
+}
+
+/// The rule that lets a device be used.
+fn rule(block: bool, device: u64, access: &str) -> Option<DeviceRule> {
+    Access::parse(access).map(|access| DeviceRule {
+        allow: true,
+        kind: if block {
+            DeviceKind::Block
+        } else {
+            DeviceKind::Char
+        },
+        major: Some(rustix::fs::major(device)),
+        minor: Some(rustix::fs::minor(device)),
+        access,
+    })
 }
 
 fn runtime_error(reason: &str) -> EngineError {
@@ -208,27 +236,17 @@ fn parse_rule(text: &str) -> Result<DeviceRule, EngineError> {
     })
 }
 
-/// No driver is registered.
-fn refuse(request: &DeviceRequest) -> Result<(), EngineError> {
-    if request.driver == "cdi" && request.ids.is_empty() {
-        return Ok(());
-    }
-    if request.driver == "cdi" {
-        return Err(EngineError::System(format!(
-            "CDI device injection failed: unresolvable CDI devices {}",
-            request.ids.join(", ")
-        )));
-    }
+fn no_driver(request: &DeviceRequest) -> EngineError {
     let sets: Vec<String> = request
         .capabilities
         .iter()
         .map(|set| format!("[{}]", set.join(" ")))
         .collect();
-    Err(EngineError::System(format!(
+    EngineError::System(format!(
         "could not select device driver {:?} with capabilities: [{}]",
         request.driver,
         sets.join(" ")
-    )))
+    ))
 }
 
 /// Major and minor number of the device at a path. As for dockerd, another file's numbers are for the kernel to refuse.
@@ -303,20 +321,61 @@ mod tests {
 
     #[test]
     fn requests_are_refused_by_name() {
+        let dirs = [PathBuf::from("/nonexistent/cdi")];
+        let text = |request: &DeviceRequest, dirs: &[PathBuf]| {
+            let mut host = HostSpec::default();
+            host.device_requests.push(request.clone());
+            resolve(&host, dirs).unwrap_err().to_string()
+        };
         let mut request = DeviceRequest {
             capabilities: vec![vec!["gpu".into(), "compute".into()], vec!["x".into()]],
             ..DeviceRequest::default()
         };
         assert_eq!(
-            refuse(&request).unwrap_err().to_string(),
+            text(&request, &dirs),
             "could not select device driver \"\" with capabilities: [[gpu compute] [x]]"
         );
         request.driver = "cdi".into();
-        request.ids = vec!["a/b=c".into()];
+        request.ids = vec!["a/b=c".into(), "x".into()];
         assert_eq!(
-            refuse(&request).unwrap_err().to_string(),
-            "CDI device injection failed: unresolvable CDI devices a/b=c"
+            text(&request, &dirs),
+            "CDI device injection failed: unresolvable CDI devices a/b=c, x"
         );
+        assert!(text(&request, &[]).starts_with("could not select device driver \"cdi\""));
+        request.has_options = true;
+        assert_eq!(
+            text(&request, &dirs),
+            "unexpected options in CDI device request"
+        );
+        request.count = -1;
+        assert_eq!(
+            text(&request, &dirs),
+            "unexpected count in CDI device request"
+        );
+    }
+
+    #[test]
+    fn nodes_of_drivers_take_the_place_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = r#"{"cdiVersion":"0.5.0","kind":"v.com/c","devices":[{"name":"d","containerEdits":
+            {"deviceNodes":[{"path":"/dev/x","hostPath":"/dev/zero","permissions":"r"}],"env":["A=1"]}}]}"#;
+        std::fs::write(dir.path().join("a.json"), spec).unwrap();
+        let mut host = HostSpec::default();
+        host.devices.push(DeviceMapping {
+            host_path: "/dev/null".into(),
+            container_path: "/dev/x".into(),
+            access: "rw".into(),
+        });
+        host.device_requests.push(DeviceRequest {
+            driver: "cdi".into(),
+            ids: vec!["v.com/c=d".into()],
+            ..DeviceRequest::default()
+        });
+        let found = resolve(&host, &[dir.path().to_owned()]).unwrap();
+        assert_eq!(found.nodes.len(), 1);
+        assert_eq!(found.nodes[0].device, rustix::fs::makedev(1, 5));
+        assert_eq!(found.edits.env, ["A=1"]);
+        assert_eq!(found.rules(false).last().unwrap().minor, Some(5));
     }
 
     #[test]
@@ -327,21 +386,21 @@ mod tests {
             container_path: "/dev/x".into(),
             access: "r".into(),
         });
-        let found = resolve(&host).unwrap();
+        let found = resolve(&host, &[]).unwrap();
         assert_eq!(found.nodes[0].path, "/dev/x");
         let rules = found.rules(false);
         assert_eq!(rules.last().unwrap().access.to_string(), "r");
         assert_eq!(found.rules(true), DeviceRule::privileged());
         host.devices[0].host_path = "/etc/passwd".into();
         assert!(
-            resolve(&host)
+            resolve(&host, &[])
                 .unwrap_err()
                 .to_string()
                 .ends_with("\"/etc/passwd\": not a device node")
         );
         host.devices[0].host_path = "/nope".into();
         assert!(
-            resolve(&host)
+            resolve(&host, &[])
                 .unwrap_err()
                 .to_string()
                 .ends_with("\"/nope\": no such file or directory")

@@ -136,7 +136,7 @@ fn stage_blocking(
     joined: Option<&ContainerView>,
     donors: &Donors,
 ) -> Result<Prepared, EngineError> {
-    let devices = devices::resolve(&fixed.host)?;
+    let devices = devices::resolve(&fixed.host, &shared.config.cdi_spec_dirs)?;
     let namespaces = donors.open(&fixed.host)?;
     let image = shared
         .images
@@ -281,9 +281,10 @@ fn build(
         network,
         joined,
         namespaces,
-        devices,
+        mut devices,
     } = inputs;
     let (config, host) = (&fixed.config, &fixed.host);
+    let edits = mounts::below_clients(host, std::mem::take(&mut devices.edits));
     let hostname = joined
         .map_or(&config.hostname, |view| &view.fixed.config.hostname)
         .clone();
@@ -294,7 +295,8 @@ fn build(
         .filter(|_| has_init(host))
         .chain(std::iter::once(&fixed.path))
         .chain(&fixed.args);
-    let env = command::process_env(config, &hostname, &who.home);
+    let mut env = command::process_env(config, &hostname, &who.home);
+    edits.apply_env(&mut env);
     let sharing = sysctl::Sharing {
         new_network: network.is_new(),
         host_network: is_host_network(&network)?,
@@ -316,7 +318,7 @@ fn build(
         },
         uid: who.uid,
         gid: who.gid,
-        groups: who.groups,
+        groups: who.groups.into_iter().chain(edits.groups).collect(),
         hostname,
         domainname: config.domainname.clone(),
         tty: config.tty,
@@ -342,8 +344,13 @@ fn build(
         sysctls: sysctl::of_start(&host.sysctls, &sharing)?,
         rootfs,
         binds: binds(shared, fixed, joined),
-        mounts: client_mounts,
-        tmpfs: tmpfs(host).into_iter().chain(client_tmpfs).collect(),
+        mounts: edits.mounts.into_iter().chain(client_mounts).collect(),
+        tmpfs: edits
+            .tmpfs
+            .into_iter()
+            .chain(tmpfs(host))
+            .chain(client_tmpfs)
+            .collect(),
         network,
         pid: namespaces.pid,
         ipc: namespaces.ipc,

@@ -12,6 +12,7 @@ mod accounts_cache;
 mod backoff;
 mod boot;
 mod capabilities;
+pub mod cdi;
 mod clock;
 mod command;
 mod config;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gantry_launch::{BindMount, Propagation, Readonly, TmpfsMount};
 
+use crate::cdi::Edits;
 use crate::container::files::on_worker;
 use crate::model::*;
 use crate::shard::Shared;
@@ -188,6 +189,14 @@ pub(crate) fn of_launch(
     Ok((binds, tmpfs))
 }
 
+/// What drivers mount, without what the client's own mounts hide.
+pub(crate) fn below_clients(host: &HostSpec, mut edits: Edits) -> Edits {
+    let own = host.mounts.iter().map(|point| point.target.as_str());
+    let targets: Vec<&str> = own.chain(host.tmpfs.keys().map(String::as_str)).collect();
+    edits.give_way(&targets);
+    edits
+}
+
 fn bind(point: &MountPoint) -> BindMount {
     BindMount {
         source: point.source.clone().into(),
@@ -202,6 +211,7 @@ fn bind(point: &MountPoint) -> BindMount {
         },
         propagation_optional: point.propagation_optional,
         propagation_top_only: matches!(point.propagation.as_str(), "shared" | "slave" | "private"),
+        attributes: 0,
     }
 }
 

@@ -147,12 +147,13 @@ fn steps(config: &Config) -> Result<Daemon, BootError> {
     })?;
     let engine = step("open the containers", || {
         let keeper = keeper_exe()?;
-        let settings = EngineConfig::new(
+        let mut settings = EngineConfig::new(
             config.data_root.clone(),
             config.exec_root.clone(),
             keeper,
             shards,
         );
+        settings.cdi_spec_dirs.clone_from(&config.cdi_spec_dirs);
         Engine::open(settings, store, images.clone()).map_err(failed("open the containers"))
     })?;
     let daemon = daemon_info(config, &identity, &hierarchy, warnings);
@@ -378,6 +379,7 @@ fn daemon_info(
         .collect(),
         blkio_weight: weighs_io(hierarchy, "blkio.weight"),
         blkio_weight_device: weighs_io(hierarchy, "blkio.weight_device"),
+        cdi_spec_dirs: config.cdi_spec_dirs.clone(),
         swap_limit: hierarchy.has_swap_limit(),
         backing_filesystem: probe::filesystem_name(&config.data_root),
         networks: identity.networks(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::features::{self, Features};
 use crate::flags::Flags;
 use crate::known;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub group: Option<String>,
     pub labels: Vec<String>,
     pub shards: Option<usize>,
+    /// Directories of CDI specifications; none switches them off.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Longest wait for requests in flight at the end.
     pub shutdown_timeout: Duration,
 }
@@ -94,10 +97,13 @@ pub fn resolve(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 /// Keys of daemon.json, each with its flag's value as it is shown in a conflict (`None`: not given).
-fn keys(flags: &Flags) -> [(&'static str, Option<String>); 11] {
+fn keys(flags: &Flags) -> [(&'static str, Option<String>); 13] {
     let list = |all: &[String]| (!all.is_empty()).then(|| format!("[{}]", all.join(" ")));
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
+    let features = (!flags.features.is_empty()).then(|| features::shown(&flags.features));
     [
+        ("cdi-spec-dirs", list(&flags.cdi_spec_dirs)),
+        ("features", features),
         ("data-root", path(&flags.data_root)),
         ("debug", flags.debug.map(|d| d.to_string())),
         ("exec-root", path(&flags.exec_root)),
@@ -188,6 +194,13 @@ fn shown(value: &Value) -> String {
             let items: Vec<_> = items.iter().map(shown).collect();
             format!("[{}]", items.join(" "))
         }
+        Value::Object(map) => {
+            let items: Vec<_> = map
+                .iter()
+                .map(|(k, v)| format!("{k}:{}", shown(v)))
+                .collect();
+            format!("map[{}]", items.join(" "))
+        }
         other => other.to_string(),
     }
 }
@@ -207,11 +220,11 @@ fn kind_of(value: &Value) -> &'static str {
 struct File<'f>(&'f Map<String, Value>);
 
 impl File<'_> {
-    fn read<T>(
-        &self,
+    fn read<'v, T>(
+        &'v self,
         key: &str,
         go_type: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
+        read: impl FnOnce(&'v Value) -> Option<T>,
     ) -> Result<Option<T>, String> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -233,6 +246,23 @@ impl File<'_> {
             let items = v.as_array()?.iter();
             items.map(|i| i.as_str().map(str::to_owned)).collect()
         })
+    }
+
+    fn features(&self) -> Result<Option<Features>, String> {
+        let Some(map) = self.read("features", "map[string]bool", |v| v.as_object())? else {
+            return Ok(None);
+        };
+        let mut features = Features::new();
+        for (name, value) in map {
+            let on = value.as_bool().ok_or_else(|| {
+                let kind = kind_of(value);
+                format!(
+                    "invalid JSON: json: cannot unmarshal {kind} into Go struct field Config.features.{name} of type bool"
+                )
+            })?;
+            features.insert(name.clone(), on);
+        }
+        Ok(Some(features))
     }
 
     fn integer(&self, key: &str) -> Result<Option<i64>, String> {
@@ -270,6 +300,10 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
         }
         Some(other) => return Err(format!("invalid log format: {other}")),
     }
+    let given = file.features()?.unwrap_or_else(|| flags.features.clone());
+    features::check(&given)?;
+    let cdi_spec_dirs =
+        features::cdi_spec_dirs(&or_file(&flags.cdi_spec_dirs, "cdi-spec-dirs")?, &given);
     let shards = match file.integer("shards")? {
         // Out of range is refused below.
         Some(n) => Some(usize::try_from(n).unwrap_or(0)),
@@ -297,6 +331,7 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
         group: flags.group.clone().or(file.text("group")?),
         labels: or_file(&flags.labels, "labels")?,
         shards,
+        cdi_spec_dirs,
         // A negative one means to wait without a limit; a day is one.
         shutdown_timeout: Duration::from_secs(
             u64::try_from(shutdown_timeout_s).unwrap_or(24 * 3600),

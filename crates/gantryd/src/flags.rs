@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::features::{self, Features};
 use crate::known::{self, Unbuilt};
 
 /// What the command line says; `None` and empty mean not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flags {
+    /// `--cdi-spec-dir`
+    pub cdi_spec_dirs: Vec<String>,
+    /// `--feature`
+    pub features: Features,
     /// `-H`, `--host`
     pub hosts: Vec<String>,
     /// `--data-root`
@@ -76,10 +81,12 @@ pub enum FlagError {
 
 /// Long names, short names, and whether they are booleans.
 pub const FLAGS: &[(&str, Option<char>, bool)] = &[
+    ("cdi-spec-dir", None, false),
     ("config-file", None, false),
     ("data-root", None, false),
     ("debug", Some('D'), true),
     ("exec-root", None, false),
+    ("feature", None, false),
     ("group", Some('G'), false),
     ("help", Some('h'), true),
     ("host", Some('H'), false),
@@ -197,6 +204,11 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
             checked(crate::config::check_label(value))?;
             flags.labels.push(value.to_owned());
         }
+        "cdi-spec-dir" => flags.cdi_spec_dirs.push(value.to_owned()),
+        "feature" => {
+            let (name, on) = features::parse_flag(value).map_err(invalid)?;
+            flags.features.insert(name, on);
+        }
         "log-format" => flags.log_format = Some(value.to_owned()),
         "shutdown-timeout" => {
             let reason = format!("strconv.ParseInt: parsing \"{value}\": invalid syntax");
@@ -255,10 +267,12 @@ A container daemon that speaks the Engine API of Docker.
 Flags of dockerd that are not listed are refused, unless their value is what gantryd does anyway.
 
 Options:
+      --cdi-spec-dir list    Directories of CDI specifications (default /etc/cdi, /var/run/cdi; \"\" for none)
       --config-file string   Daemon configuration file (default \"/etc/gantry/daemon.json\")
       --data-root string     Root directory of persistent state (default \"/var/lib/gantry\")
   -D, --debug                Enable debug mode
       --exec-root string     Root directory for execution state files (default \"/run/gantry\")
+      --feature map          Enable or disable a feature (cdi=false)
   -G, --group string         Group for the unix socket (default \"docker\")
   -H, --host list            Daemon socket(s) to connect to (unix://, tcp://, fd://)
       --label list           Set key=value labels to the daemon

@@ -52,7 +52,6 @@ pub const UNBUILT: &[Unbuilt] = &[
         ..value("bridge", "bridge")
     },
     value("", "builder"),
-    value("cdi-spec-dir", "cdi-spec-dirs"),
     value("cgroup-parent", "cgroup-parent"),
     value("containerd", "containerd"),
     value("containerd-namespace", "containerd-namespace"),
@@ -77,7 +76,6 @@ pub const UNBUILT: &[Unbuilt] = &[
     value("dns-search", "dns-search"),
     value("exec-opt", "exec-opts"),
     boolean("experimental", Some("false")),
-    value("feature", "features"),
     value("fixed-cidr", "fixed-cidr"),
     value("fixed-cidr-v6", "fixed-cidr-v6"),
     value("host-gateway-ip", "host-gateway-ip"),

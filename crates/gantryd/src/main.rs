@@ -2,6 +2,7 @@
 
 mod boot;
 mod config;
+mod features;
 mod files;
 mod flags;
 mod known;

@@ -105,6 +105,8 @@ pub struct BindMount {
     pub propagation_optional: bool,
     /// The propagation is for this mount alone, not for those below it.
     pub propagation_top_only: bool,
+    /// Further `MOUNT_ATTR_*` bits of the top mount (nosuid, nodev, noexec, ...).
+    pub attributes: u64,
 }
 
 /// A tmpfs of the container.

@@ -51,9 +51,15 @@ fn mount_setattr(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
+    // How access times are kept is one choice: the old one goes.
+    let times = [libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR_STRICTATIME];
     let attributes = libc::mount_attr {
         attr_set: set,
-        attr_clr: 0,
+        attr_clr: if times.iter().any(|bit| set & bit != 0) {
+            libc::MOUNT_ATTR__ATIME
+        } else {
+            0
+        },
         propagation,
         userns_fd: 0,
     };

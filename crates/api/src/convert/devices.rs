@@ -18,6 +18,8 @@ pub(super) fn mappings(host: &HostConfig) -> Vec<DeviceMapping> {
 pub(super) fn requests(host: &HostConfig) -> Vec<DeviceRequest> {
     let one = |request: &crate::wire::create::DeviceRequest| DeviceRequest {
         driver: request.driver.clone(),
+        count: request.count,
+        has_options: request.options.as_ref().is_some_and(|o| !o.is_empty()),
         ids: request.device_ids.clone().unwrap_or_default(),
         capabilities: request.capabilities.clone().unwrap_or_default(),
     };

@@ -200,7 +200,7 @@ fn features(daemon: &DaemonInfo) -> Value {
         "LiveRestoreEnabled": true,
         "ExperimentalBuild": false,
         "Isolation": "",
-        "CDISpecDirs": [],
+        "CDISpecDirs": daemon.cdi_spec_dirs,
         "Swarm": {
             "NodeID": "",
             "NodeAddr": "",

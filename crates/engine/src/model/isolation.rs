@@ -53,8 +53,14 @@ pub struct DeviceMapping {
 pub struct DeviceRequest {
     /// Name of the driver; empty for any.
     pub driver: String,
+    /// How many; -1 for all.
+    #[serde(default)]
+    pub count: i64,
     /// Ids of devices.
     pub ids: Vec<String>,
+    /// There are options for the driver.
+    #[serde(default)]
+    pub has_options: bool,
     /// One of these sets of capabilities.
     pub capabilities: Vec<Vec<String>>,
 }

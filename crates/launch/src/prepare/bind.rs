@@ -54,6 +54,10 @@ pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
     set_mount_propagation(tree.as_fd(), propagation, !bind.propagation_top_only)
         .map_err(failed("set the propagation of"))?;
     set_readonly(&tree, bind.readonly).map_err(failed("make read-only"))?;
+    if bind.attributes != 0 {
+        set_mount_attributes(tree.as_fd(), bind.attributes, false)
+            .map_err(failed("set the attributes of"))?;
+    }
     let kind = kind_of(&tree).map_err(failed("stat"))?;
     Ok((tree, kind))
 }
