@@ -80,8 +80,6 @@ def test_bad_bodies_say_what_go_says(session_engine, body, message):
      "logger: logging mode not supported: foo"),
     ({"HostConfig": {"Annotations": {"": "x"}}},
      "invalid Annotations: the empty string is not permitted as an annotation key"),
-    ({"Healthcheck": {"Test": ["CMD", "true"], "Interval": 100}}, "Interval in Healthcheck cannot be less than 1ms"),
-    ({"Healthcheck": {"Retries": -1}}, "Retries in Healthcheck cannot be negative"),
     ({"NetworkingConfig": {"EndpointsConfig": {"none": None}}},
      "invalid config for network none: EndpointsConfig is nil"),
 ])
@@ -94,22 +92,6 @@ def test_what_can_not_be_followed_is_a_warning(engine):
     doc = create(engine, "warned", HostConfig=NONE | {"OomKillDisable": True, "CpuPercent": 3})
     assert "linux does not support CPU percent. Percent discarded." in doc["Warnings"]
     assert any("OOM killer is disabled" in w or "OomKillDisable" in w for w in doc["Warnings"])
-
-
-@pytest.mark.gantry  # dockerd does what the image asks for
-def test_what_an_image_asks_in_vain_is_a_warning(engine, workdir):
-    archive = workdir / "empty.tar"
-    archive.write_bytes(bytes(10240))
-    engine.ok("import", "-c", "HEALTHCHECK CMD true", str(archive), "asks:1")
-    try:
-        (health,) = create(engine, "asks", Image="asks:1")["Warnings"]
-        assert "health check" in health
-        silent = create(engine, "quiet", Image="asks:1", Healthcheck={"Test": ["NONE"]})["Warnings"]
-        assert silent == []
-        assert "Health" not in inspect(engine, "asks")["State"]
-    finally:
-        engine.remove_all()
-        engine.ok("rmi", "asks:1")
 
 
 def test_platforms(engine):

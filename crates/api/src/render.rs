@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use gantry_engine::ExecId;
-use gantry_engine::model::{ContainerView, NetworkMode, StateView, Status};
+use gantry_engine::model::{
+    ContainerView, Health as FoundHealth, HealthCheck, HealthStatus, NetworkMode, StateView, Status,
+};
 
 use crate::context::DaemonInfo;
 use crate::error::ApiError;
 use crate::text;
 use crate::wire::container::*;
-use crate::wire::create::Kept;
+use crate::wire::create::{Healthcheck, Kept, Span};
 
 /// Name of the storage driver, as shown.
 pub const STORAGE_DRIVER: &str = "overlay2";
@@ -64,7 +66,7 @@ pub fn inspect(
         created: text::rfc3339(fixed.created_unix_ns),
         path: fixed.path.clone(),
         args: fixed.args.clone(),
-        state: state(&view.state),
+        state: state(&view.state, view.health().as_deref()),
         image: fixed.image_id.clone(),
         resolv_conf_path: started(fixed.resolv_conf_path()),
         hostname_path: started(fixed.hostname_path()),
@@ -97,7 +99,7 @@ pub fn inspect(
     })
 }
 
-fn state(s: &StateView) -> State {
+fn state(s: &StateView, health: Option<&FoundHealth>) -> State {
     State {
         status: s.status.as_str(),
         // A paused container runs, and so does one that waits for its restart.
@@ -114,6 +116,33 @@ fn state(s: &StateView) -> State {
         error: s.error.clone(),
         started_at: text::rfc3339(s.started_unix_ns),
         finished_at: text::rfc3339(s.finished_unix_ns),
+        health: health.map(found_health),
+    }
+}
+
+fn found_health(health: &FoundHealth) -> Health {
+    let results = health.log.iter().map(|result| HealthcheckResult {
+        start: text::rfc3339(result.start_unix_ns),
+        end: text::rfc3339(result.end_unix_ns),
+        exit_code: result.exit_code,
+        output: result.output.clone(),
+    });
+    Health {
+        status: health.status.as_str(),
+        failing_streak: health.failing_streak,
+        log: results.collect(),
+    }
+}
+
+fn health_check(check: &HealthCheck) -> Healthcheck {
+    let span = |ns| Span { ns };
+    Healthcheck {
+        test: (!check.test.is_empty()).then(|| check.test.clone()),
+        interval: span(check.interval_ns),
+        timeout: span(check.timeout_ns),
+        start_period: span(check.start_period_ns),
+        start_interval: span(check.start_interval_ns),
+        retries: check.retries,
     }
 }
 
@@ -168,7 +197,7 @@ fn config(view: &ContainerView, kept: &Kept) -> Config {
         stdin_once: c.stdin_once,
         env: (!c.env.is_empty()).then(|| c.env.clone()),
         cmd: c.cmd.clone(),
-        healthcheck: kept.healthcheck.clone(),
+        healthcheck: c.health.as_ref().map(health_check),
         image: c.image.clone(),
         volumes: keys(&c.volumes, &kept.volumes),
         working_dir: c.working_dir.clone(),
@@ -266,7 +295,7 @@ pub fn summary(
         size_root_fs: sizes.map(|s| s.root),
         labels: fixed.config.labels.clone(),
         state: view.state.status.as_str(),
-        status: status(&view.state, now_unix_ns),
+        status: status(&view.state, health_status(view), now_unix_ns),
         host_config: SummaryHostConfig {
             network_mode: fixed.host.network_mode.as_docker(),
             annotations: fixed.host.annotations.clone(),
@@ -292,11 +321,23 @@ fn command(fixed: &gantry_engine::model::FixedView) -> String {
     line
 }
 
+fn health_status(view: &ContainerView) -> Option<HealthStatus> {
+    view.health().map(|health| health.status)
+}
+
 /// The `STATUS` column.
-pub fn status(s: &StateView, now_unix_ns: i64) -> String {
+pub fn status(s: &StateView, health: Option<HealthStatus>, now_unix_ns: i64) -> String {
     let since = |start: i64| text::human(now_unix_ns.saturating_sub(start).max(0));
     match s.status {
-        Status::Running => format!("Up {}", since(s.started_unix_ns)),
+        Status::Running => {
+            let health = match health {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(s.started_unix_ns))
+        }
         Status::Paused => format!("Up {} (Paused)", since(s.started_unix_ns)),
         Status::Restarting => format!(
             "Restarting ({}) {} ago",
@@ -325,19 +366,30 @@ mod tests {
             finished_unix_ns: 110 * S,
             ..StateView::default()
         };
-        assert_eq!(status(&state(Status::Running, 0), 103 * S), "Up 3 seconds");
         assert_eq!(
-            status(&state(Status::Paused, 0), 103 * S),
+            status(&state(Status::Running, 0), None, 103 * S),
+            "Up 3 seconds"
+        );
+        assert_eq!(
+            status(&state(Status::Paused, 0), None, 103 * S),
             "Up 3 seconds (Paused)"
         );
         assert_eq!(
-            status(&state(Status::Exited, 7), 230 * S),
+            status(&state(Status::Exited, 7), None, 230 * S),
             "Exited (7) 2 minutes ago"
         );
         assert_eq!(
-            status(&state(Status::Restarting, 1), 112 * S),
+            status(&state(Status::Restarting, 1), None, 112 * S),
             "Restarting (1) 2 seconds ago"
         );
-        assert_eq!(status(&state(Status::Created, 0), 0), "Created");
+        assert_eq!(status(&state(Status::Created, 0), None, 0), "Created");
+        let running = state(Status::Running, 0);
+        for (health, text) in [
+            (HealthStatus::Starting, "Up 3 seconds (health: starting)"),
+            (HealthStatus::Healthy, "Up 3 seconds (healthy)"),
+            (HealthStatus::Unhealthy, "Up 3 seconds (unhealthy)"),
+        ] {
+            assert_eq!(status(&running, Some(health), 103 * S), text);
+        }
     }
 }

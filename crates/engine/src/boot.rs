@@ -21,7 +21,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
-use crate::{EngineError, backoff, clock, exec, signals, volumes};
+use crate::{EngineError, backoff, clock, exec, health, signals, volumes};
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -260,6 +260,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
         }
     }
     let report = settle(&shard, &containers, adopted).await;
+    containers.iter().for_each(Container::begin_health_anew);
     remove_left_groups(&shard, &containers).await;
     let views = containers.iter().map(|c| Arc::new(c.view())).collect();
     shared.index.publish_all(id, views);
@@ -270,6 +271,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
         keeper.run(&shard);
     }
     gantry_rt::spawn("exec.sweep", exec::gc::run(shard.clone()));
+    gantry_rt::spawn("health.clock", health::clock::run(shard.clone()));
     continue_lives(&shard, &containers);
     Ok(report)
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::EngineError;
-use crate::model::ContainerConfig;
+use crate::health::rules;
+use crate::model::{ContainerConfig, HealthCheck};
 
 /// PATH when neither image nor client sets one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -33,6 +34,8 @@ pub struct ImageDefaults {
     pub shell: Vec<String>,
     /// ONBUILD triggers.
     pub on_build: Vec<String>,
+    /// Health check.
+    pub health: Option<HealthCheck>,
 }
 
 /// Fills what the client left open from the image.
@@ -76,6 +79,7 @@ pub fn merge(config: &mut ContainerConfig, image: &ImageDefaults) {
         config.shell.clone_from(&image.shell);
     }
     config.on_build.clone_from(&image.on_build);
+    rules::merge(&mut config.health, image.health.as_ref());
 }
 
 fn union(target: &mut Vec<String>, source: &[String]) {

@@ -151,6 +151,7 @@ pub(crate) mod tests {
                 ..StateView::default()
             },
             restart_count: 0,
+            health: None,
             fixed: Arc::new(FixedView {
                 created_unix_ns: 0,
                 image_id: "sha256:0123".into(),

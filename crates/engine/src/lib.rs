@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod events;
 mod exec;
+mod health;
 mod ids;
 mod index;
 mod journal;

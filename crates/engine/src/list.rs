@@ -136,8 +136,8 @@ impl Filters {
 
     fn matches_state(&self, view: &ContainerView) -> bool {
         let state = &view.state;
-        // Health checks are not built: every container's health is "none".
-        (self.health.is_empty() || self.health.iter().any(|h| h == "none"))
+        let health = || view.health().map_or("none", |h| h.status.as_str());
+        (self.health.is_empty() || self.health.iter().any(|wanted| wanted == health()))
             && (self.statuses.is_empty() || self.statuses.contains(&state.status))
             && (self.exited.is_empty()
                 || (self.exited.contains(&state.exit_code)

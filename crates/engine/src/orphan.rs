@@ -62,6 +62,30 @@ impl ProcessName {
         }
     }
 
+    /// Kills the process group that it leads; false when there is none.
+    pub(crate) fn kill_group(self) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else {
+            return Ok(false);
+        };
+        // SAFETY: no memory is passed: the signal has no `siginfo`, and the other arguments are numbers.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                pidfd.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                PIDFD_SIGNAL_PROCESS_GROUP,
+            )
+        };
+        match sent {
+            0 => Ok(true),
+            _ => match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+                e => Err(e),
+            },
+        }
+    }
+
     /// Waits for the end of the process and gives its wait status, if the kernel still knows it.
     pub(crate) async fn ended(self) -> Option<i32> {
         let pidfd = match self.open() {
@@ -97,6 +121,8 @@ struct PidfdInfo {
 
 const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
+/// The signal goes to the process group (Linux 6.9).
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 /// Ask for, or be told of, an exit code.
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xff, 11, struct pidfd_info)`.

@@ -13,7 +13,6 @@ use gantry_rt::mailbox::{self, CallError};
 use gantry_store::Store;
 use rustc_hash::FxHashMap;
 
-use crate::EngineError;
 use crate::accounts_cache::AccountsCache;
 use crate::boot::BootPlan;
 use crate::config::EngineConfig;
@@ -27,6 +26,7 @@ use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
 use crate::volumes::Volumes;
+use crate::{EngineError, health};
 
 /// What all shards share; `Send + Sync`.
 pub(crate) struct Shared {
@@ -87,6 +87,8 @@ pub(crate) struct ShardEngine {
     pub(crate) keepers: RefCell<Vec<Rc<KeeperLink>>>,
     pub(crate) journal: RefCell<StateJournal>,
     pub(crate) open_logs: OpenLogs,
+    /// When its containers are probed.
+    pub(crate) health: health::clock::Clock,
     pub(crate) booted: Cell<bool>,
 }
 
@@ -103,6 +105,7 @@ impl ShardEngine {
             keepers: RefCell::default(),
             journal: RefCell::new(journal),
             open_logs: OpenLogs::default(),
+            health: health::clock::Clock::default(),
             booted: Cell::new(false),
         });
         SHARD.with(|slot| slot.set(shard.clone())).map_err(|_| {

@@ -1,6 +1,6 @@
 //! What runs in the container: `Config` of the request.
 
-use gantry_engine::model::ContainerConfig;
+use gantry_engine::model::{ContainerConfig, HealthCheck};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -40,7 +40,19 @@ pub(super) fn to_engine(r: CreateRequest) -> ContainerConfig {
             .collect(),
         shell: r.shell.0.unwrap_or_default(),
         on_build: r.on_build.unwrap_or_default(),
+        health: r.healthcheck.map(health_check),
         network_disabled: r.network_disabled,
+    }
+}
+
+fn health_check(check: Healthcheck) -> HealthCheck {
+    HealthCheck {
+        test: check.test.unwrap_or_default(),
+        interval_ns: check.interval.ns,
+        timeout_ns: check.timeout.ns,
+        start_period_ns: check.start_period.ns,
+        start_interval_ns: check.start_interval.ns,
+        retries: check.retries,
     }
 }
 
@@ -99,8 +111,8 @@ const MIN_HEALTH_SPAN_NS: i64 = 1_000_000;
 
 fn check_health(check: &Healthcheck) -> Result<(), ApiError> {
     for (name, span_ns) in [
-        ("Interval", check.interval_ns),
-        ("Timeout", check.timeout_ns),
+        ("Interval", check.interval.ns),
+        ("Timeout", check.timeout.ns),
     ] {
         short_span(name, span_ns)?;
     }
@@ -109,8 +121,8 @@ fn check_health(check: &Healthcheck) -> Result<(), ApiError> {
             "Retries in Healthcheck cannot be negative",
         ));
     }
-    short_span("StartPeriod", check.start_period_ns)?;
-    short_span("StartInterval", check.start_interval_ns)
+    short_span("StartPeriod", check.start_period.ns)?;
+    short_span("StartInterval", check.start_interval.ns)
 }
 
 fn short_span(name: &str, span_ns: i64) -> Result<(), ApiError> {
@@ -120,12 +132,4 @@ fn short_span(name: &str, span_ns: i64) -> Result<(), ApiError> {
     Err(ApiError::invalid(format!(
         "{name} in Healthcheck cannot be less than 1ms"
     )))
-}
-
-/// Whether a health check is none: inherited (and images' are not run), or switched off.
-pub(super) fn is_no_healthcheck(check: &Healthcheck) -> bool {
-    match check.test.as_deref().unwrap_or_default() {
-        [] => true,
-        [first, ..] => first == "NONE",
-    }
 }

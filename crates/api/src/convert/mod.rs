@@ -199,7 +199,6 @@ fn keep(request: &CreateRequest, host: HostConfig) -> Result<Arc<str>, ApiError>
         volumes: request.volumes.clone(),
         exposed_ports: request.exposed_ports.clone(),
         on_build: request.on_build.clone(),
-        healthcheck: request.healthcheck.clone(),
         mac_address: request.mac_address.clone(),
         shell: request.shell.0.clone(),
     };
@@ -214,10 +213,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
         list.as_ref().is_some_and(|l| !l.is_empty())
     }
     let published = host.port_bindings.as_ref().is_some_and(|m| !m.is_empty());
-    let healthcheck = request
-        .healthcheck
-        .as_ref()
-        .is_some_and(|h| !config::is_no_healthcheck(h));
     let wanted: &[(bool, &str)] = &[
         (
             published || host.publish_all_ports,
@@ -228,7 +223,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
             host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
             "storage options (StorageOpt)",
         ),
-        (healthcheck, "health checks (Healthcheck)"),
         (
             !request.mac_address.is_empty(),
             "MAC addresses (MacAddress)",

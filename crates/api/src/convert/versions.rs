@@ -28,7 +28,7 @@ pub(super) fn adjust(request: &mut CreateRequest, host: &mut HostConfig, version
         .as_mut()
         .filter(|_| !version.at_least(44));
     if let Some(check) = check {
-        check.start_interval_ns = 0;
+        check.start_interval.ns = 0;
     }
 }
 

@@ -37,14 +37,12 @@ pub(super) async fn create(mut call: Call) -> Reply {
         ));
     };
     check_platform(&call, &request.image)?;
-    let unbuilt = unbuilt_of_image(&call, &request);
     if let Some(host) = &mut request.host_config {
         let id_of = |key: &str| Ok(call.ctx.engine.inspect(key)?.id.to_string());
         convert::name_joined(host, id_of)?;
     }
     let machine = &call.ctx.daemon.machine();
     let (spec, mut warnings) = convert::create_spec(name, request, call.version, machine)?;
-    warnings.extend(unbuilt);
     let made = call.ctx.engine.create(spec).await?;
     warnings.extend(made.warnings);
     reply::json(
@@ -54,24 +52,6 @@ pub(super) async fn create(mut call: Call) -> Reply {
             warnings,
         },
     )
-}
-
-/// What an image asks for and does not get. A client's own wish would be refused; an image is run, and this is said.
-fn unbuilt_of_image(call: &Call, request: &CreateRequest) -> Vec<String> {
-    let Ok(image) = call.ctx.images.snapshot().resolve(&request.image) else {
-        return Vec::new();
-    };
-    let mut warnings = Vec::new();
-    let own_check = request.healthcheck.as_ref().and_then(|h| h.test.as_ref());
-    let check = image.config.healthcheck.as_ref();
-    let asked = check.is_some_and(|h| h.test.first().is_some_and(|kind| kind != "NONE"));
-    if asked && own_check.is_none_or(Vec::is_empty) {
-        warnings.push(
-            "The image has a health check. Health checks are not implemented yet: it is not run."
-                .to_owned(),
-        );
-    }
-    warnings
 }
 
 /// Refuses a platform that the image is not for, with the words of dockerd.

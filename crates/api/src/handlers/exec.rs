@@ -47,6 +47,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
         working_dir: request.working_dir,
         detach_keys: Vec::new(),
         console_size: console_size(&call, request.tty, request.console_size),
+        probe: false,
     };
     let wanted = ExecRequest {
         config,

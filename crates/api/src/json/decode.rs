@@ -37,6 +37,13 @@ impl Mismatch {
         self.path.push(key.into());
         self
     }
+
+    /// The same of a type that Go has another name for.
+    #[must_use]
+    pub fn of_type(mut self, go_type: String) -> Self {
+        self.wanted = go_type;
+        self
+    }
 }
 
 impl std::fmt::Display for Mismatch {

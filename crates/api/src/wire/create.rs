@@ -81,19 +81,43 @@ impl FromJson for StringList {
     }
 }
 
+/// A span in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Span {
+    /// Negative ones are for the client to hear of.
+    pub ns: i64,
+}
+
+impl Span {
+    fn is_zero(&self) -> bool {
+        self.ns == 0
+    }
+}
+
+impl FromJson for Span {
+    fn go_type() -> String {
+        "time.Duration".to_owned()
+    }
+    fn from_value(value: Value) -> Result<Self, Mismatch> {
+        let ns = i64::from_value(value).map_err(|e| e.of_type(Self::go_type()))?;
+        Ok(Self { ns })
+    }
+}
+
 document! {
-    /// `Healthcheck`; durations in nanoseconds.
+    /// `Healthcheck`
     pub struct Healthcheck = "container.HealthConfig" {
         #[serde(skip_serializing_if = "Option::is_none")]
         "Test" => test: List<String>,
-        #[serde(skip_serializing_if = "is_zero")]
-        "Interval" => interval_ns: i64,
-        #[serde(skip_serializing_if = "is_zero")]
-        "Timeout" => timeout_ns: i64,
-        #[serde(skip_serializing_if = "is_zero")]
-        "StartPeriod" => start_period_ns: i64,
-        #[serde(skip_serializing_if = "is_zero")]
-        "StartInterval" => start_interval_ns: i64,
+        #[serde(skip_serializing_if = "Span::is_zero")]
+        "Interval" => interval: Span,
+        #[serde(skip_serializing_if = "Span::is_zero")]
+        "Timeout" => timeout: Span,
+        #[serde(skip_serializing_if = "Span::is_zero")]
+        "StartPeriod" => start_period: Span,
+        #[serde(skip_serializing_if = "Span::is_zero")]
+        "StartInterval" => start_interval: Span,
         #[serde(skip_serializing_if = "is_zero")]
         "Retries" => retries: i64,
     }
@@ -276,7 +300,6 @@ document! {
         "Volumes" => volumes: Option<KeySet>,
         "ExposedPorts" => exposed_ports: Option<KeySet>,
         "OnBuild" => on_build: List<String>,
-        "Healthcheck" => healthcheck: Option<Healthcheck>,
         "MacAddress" => mac_address: String,
         "Shell" => shell: List<String>,
     }

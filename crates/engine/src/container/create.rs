@@ -178,6 +178,14 @@ fn image_defaults(image: &Image) -> ImageDefaults {
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
         shell: config.shell.clone().unwrap_or_default(),
         on_build: config.on_build.clone().unwrap_or_default(),
+        health: config.healthcheck.as_ref().map(|check| HealthCheck {
+            test: check.test.clone(),
+            interval_ns: check.interval_ns,
+            timeout_ns: check.timeout_ns,
+            start_period_ns: check.start_period_ns,
+            start_interval_ns: check.start_interval_ns,
+            retries: check.retries,
+        }),
     }
 }
 

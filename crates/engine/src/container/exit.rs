@@ -50,6 +50,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     if run.exiting.replace(true) {
         return;
     }
+    container.stop_probing();
     if container.fixed.host.pid_mode != PidMode::Private {
         end_the_others(container, &run).await;
     }
@@ -159,6 +160,7 @@ async fn commit_exit(
     change(&mut record.state);
     record.state.status = next;
     record.state.sequence += 1;
+    record.state.health = container.health_after(next);
     store_record(container, &record).await
 }
 
@@ -248,7 +250,8 @@ impl Container {
     }
 
     /// A change of state that could not be made durable.
-    fn force_state(&self, next: Status, change: impl FnOnce(&mut StateRecord)) {
+    fn force_state(self: &Rc<Self>, next: Status, change: impl FnOnce(&mut StateRecord)) {
+        let health = self.health_after(next);
         {
             let mut inner = self.inner.borrow_mut();
             assert!(inner.state.status.may_become(next), "no transition");
@@ -256,6 +259,7 @@ impl Container {
             inner.state.status = next;
             inner.state.sequence += 1;
         }
+        self.follow_health(health, next);
         self.publish();
     }
 

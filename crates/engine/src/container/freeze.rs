@@ -1,29 +1,55 @@
 //! `pause` and `unpause`: the freezer of the container's control group.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Container, files};
 use crate::EngineError;
 use crate::model::Status;
 
+/// How long a pause waits for execs that are being started. One that hangs longer is frozen with the others, and goes on
+/// with the thaw.
+pub const PAUSE_WAIT_LIMIT: Duration = Duration::from_secs(10);
+
 /// Freezes every process.
 pub(crate) async fn pause(container: &Rc<Container>) -> Result<(), EngineError> {
+    // A start holds it: no launch is under way.
     let _guard = container.ops.lock().await;
-    match container.status() {
-        Status::Paused => {
-            return Err(EngineError::Conflict(format!(
-                "Container {} is already paused",
-                container.id
-            )));
-        }
-        Status::Restarting => {
-            return Err(EngineError::Conflict(format!(
-                "Container {} is restarting, wait until the container is running",
-                container.id
-            )));
-        }
-        _ => {}
+    container.pausing.set(true);
+    let paused = pause_locked(container).await;
+    container.pausing.set(false);
+    container.changed.notify_all();
+    paused
+}
+
+async fn pause_locked(container: &Rc<Container>) -> Result<(), EngineError> {
+    check(container)?;
+    if gantry_rt::timeout(PAUSE_WAIT_LIMIT, container.execs.settled())
+        .await
+        .is_err()
+    {
+        tracing::warn!(id = %container.id, "paused while an exec is being started");
     }
+    check(container)?;
+    freeze(container).await
+}
+
+/// Docker's refusals.
+fn check(container: &Container) -> Result<(), EngineError> {
+    match container.status() {
+        Status::Paused => Err(EngineError::Conflict(format!(
+            "Container {} is already paused",
+            container.id
+        ))),
+        Status::Restarting => Err(EngineError::Conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            container.id
+        ))),
+        _ => container.running("").map(drop),
+    }
+}
+
+async fn freeze(container: &Rc<Container>) -> Result<(), EngineError> {
     let run = container.running("")?;
     let group = run.group.clone();
     let frozen = files::on_worker(move || Ok(group.freeze()?)).await;

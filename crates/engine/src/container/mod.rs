@@ -28,6 +28,7 @@ use gantry_stream::ContainerIo;
 use crate::EngineError;
 use crate::backoff::Backoff;
 use crate::exec::Execs;
+use crate::health::Monitor;
 use crate::journal::JournalEntry;
 use crate::keeper::KeeperLink;
 use crate::lock::LocalLock;
@@ -58,6 +59,8 @@ pub(crate) struct Container {
     pub(crate) client_restart: Cell<bool>,
     /// A client's `stop` waits for the end, which tells of it.
     pub(crate) stopping: Cell<bool>,
+    /// A pause is under way: it waits for execs that are being started, and no other is.
+    pub(crate) pausing: Cell<bool>,
     /// A removal is under way.
     pub(crate) removing: Cell<bool>,
     /// It was removed.
@@ -74,6 +77,8 @@ pub(crate) struct Container {
     pub(crate) pending: RefCell<Vec<attach::PendingAttach>>,
     /// Further processes that clients made or start.
     pub(crate) execs: Execs,
+    /// Its health, if it has a check.
+    pub(crate) health: Option<Monitor>,
     pub(crate) inner: RefCell<Inner>,
 }
 
@@ -111,7 +116,8 @@ pub(crate) struct Waiter {
 }
 
 impl Container {
-    pub(crate) fn new(shard: &Rc<ShardEngine>, record: ContainerRecord) -> Rc<Self> {
+    pub(crate) fn new(shard: &Rc<ShardEngine>, mut record: ContainerRecord) -> Rc<Self> {
+        let health = Monitor::of(&record.config, record.state.health.take());
         let dir = shard.shared.config.containers_dir().join(&record.id);
         let fixed = FixedView {
             created_unix_ns: record.created_unix_ns,
@@ -135,6 +141,7 @@ impl Container {
             no_restart: Cell::new(false),
             client_restart: Cell::new(false),
             stopping: Cell::new(false),
+            pausing: Cell::new(false),
             removing: Cell::new(false),
             gone: Cell::new(false),
             releasing: Cell::new(false),
@@ -143,6 +150,7 @@ impl Container {
             copying: Cell::new(false),
             pending: RefCell::default(),
             execs: Execs::default(),
+            health,
             inner: RefCell::new(Inner {
                 name: record.name.into(),
                 settings: fixed,
@@ -213,8 +221,16 @@ impl Container {
             config: self.fixed.config.clone(),
             host: inner.settings.host.clone(),
             wire: inner.settings.wire.to_string(),
-            state: inner.state.clone(),
+            state: self.stored_state(&inner),
             restart_count: inner.restart_count,
+        }
+    }
+
+    /// The state as it is stored.
+    fn stored_state(&self, inner: &Inner) -> StateRecord {
+        StateRecord {
+            health: self.stored_health(),
+            ..inner.state.clone()
         }
     }
 
@@ -242,6 +258,7 @@ impl Container {
                 oom_killed: state.oom_killed,
             },
             restart_count: inner.restart_count,
+            health: self.health.as_ref().map(Monitor::cell),
             fixed: inner.settings.clone(),
             revision: state.sequence,
         }
@@ -252,7 +269,7 @@ impl Container {
         let inner = self.inner.borrow();
         JournalEntry {
             id: self.id.to_string(),
-            state: inner.state.clone(),
+            state: self.stored_state(&inner),
             restart_count: inner.restart_count,
         }
     }
@@ -269,11 +286,12 @@ impl Container {
     /// Goes to another state: kill-durable first, then visible. A transition that the state machine
     /// does not have is a bug and panics; an append that fails leaves everything as it was.
     pub(crate) fn transition(
-        &self,
+        self: &Rc<Self>,
         next: Status,
         change: impl FnOnce(&mut StateRecord),
     ) -> Result<(), EngineError> {
-        let entry = {
+        let health = self.health_after(next);
+        let mut entry = {
             let inner = self.inner.borrow();
             assert!(
                 inner.state.status.may_become(next),
@@ -286,6 +304,7 @@ impl Container {
             change(&mut state);
             state.status = next;
             state.sequence += 1;
+            state.health.clone_from(&health);
             assert_eq!(
                 state.pid != 0,
                 next.is_alive(),
@@ -298,7 +317,9 @@ impl Container {
             }
         };
         self.shard.journal_append(&entry)?;
+        entry.state.health = None;
         self.inner.borrow_mut().state = entry.state;
+        self.follow_health(health, next);
         self.publish();
         Ok(())
     }
@@ -338,6 +359,17 @@ impl Container {
         loop {
             let changed = self.changed.notified();
             if !self.launching.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until no pause is under way.
+    pub(crate) async fn not_pausing(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.pausing.get() {
                 return;
             }
             changed.await;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use gantry_launch::AdoptedContainer;
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Exec, Phase, create, exit, note, parse_key, start};
+use super::{Exec, Phase, create, end, exit, note, parse_key, start};
 use crate::EngineError;
 use crate::boot;
 use crate::container::{Container, files};
@@ -85,6 +85,10 @@ async fn adopt(
         // Whoever wrote to it is gone.
         io.close_stdin();
         link.close_stdin_later(&exec.key.as_str().into());
+    }
+    if exec.config.probe {
+        // Nobody waits for what it finds.
+        end::kill(&exec).await;
     }
     if let Some(ended) = found.exit {
         exit::report(

@@ -54,6 +54,44 @@ pub(crate) async fn create(
     }
     // It may have ended while the worker was busy.
     check_container(container, named)?;
+    let exec = make(container, config, env)?;
+    Ok(exec.id.to_string())
+}
+
+/// Makes an exec that checks the container's health. Whether its user is there is found at its start.
+pub(crate) fn create_probe(
+    container: &Rc<Container>,
+    argv: Vec<String>,
+) -> Result<Rc<Exec>, EngineError> {
+    check_command(&argv)?;
+    let own = &container.fixed.config;
+    let config = ExecConfig {
+        argv,
+        attach_stdout: true,
+        attach_stderr: true,
+        user: own.user.clone(),
+        working_dir: own.working_dir.clone(),
+        probe: true,
+        ..ExecConfig::default()
+    };
+    make(container, config, Vec::new())
+}
+
+/// An exec without a program is none.
+pub(super) fn check_command(argv: &[String]) -> Result<(), EngineError> {
+    if argv.is_empty() {
+        return Err(EngineError::InvalidParameter(
+            "No exec command specified".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn make(
+    container: &Rc<Container>,
+    config: ExecConfig,
+    env: Vec<String>,
+) -> Result<Rc<Exec>, EngineError> {
     if container.execs.live() >= MAX_LIVE_EXECS {
         return Err(EngineError::Unavailable(format!(
             "container {} has {MAX_LIVE_EXECS} execs that are not ended",
@@ -69,7 +107,7 @@ pub(crate) async fn create(
     );
     register(container, &exec);
     container.exec_event(&exec, &format!("exec_create: {}", exec.command_line()), &[]);
-    Ok(exec.id.to_string())
+    Ok(exec)
 }
 
 /// Makes an exec known.

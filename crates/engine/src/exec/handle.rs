@@ -16,11 +16,7 @@ impl Engine {
         key: &str,
         request: ExecRequest,
     ) -> Result<String, EngineError> {
-        if request.config.argv.is_empty() {
-            return Err(EngineError::InvalidParameter(
-                "No exec command specified".to_owned(),
-            ));
-        }
+        create::check_command(&request.config.argv)?;
         let named = key.to_owned();
         self.on_owner(
             key,

@@ -5,6 +5,7 @@
 pub(crate) mod adopt;
 pub(crate) mod attach;
 pub(crate) mod create;
+pub(crate) mod end;
 pub(crate) mod exit;
 pub(crate) mod gc;
 mod handle;
@@ -62,6 +63,9 @@ pub struct ExecConfig {
     pub detach_keys: Vec<u8>,
     /// First size of the terminal: rows, columns.
     pub console_size: Option<(u16, u16)>,
+    /// It is the daemon's own, to check the health of its container.
+    #[serde(default)]
+    pub probe: bool,
 }
 
 /// What readers see of an exec.
@@ -240,6 +244,17 @@ impl Execs {
         self.0.borrow().iter().for_each(f);
     }
 
+    /// Waits until none is being started.
+    pub(crate) async fn settled(&self) {
+        let starting = || {
+            let all = self.0.borrow();
+            all.iter().find(|e| e.phase() == Phase::Starting).cloned()
+        };
+        while let Some(exec) = starting() {
+            exec.until(|phase| phase != Phase::Starting).await;
+        }
+    }
+
     /// Those that run under a keeper.
     fn of_keeper(&self, keeper: &Rc<KeeperLink>) -> Vec<Rc<Exec>> {
         let is_its = |e: &&Rc<Exec>| {
@@ -279,7 +294,7 @@ impl Container {
     }
 
     /// Takes execs out of memory and index.
-    fn forget_execs(&self, keep: impl Fn(&Exec) -> bool) -> Vec<Rc<Exec>> {
+    pub(crate) fn forget_execs(&self, keep: impl Fn(&Exec) -> bool) -> Vec<Rc<Exec>> {
         let out = self.execs.retain(keep);
         for exec in &out {
             self.shard.shared.execs.remove(&self.id, &exec.id);

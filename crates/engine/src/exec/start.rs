@@ -43,6 +43,8 @@ pub(super) async fn start(
     options: ExecStart,
     attached: Option<SubscribeOptions>,
 ) -> Result<Live, EngineError> {
+    // What is frozen while it is started would wait for the thaw.
+    container.not_pausing().await;
     check_container(container, &container.id)?;
     check_phase(exec)?;
     if container.execs.starting() >= MAX_STARTING_EXECS {
@@ -66,6 +68,17 @@ pub(super) async fn start(
             Err(e)
         }
     }
+}
+
+/// Starts an exec of the daemon's own and gives its output.
+pub(crate) async fn start_probe(
+    container: &Rc<Container>,
+    exec: &Rc<Exec>,
+    wanted: SubscribeOptions,
+) -> Result<Subscription, EngineError> {
+    let live = start(container, exec, ExecStart::default(), Some(wanted)).await?;
+    live.subscription
+        .ok_or_else(|| EngineError::System("a probe has no output".to_owned()))
 }
 
 /// A container that ends meanwhile makes many things fail; that is then the reason.

@@ -1,5 +1,6 @@
 //! The data of the engine: what a client asks for, what is stored, what readers see.
 
+mod health;
 mod isolation;
 mod mount;
 mod query;
@@ -9,6 +10,7 @@ mod status;
 mod update;
 mod view;
 
+pub use health::*;
 pub use isolation::*;
 pub use mount::*;
 pub use query::*;

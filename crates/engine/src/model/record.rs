@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerConfig, HostSpec, Status};
+use super::{ContainerConfig, Health, HostSpec, Status};
 
 /// Version of [`ContainerRecord`] on disk.
 pub const RECORD_VERSION: u32 = 1;
@@ -62,4 +62,7 @@ pub struct StateRecord {
     pub sequence: u64,
     /// A client stopped it; `unless-stopped` does not start it at boot.
     pub manually_stopped: bool,
+    /// What its probes had found; only in what is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeviceMapping, DeviceRate, DeviceRequest, IpcMode, MountPoint, MountRequest, PidMode,
-    VolumesFrom,
+    DeviceMapping, DeviceRate, DeviceRequest, HealthCheck, IpcMode, MountPoint, MountRequest,
+    PidMode, VolumesFrom,
 };
 
 /// A request to create a container. Image, entrypoint and so on are as the client gave them; the
@@ -76,6 +76,8 @@ pub struct ContainerConfig {
     pub shell: Vec<String>,
     /// ONBUILD triggers of the image.
     pub on_build: Vec<String>,
+    /// How its health is found; `None`: not given, or there is none.
+    pub health: Option<HealthCheck>,
     /// No network at all, whatever the mode says.
     pub network_disabled: bool,
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ContainerConfig, HostSpec, Status};
+use super::{ContainerConfig, Health, HealthCell, HostSpec, Status};
 
 /// A container's id: 64 hexadecimal digits.
 pub type ContainerId = Arc<str>;
@@ -19,6 +19,8 @@ pub struct ContainerView {
     pub state: StateView,
     /// How often the restart policy has started it again.
     pub restart_count: u32,
+    /// Its health, of now and not of that moment; `None` if it has no check.
+    pub health: Option<HealthCell>,
     /// What only `update` changes, by exchanging it as a whole.
     pub fixed: Arc<FixedView>,
     /// Grows with every change of this container; a cache key.
@@ -45,6 +47,13 @@ pub struct FixedView {
     pub wire: Arc<str>,
     /// Directory of this container under the data root.
     pub dir: PathBuf,
+}
+
+impl ContainerView {
+    /// What probes found so far; `None` if it has no check, or was never started.
+    pub fn health(&self) -> Option<Arc<Health>> {
+        self.health.as_ref()?.load()
+    }
 }
 
 impl FixedView {
