@@ -330,7 +330,7 @@ def test_stuck_probes_never_pile_up(engine):
     if os.environ.get("GANTRY_TEST_HOST"):
         pytest.skip("dockerd kills the shell and leaves its child")
     most = 0
-    for _ in range(30):
+    for _ in range(15):
         processes = engine.json("GET", "/v1.48/containers/box/top")[1]["Processes"]
         most = max(most, sum("sleep 600" in p[-1] for p in processes))
         time.sleep(0.1)
@@ -349,6 +349,7 @@ def test_ended_probes_do_not_fill_the_memory(engine):
 
 # --- pauses and execs ----------------------------------------------------------------------------
 
+@pytest.mark.gantry  # dockerd's runtime now and then fails to freeze what is being started
 def test_pauses_wait_for_execs_in_flight(engine):
     """Whatever meets a pause: it either runs, or is refused as Docker does. Nothing hangs, nothing is half started."""
     engine.ok("run", "-d", "--network", "none", "--name", "box", "busybox", "sleep", "600")
