@@ -10,6 +10,7 @@ need curl curl
 need python3 python3
 if [ "${1:-}" = test ]; then
     need zstd zstd
+    need strace strace
     need pip3 python3-pip
     command -v docker >/dev/null 2>&1 || {
         # Debian: docker-cli where it exists (13 and newer), else docker.io
