@@ -60,12 +60,21 @@ for sock in "$dir/g.sock" ${peer:+"$SIDROOT/srv/bench/$peer.sock"}; do
     curl -sS --fail-with-body --unix-socket "$sock" -X POST -H 'Content-Type: application/x-tar' \
         --data-binary "@$dir/busybox.tar" http://d/images/load >&2
 done
+if [ -n "$peer" ]; then
+    # Launchers alone: the container that dockerd would start, by the OCI runtimes that are here.
+    perf/bundle.py "$SIDROOT/srv/bench/$peer.sock" "$(cat "$SIDROOT/srv/bench/$peer.containerd.pid")" "$dir/busybox.tar" "$dir/bundle"
+    for runtime in runc crun; do
+        program=$(command -v $runtime) || continue
+        set -- "$@" --runtime "$runtime $("$program" --version | sed -n '1s/.*version //p')=$program,$dir/bundle"
+    done
+fi
 echo "### $(date -u +%F), commit $(git rev-parse --short HEAD)"
 echo
 echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
 echo
 echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir")."
-target/release/gantry-perf "$@"
+# crun refuses hosts with control groups of both versions: the empty second one is not shown to it.
+unshare -m --propagation private sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec target/release/gantry-perf "$@"' sh "$@"
 # What a life costs is counted after everything was timed: tracing slows an engine down.
 count() {
     echo

@@ -5,6 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::burst::burst;
 use crate::engine::Engine;
 use crate::http::Client;
 
@@ -24,6 +25,8 @@ pub struct Size {
     pub lives_per_client: usize,
     /// Idle containers for the memory case.
     pub idle: usize,
+    /// Containers started at once in the burst case.
+    pub burst: usize,
     /// MiB through attach.
     pub attach_mib: usize,
     /// Log driver of the containers.
@@ -86,6 +89,15 @@ pub const CASES: &[Case] = &[
         once: false,
         metrics: &[("lives, 8 clients", "1/s", Better::More)],
         run: parallel,
+    },
+    Case {
+        name: "burst",
+        once: true,
+        metrics: &[
+            ("starts all at once: median", "ms", Better::Less),
+            ("starts all at once: 99th percentile", "ms", Better::Less),
+        ],
+        run: burst,
     },
     Case {
         name: "exec",
@@ -334,7 +346,8 @@ fn memory(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     ])
 }
 
-fn ms(time: Duration) -> f64 {
+/// Milliseconds.
+pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 

@@ -9,23 +9,28 @@
 
 use std::process::ExitCode;
 
+mod burst;
 mod cases;
 mod engine;
 mod http;
+mod oci;
 mod report;
 
-use cases::{CASES, Case, Size};
+use cases::{Better, CASES, Case, Size};
 use engine::Engine;
+use oci::Runtime;
 use report::Row;
 
 const USAGE: &str = "usage: gantry-perf --engine NAME=SOCKET[,cgroup=DIR][,pid=N]... [--rounds N] [--cases A,B] \
-                     [--lives N] [--lives-per-client N] [--idle N] [--attach-mib N] [--log-driver NAME]";
+                     [--lives N] [--lives-per-client N] [--idle N] [--burst N] [--attach-mib N] [--log-driver NAME] \
+                     [--runtime NAME=PROGRAM,BUNDLE]...";
 
 struct Options {
     engines: Vec<Engine>,
     rounds: usize,
     cases: Vec<String>,
     size: Size,
+    runtimes: Vec<Runtime>,
 }
 
 fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -33,6 +38,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
         lives: 10,
         lives_per_client: 5,
         idle: 100,
+        burst: 400,
         attach_mib: 64,
         log_driver: "json-file".to_owned(),
     };
@@ -41,6 +47,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
         rounds: 5,
         cases: Vec::new(),
         size,
+        runtimes: Vec::new(),
     };
     let mut args = args;
     while let Some(flag) = args.next() {
@@ -58,6 +65,8 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--cases" => options.cases = value.split(',').map(str::to_owned).collect(),
             "--lives" => options.size.lives = number()?,
             "--lives-per-client" => options.size.lives_per_client = number()?,
+            "--runtime" => options.runtimes.push(Runtime::parse(&value)?),
+            "--burst" => options.size.burst = number()?.max(1),
             "--idle" => options.size.idle = number()?,
             "--attach-mib" => options.size.attach_mib = number()?,
             "--log-driver" => options.size.log_driver = value,
@@ -107,6 +116,39 @@ fn rounds(case: &Case, options: &Options) -> usize {
     if case.once { 1 } else { options.rounds }
 }
 
+/// The table of launchers: the first engine against each OCI runtime, in turns.
+fn launchers(options: &Options) -> Result<(), String> {
+    let engine = &options.engines[0];
+    let mut names = vec![engine.name.clone()];
+    names.extend(options.runtimes.iter().map(|r| r.name.clone()));
+    eprintln!("launcher alone: {}", names.join(", "));
+    let mut row = Row {
+        metric: "launcher alone, `true`: start to exit",
+        unit: "ms",
+        better: Better::Less,
+        samples: vec![Vec::new(); names.len()],
+    };
+    for _ in 0..options.rounds {
+        let failed = |name: &str, e: std::io::Error| format!("launcher alone, {name}: {e}");
+        let times = oci::starts(engine, &options.size).map_err(|e| failed(&engine.name, e))?;
+        row.samples[0].extend(times);
+        for (samples, runtime) in row.samples[1..].iter_mut().zip(&options.runtimes) {
+            samples.extend(
+                runtime
+                    .runs(&options.size)
+                    .map_err(|e| failed(&runtime.name, e))?,
+            );
+        }
+    }
+    let rows = [row];
+    println!(
+        "{}\nRaw samples:\n\n```\n{}```\n",
+        report::table(&names, &rows),
+        report::raw(&names, &rows)
+    );
+    Ok(())
+}
+
 fn run() -> Result<(), String> {
     let options = parse(std::env::args().skip(1))?;
     let names: Vec<String> = options.engines.iter().map(|e| e.name.clone()).collect();
@@ -121,6 +163,9 @@ fn run() -> Result<(), String> {
             );
             rows.extend(measure(case, &options)?);
         }
+    }
+    if !options.runtimes.is_empty() {
+        launchers(&options)?;
     }
     println!("Log driver of the streams: {}.\n", options.size.log_driver);
     println!(
