@@ -1,0 +1,225 @@
+"""Drives one engine through the cases: the same requests to whichever engine it is."""
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import uuid
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests/e2e")]
+
+import mkimage  # noqa: E402
+
+API = "/v1.48"
+PREFIX = "gdiff-"
+PROBE = pathlib.Path(__file__).with_name("probe.sh")
+
+
+def image_tars():
+    """The images of the cases, as `docker save` archives."""
+    base = mkimage.busybox_layer(mkimage.find_busybox())
+    top = mkimage.tar_bytes([
+        mkimage.entry("probe.sh", mode=0o755, data=PROBE.read_bytes()),
+        *(mkimage.entry(d, mkimage.tarfile.DIRTYPE, 0o755) for d in ("data", "mnt", "opt")),
+        mkimage.entry("volume", mkimage.tarfile.DIRTYPE, 0o750, uid=33, gid=50),
+        mkimage.entry("volume/seed", mode=0o640, data=b"of the image\n", uid=1000),
+        mkimage.entry("volume/dir", mkimage.tarfile.DIRTYPE, 0o755),
+        mkimage.entry("volume/dir/inner", mkimage.tarfile.DIRTYPE, 0o755),
+        mkimage.entry("volume/dir/inner/deep", data=b"deep\n")])
+    layers = [base, top]
+    declared = mkimage.image_config(
+        layers, Entrypoint=["/bin/sh", "/probe.sh"], Cmd=["/etc/passwd"], User="alice", WorkingDir="/volume/new",
+        Env=["PATH=/usr/bin:/bin", "FROM=image", "ONLY=image"], Labels={"of": "image", "own": "0"},
+        Volumes={"/volume": {}, "/declared": {}}, ExposedPorts={"8080/tcp": {}}, StopSignal="SIGINT", Shell=["/bin/ash", "-c"])
+    bare = mkimage.image_config([base], Cmd=None, Env=None)
+    return [mkimage.docker_archive("probe:latest", layers), mkimage.docker_archive("declared:latest", layers, declared),
+            mkimage.docker_archive("bare:latest", [base], bare)]
+
+
+class HostDir:
+    """A directory of the engine's host for bind mounts: a shared tmpfs with another one below it.
+
+    It is made in the mount namespace and root of the engine's process, wherever that lives.
+    """
+
+    def __init__(self, pid):
+        self.pid, self.path = pid, f"/var/tmp/gdiff-{uuid.uuid4().hex[:8]}"
+        self.here = pathlib.Path(f"/proc/{pid}/root{self.path}")
+        self.here.mkdir(parents=True)
+        self.mount("-t", "tmpfs", "-o", "mode=755", "gdiff", self.path)
+        self.mount("--make-shared", self.path)
+        for name in ("plain", "tree", "tree/sub", "private"):
+            (self.here / name).mkdir()
+        (self.here / "plain/file").write_text("plain\n")
+        (self.here / "tree/top").write_text("top\n")
+        self.mount("-t", "tmpfs", "-o", "mode=755", "gdiffsub", f"{self.path}/tree/sub")
+        (self.here / "tree/sub/below").write_text("below\n")
+        self.mount("--bind", f"{self.path}/private", f"{self.path}/private")
+        self.mount("--make-private", f"{self.path}/private")
+
+    def mount(self, *args):
+        self.inside("mount", *args)
+
+    def inside(self, *args):
+        subprocess.run(["nsenter", "-t", str(self.pid), "-m", "-r", "--", *args], check=True)
+
+    def remove(self):
+        for name in ("/private", "/tree/sub", ""):
+            self.inside("umount", self.path + name)
+        self.here.rmdir()
+
+
+def process_of(socket_path):
+    """The process that listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(socket_path)
+        return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+class Driver:
+    """An engine with the images of the cases and a host directory."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.pid = process_of(engine.socket_path)
+        self.dir = HostDir(self.pid)
+        for tar in image_tars():
+            status, _, data = engine.http("POST", f"{API}/images/load?quiet=1", tar, {"Content-Type": "application/x-tar"})
+            assert status == 200 and b"Loaded image" in data, data
+        self.info = self.json("GET", "/info")[1]
+        self.ids = {}
+
+    def close(self):
+        for row in self.json("GET", "/containers/json?all=1")[1]:
+            if any(name.startswith("/" + PREFIX) for name in row["Names"]):
+                self.json("DELETE", f"/containers/{row['Id']}?force=1&v=1")
+        self.remove_volumes()
+        self.dir.remove()
+
+    def json(self, method, path, body=None):
+        status, _, data = self.engine.http(method, API + path, body)
+        text = data.decode(errors="replace")
+        try:
+            return status, json.loads(text) if text.strip() else None
+        except ValueError:
+            return status, text
+
+    def put_in(self, value):
+        """`value` with the places of the host directory and of the donors filled in."""
+        if isinstance(value, str):
+            for name, id in self.ids.items():
+                value = value.replace("@" + name, id)
+            return value.replace("@dir", self.dir.path)
+        if isinstance(value, list):
+            return [self.put_in(v) for v in value]
+        if isinstance(value, dict):
+            return {k: self.put_in(v) for k, v in value.items()}
+        return value
+
+    def run(self, case):
+        """What became of a case: a raw document, to be normalised with `Names`."""
+        self.ids = {}
+        try:
+            result = self.run_with_donors(case)
+            result["ids"] = {**self.ids, **result.get("ids", {})}
+            return result
+        finally:
+            for id in self.ids.values():
+                self.json("DELETE", f"/containers/{id}?force=1&v=1")
+            self.remove_volumes()
+
+    def remove_volumes(self):
+        for row in self.json("GET", "/volumes")[1]["Volumes"] or []:
+            if row["Name"].startswith(PREFIX):
+                self.json("DELETE", f"/volumes/{row['Name']}")
+
+    def run_with_donors(self, case):
+        namespaces = {}
+        for name, body in case.donors.items():
+            body = dict(body)
+            stopped = body.pop("stopped", False)
+            status, made = self.json("POST", f"/containers/create?name={PREFIX}{name}", self.put_in(body))
+            assert status == 201, (case.name, made)
+            self.ids[name] = made["Id"]
+            if not stopped:
+                status, answer = self.json("POST", f"/containers/{made['Id']}/start")
+                assert status == 204, (case.name, answer)
+                pid = self.json("GET", f"/containers/{made['Id']}/json")[1]["State"]["Pid"]
+                namespaces[name] = namespaces_of(pid)
+        result = {"namespaces": namespaces, "host": namespaces_of(self.pid)}
+        name = PREFIX + case.name
+        status, answer = self.json("POST", f"/containers/create?name={name}", self.put_in(case.body()))
+        result["create"] = {"status": status, "answer": answer}
+        if status != 201:
+            result["left"] = self.json("GET", f"/containers/{name}/json")[0]
+            return result
+        self.ids["id"] = id = answer["Id"]
+        result["created"] = self.json("GET", f"/containers/{id}/json")[1]
+        with Attached(self.engine, id, case.config.get("Tty")) as attached:
+            status, answer = self.json("POST", f"/containers/{id}/start")
+            result["start"] = {"status": status, "answer": answer}
+            if status == 204:
+                result["calls"] = [self.call(c, attached) for c in case.calls]
+                result["output"] = attached.rest()
+        if status == 204:
+            result["wait"] = self.json("POST", f"/containers/{id}/wait")
+        result["ended"] = self.json("GET", f"/containers/{id}/json")[1]
+        result["remove"] = self.json("DELETE", f"/containers/{id}?v=1")[0]
+        result["ids"] = {"id": self.ids.pop("id")}
+        return result
+
+    def call(self, call, attached):
+        method, path, body = call
+        if method == "READY":
+            attached.until(path.encode())
+            return None
+        return self.json(method, self.put_in(path), body)
+
+
+def namespaces_of(pid):
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+    return {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds}
+
+
+class Attached:
+    """The output of a container from its first byte."""
+
+    def __init__(self, engine, id, tty):
+        self.engine, self.id, self.tty = engine, id, tty
+
+    def __enter__(self):
+        self.sock = self.engine.connect()
+        path = f"{API}/containers/{self.id}/attach?stream=1&stdout=1&stderr=1"
+        self.sock.sendall(f"POST {path} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+                          "Content-Length: 0\r\n\r\n".encode())
+        self.file = self.sock.makefile("rb")
+        line = self.file.readline()
+        assert b" 101 " in line, line
+        while self.file.readline() != b"\r\n":
+            pass
+        self.data = b""
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.sock.close()
+
+    def chunk(self):
+        if self.tty:
+            return self.file.read1(65536)
+        head = self.file.read(8)
+        return self.file.read(struct.unpack(">I", head[4:])[0]) if len(head) == 8 else b""
+
+    def until(self, mark):
+        while mark not in self.data:
+            more = self.chunk()
+            assert more, f"ended before {mark}: {self.data}"
+            self.data += more
+
+    def rest(self):
+        while more := self.chunk():
+            self.data += more
+        return self.data.decode(errors="backslashreplace")
