@@ -196,6 +196,10 @@ case("binds-private-source", {"Binds": ["@dir/private:/mnt/p1:rprivate,nocopy", 
 case("bind-over-etc", {"Binds": ["@dir/plain/file:/etc/hosts", "@dir/plain/file:/etc/resolv.conf:ro"]})
 case("bind-dev", {"Binds": ["/dev:/dev"]})
 case("bind-into-proc-sys", {"Binds": ["@dir/plain:/sys/fs/cgroup/mine"]})
+case("bind-sys", {"Binds": ["/sys:/sys:ro"]})
+case("bind-shm", {"Binds": ["@dir/plain:/dev/shm"]})
+case("tmpfs-cgroup", {"Tmpfs": {"/sys/fs/cgroup": "size=1m"}})
+case("tmpfs-modes", {"Tmpfs": {"/volume": "", "/tmp": "", "/new/dir": "", "/opt": "mode=1750"}})
 case("bind-cgroup", {"Binds": ["/sys/fs/cgroup:/sys/fs/cgroup:ro"]})
 case("volumes", {"Binds": ["gdiff-named:/volume", "gdiff-named:/mnt/again:ro", "gdiff-other:/volume/inner:nocopy"]})
 case("volume-driver", {"Binds": ["gdiff-named:/data"], "VolumeDriver": "local"})
@@ -243,7 +247,9 @@ case("runtime-runc", {"Runtime": "runc"})
 case("log-none", {"LogConfig": {"Type": "none"}})
 case("log-json-options", {"LogConfig": {"Type": "json-file", "Config": {"max-size": "10k", "max-file": "3", "labels": "a"}}})
 case("log-local", {"LogConfig": {"Type": "local", "Config": {"max-size": "20k", "compress": "false", "mode": "non-blocking"}}})
-case("restart-policy", {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}}, {"Cmd": ["false"]})
+case("restart-policy", {"RestartPolicy": {"Name": "unless-stopped"}}, {
+    "Cmd": ["sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"]},
+    calls=(("READY", "ready", None), ("POST", "/containers/@id/stop", None)))
 case("exit-code", config={"Cmd": ["sh", "-c", "exit 42"]})
 case("killed-by-signal", config={"Cmd": ["sh", "-c", "kill -9 $$"]})
 case("stop-signal", {"Init": False}, {

@@ -1,8 +1,10 @@
 """Differences of two flat documents, and the list of those that are intended."""
 import fnmatch
 import json
+import os
 import pathlib
 
+RECORDED = pathlib.Path(__file__).with_name("recorded") / "dockerd-28.5.2.json"
 INTENDED = pathlib.Path(__file__).with_name("intended.json")
 
 
@@ -58,3 +60,59 @@ class Intended:
 
 def report(case, found):
     return [f"{case}: {path}\n    gantry:  {ours!r}\n    dockerd: {theirs!r}" for path, (ours, theirs) in found.items()]
+
+
+def facts(driver, names):
+    """What of a machine shows in the answers of every engine on it."""
+    groups = [line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()]
+    kernel = os.uname().release.split(".")
+    return {
+        "kernel": ".".join(kernel[:2]),
+        "capabilities": names.caps,
+        "resolver": sorted({line.split()[0] for line in names.resolver}),
+        "groups": sorted(row[1] for row in groups if row[1].startswith("/sys/fs/cgroup")),
+        "devices": [name for name in ("fuse", "kmsg", "loop0", "loop7", "mem", "net") if os.path.exists(f"/dev/{name}")],
+    }
+
+
+# What depends on which fact: cases, paths.
+DEPENDING = {
+    "kernel": [("*", "group.*"), ("*", "status.*"), ("*", "masked.*"), ("*", "mounts.*"), ("*", "ns.*"), ("*realtime*", "*"),
+               ("*blkio*", "*")],
+    "capabilities": [("*not-allowed", "*"), ("*above-ours", "*"), ("*", "status.Cap*")],
+    "resolver": [("*", "etc/resolv.conf")],
+    "groups": [],
+    "devices": [("*device*", "*"), ("*blkio*", "*"), ("*", "dev/open.*"), ("bind-dev", "*"), ("privileged*", "dev*")],
+}
+
+
+def depends(case, path, different):
+    """Whether the value at a path follows from one of the facts that are different here."""
+    pairs = [pair for fact in different for pair in DEPENDING[fact]]
+    return any(fnmatch.fnmatchcase(case, cases) and fnmatch.fnmatchcase(path, paths) for cases, paths in pairs)
+
+
+# Documents that others are recorded as differences to: a life with the probe, one without, one that never began.
+BASES = ("default", "exit-code", "refused-program-missing")
+
+
+def pack(documents):
+    """Each document as its difference to the base that is nearest."""
+    packed = {}
+    for name, document in documents.items():
+        forms = []
+        for base in (None, *(BASES[:BASES.index(name)] if name in BASES else BASES)):
+            first = documents.get(base, {})
+            forms.append({"base": base, "without": sorted(first.keys() - document.keys()),
+                          "with": {path: value for path, value in document.items() if value != first.get(path)}})
+        packed[name] = min(forms, key=lambda form: len(form["without"]) + len(form["with"]))
+    return packed
+
+
+def unpack(packed):
+    documents = {}
+    for name in (*BASES, *packed):
+        form = packed[name]
+        whole = documents[form["base"]] | form["with"] if form["base"] else form["with"]
+        documents[name] = {path: value for path, value in whole.items() if path not in form["without"]}
+    return documents

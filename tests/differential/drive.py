@@ -12,6 +12,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests/e2e")]
 
 import mkimage  # noqa: E402
+from engine import External  # noqa: E402,F401
 
 API = "/v1.48"
 PREFIX = "gdiff-"

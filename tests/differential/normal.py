@@ -4,8 +4,10 @@ By nature differ ids, times, pids, device and inode numbers, places of the engin
 below them, and what a container has of its host (limits of the engine, host names, /etc files).
 """
 import json
+import os
 import pathlib
 import re
+import stat
 
 HEX64 = re.compile(r"\b[0-9a-f]{64}\b")
 TIME = re.compile(r"\b(?!0001-)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
@@ -24,7 +26,7 @@ DROPPED = re.compile(r"(^|\.)(GraphDriver\..*|Driver)$")
 FORWARDING = "IPv4 forwarding is disabled. Networking will not work."
 # How runc names what it mounts on: a descriptor, its own mount of proc, the root file system's place.
 RUNC = ((re.compile(r"dstFd=/proc/thread-self/fd/\d+, "), ""), (re.compile(r"fsmount:fscontext:proc/\./"), "/proc/"),
-        (re.compile(r"[^\" ]*/overlay2/[0-9a-zA-Z]+/merged"), "@rootfs"))
+        (re.compile(r"[^\" ]*/overlay2/[0-9a-zA-Z]+/merged/"), "/"))
 
 
 class Names:
@@ -39,8 +41,11 @@ class Names:
                        for i in driver.json("GET", "/images/json")[1]}
         self.limits = limits(pathlib.Path(f"/proc/{driver.pid}/limits").read_text())
         self.files = {name: read(root / f"etc/{name}") for name in ("hosts", "resolv.conf", "hostname")}
-        self.servers = re.findall(r"^nameserver (\S+)", self.files["resolv.conf"], re.M)
+        self.resolver = {line for line in self.files["resolv.conf"].split("\n") if line.strip() and line[0] not in "#;"}
         self.cpus = read(pathlib.Path("/sys/devices/system/cpu/online")).strip()
+        self.ncpu = driver.info["NCPU"]
+        self.caps = re.search(r"CapBnd:\t(\w+)", read(pathlib.Path(f"/proc/{driver.pid}/status")))[1]
+        self.devices = host_devices()
         self.cgroups = sorted({line.split(":", 2)[2] for line in read(pathlib.Path(f"/proc/{driver.pid}/cgroup")).splitlines()},
                               key=len, reverse=True)
         self.first = read(pathlib.Path("/proc/1/comm")).strip()
@@ -58,7 +63,20 @@ class Names:
         for pattern, to in RUNC:
             text = pattern.sub(to, text)
         text = text.replace(self.driver.dir.path, "@dir").replace(self.data_root, "@root")
+        text = text.replace(f"is from 0.01 to {self.ncpu}.00, as there are only {self.ncpu} CPUs", "is from 0.01 to @cpus")
+        text = text.replace(f"available: {self.cpus}", "available: @cpus")
         return SOCKET.sub(r"\1:[n]", TIME.sub("TIME", HEX64.sub("HEX64", text)))
+
+
+def host_devices():
+    """What the probe prints of the host's own devices: mode, owner and number by name."""
+    found = {}
+    for path in pathlib.Path("/dev").iterdir():
+        info = path.lstat()
+        if stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode):
+            number = f"{os.major(info.st_rdev)},{os.minor(info.st_rdev)}"
+            found[path.name] = f"{stat.filemode(info.st_mode)} {info.st_uid} {info.st_gid} {number} {path.name}"
+    return found
 
 
 def read(path):
@@ -152,6 +170,8 @@ def inside(put, output, result, case, names):
             rows = dict(line.split(":", 1) for line in lines)
             for key in STATUS & set(rows):
                 value = " ".join(rows[key].split())
+                if key.startswith("Cap") and value == names.caps:
+                    value = "all of the engine"
                 if key in PIDS:
                     value = " ".join(v if v in ("0", "1") else "n" for v in value.split())
                 put(f"status.{key}", "all" if key == "Cpus_allowed_list" and value == names.cpus else value)
@@ -181,6 +201,8 @@ def inside(put, output, result, case, names):
                                 for line in lines))
         elif name in ("etc/hosts", "etc/resolv.conf"):
             put(name, etc_file(name[4:], "\n".join(lines), names))
+        elif name == "dev" and (case.host.get("Privileged") or "/dev:/dev" in case.host.get("Binds", ())):
+            all_devices(put, lines, names)
         elif name in KEYED:
             keyed(put, name, lines)
         else:
@@ -203,13 +225,22 @@ def keyed(put, section, lines):
         put(f"{section}.{key}", " ".join(words))
 
 
+def all_devices(put, lines, names):
+    """The /dev of a container that has every device of its host: those devices are one entry."""
+    shown = {line.split()[-1]: line for line in lines if line[0] in "bc"}
+    wrong = sorted(name for name, line in names.devices.items() if shown.get(name) != line and name not in ("console", "ptmx"))
+    put("dev.of-the-host", "all" if not wrong else "all but " + " ".join(wrong))
+    keyed(put, "dev", [line for line in lines if line[0] in "bc" and names.devices.get(line.split()[-1]) != line])
+
+
 def etc_file(name, text, names):
     own = "\n".join(line.rstrip() for line in names.files[name].split("\n") if line.strip())
     if own and text.startswith(own):
         text = "@host's" + text[len(own):]
     if name == "resolv.conf":
-        for index, server in enumerate(names.servers):
-            text = text.replace(server, f"@nameserver{index}")
+        # Lines taken over from the host, whatever they are.
+        lines = ["@host's" if line in names.resolver else line for line in text.split("\n")]
+        text = "\n".join(line for at, line in enumerate(lines) if line != "@host's" or lines[at - 1] != line)
     return text
 
 

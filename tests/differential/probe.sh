@@ -52,7 +52,7 @@ for p in / /etc /etc/hosts /etc/resolv.conf /etc/hostname /dev /dev/shm /dev/pts
     if [ -d $p ]; then e=$(mkdir $p/.probe 2>&1 && rmdir $p/.probe 2>&1) && e=yes; else e=$( (: >>$p) 2>&1) && e=yes; fi
     echo "$p ${e##*: }"
 done
-s pids; ls /proc | grep -c '^[0-9]' | sed 's/^[1-6]$/few/; s/^[0-9].*$/many/'
+s pids; ls /proc 2>/dev/null | grep -c '^[0-9]' | sed 's/^[1-6]$/few/; s/^[0-9].*$/many/'
 s sys/fs/cgroup; ls -ln /sys/fs/cgroup | awk '!/^total/ { print $1, $3, $4, $9, $10, $11 }'
 s limits-of-group
 for f in memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes memory/memory.soft_limit_in_bytes \

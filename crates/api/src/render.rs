@@ -68,9 +68,9 @@ pub fn inspect(
         args: fixed.args.clone(),
         state: state(&view.state, view.health().as_deref()),
         image: fixed.image_id.clone(),
-        resolv_conf_path: started(fixed.resolv_conf_path()),
-        hostname_path: started(fixed.hostname_path()),
-        hosts_path: started(fixed.hosts_path()),
+        resolv_conf_path: started(etc_file(view, "/etc/resolv.conf")),
+        hostname_path: started(etc_file(view, "/etc/hostname")),
+        hosts_path: started(etc_file(view, "/etc/hosts")),
         log_path: if json_log {
             started(fixed.log_path(&view.id))
         } else {
@@ -97,6 +97,27 @@ pub fn inspect(
         network_settings: network_settings(view, daemon),
         host_config: kept.host_config,
     })
+}
+
+/// The file of the host that a container has at one of the places that every container with a network has a file at:
+/// the client's own, that of the container whose network it shares, or one made for it.
+fn etc_file(view: &ContainerView, place: &str) -> std::path::PathBuf {
+    let fixed = &view.fixed;
+    if fixed.config.network_disabled {
+        return std::path::PathBuf::new();
+    }
+    if let Some(own) = fixed.host.mounts.iter().find(|m| m.target == place) {
+        return own.source.clone().into();
+    }
+    let made = match place {
+        "/etc/hosts" => fixed.hosts_path(),
+        "/etc/hostname" => fixed.hostname_path(),
+        _ => fixed.resolv_conf_path(),
+    };
+    match (&fixed.host.network_mode, made.file_name()) {
+        (NetworkMode::Container(id), Some(name)) => fixed.dir.with_file_name(id).join(name),
+        _ => made,
+    }
 }
 
 fn state(s: &StateView, health: Option<&FoundHealth>) -> State {
@@ -208,7 +229,8 @@ fn config(view: &ContainerView, kept: &Kept) -> Config {
         labels: c.labels.clone(),
         stop_signal: c.stop_signal.clone(),
         stop_timeout: c.stop_timeout_s,
-        shell: c.shell.clone(),
+        // The image's is not shown.
+        shell: kept.shell.clone().unwrap_or_default(),
     }
 }
 
@@ -223,7 +245,7 @@ fn hostname(view: &ContainerView) -> String {
 /// is named without an address, because nothing is connected to it until networking is built.
 fn networks(view: &ContainerView, daemon: &DaemonInfo) -> BTreeMap<String, EndpointSettings> {
     let mode = &view.fixed.host.network_mode;
-    if matches!(mode, NetworkMode::Container(_)) {
+    if matches!(mode, NetworkMode::Container(_)) || view.fixed.config.network_disabled {
         return BTreeMap::new();
     }
     let name = mode.as_docker();

@@ -91,6 +91,16 @@ pub enum CgroupError {
         /// How often it was tried.
         attempts: usize,
     },
+    /// the kernel did not take a value (text as the OCI runtime behind dockerd words it)
+    #[error("failed to write {value:?}: write {path}: {}", errno_text(.source))]
+    Write {
+        /// What was written.
+        value: String,
+        /// To which file.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
     /// a system call on a path failed
     #[error("{operation} {path}: {source}")]
     Io {
@@ -111,4 +121,11 @@ impl CgroupError {
             source,
         }
     }
+}
+
+/// An errno as Go words it: the C library's text in lower case.
+fn errno_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
 }

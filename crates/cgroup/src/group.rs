@@ -335,7 +335,7 @@ fn relative_path(parent: &str, id: &str) -> Result<PathBuf, CgroupError> {
 
 fn is_period_below_quota(error: &CgroupError, setting: &Setting) -> bool {
     setting.files == ["cpu.cfs_period_us"]
-        && matches!(error, CgroupError::Io { source, .. } if source.raw_os_error() == Some(libc::EINVAL))
+        && matches!(error, CgroupError::Io { source, .. } | CgroupError::Write { source, .. } if source.raw_os_error() == Some(libc::EINVAL))
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, CgroupError> {

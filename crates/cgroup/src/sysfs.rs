@@ -15,7 +15,7 @@ const FIRST_READ_BYTES: usize = 256;
 
 pub(crate) fn write(dir: &Path, file: &str, value: &str) -> Result<(), CgroupError> {
     let path = dir.join(file);
-    write_path(&path, value).map_err(|error| CgroupError::io("write", path, error))
+    write_path(&path, value).map_err(|error| not_written(path, value, error))
 }
 
 /// Writes a value that a kernel without this file simply cannot have.
@@ -24,7 +24,15 @@ pub(crate) fn write_if_there(dir: &Path, file: &str, value: &str) -> Result<bool
     match write_path(&path, value) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(CgroupError::io("write", path, error)),
+        Err(error) => Err(not_written(path, value, error)),
+    }
+}
+
+fn not_written(path: PathBuf, value: &str, source: io::Error) -> CgroupError {
+    CgroupError::Write {
+        value: value.to_owned(),
+        path,
+        source,
     }
 }
 

@@ -149,7 +149,7 @@ fn stage_blocking(
     let upper = fixed.upper_path();
     let accounts = shared.accounts.of_start(&fixed.image_id, &upper, &lowers)?;
     let who = user::resolve(&fixed.config.user, &fixed.host.group_add, &accounts)?;
-    if joined.is_none() {
+    if joined.is_none() && !fixed.config.network_disabled {
         files::etc_files(fixed, &shared.config.dns)?.write(fixed)?;
     }
     let rootfs = RootfsSpec {
@@ -402,7 +402,11 @@ fn has_init(host: &HostSpec) -> bool {
 }
 
 fn binds(shared: &Shared, fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
-    let mut all = etc_binds(fixed, joined);
+    // As under dockerd a container without any network has what its image has there.
+    let mut all = match fixed.config.network_disabled {
+        true => Vec::new(),
+        false => etc_binds(fixed, joined),
+    };
     if has_init(&fixed.host) {
         all.push(BindFile {
             source: shared.config.init_program_path(),
@@ -465,6 +469,8 @@ pub(crate) fn limits(host: &HostSpec) -> Limits {
         // As Docker: memory without swap given means as much swap again.
         memory_swap_bytes: match own.memory_swap_bytes {
             None | Some(0) => memory_bytes.map(|m| m.saturating_mul(2)),
+            // Whatever is negative is no limit.
+            Some(..0) => Some(-1),
             given => given,
         },
         memory_reservation_bytes: signed(own.memory_reservation_bytes),
@@ -485,6 +491,9 @@ pub(crate) fn limits(host: &HostSpec) -> Limits {
         ..Limits::default()
     }
 }
+
+/// How dockerd begins what its runtime says about a specification.
+const RUNTIME_REFUSES: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: ";
 
 const RLIMITS: [(&str, u32); 16] = [
     ("as", libc::RLIMIT_AS),
@@ -513,15 +522,14 @@ fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineErro
             .iter()
             .find(|(name, _)| *name == limit.name)
             .ok_or_else(|| {
-                EngineError::InvalidParameter(format!("invalid ulimit type: {}", limit.name))
+                let name = limit.name.to_uppercase();
+                EngineError::System(format!(
+                    "{RUNTIME_REFUSES}wrong rlimit value: RLIMIT_{name}"
+                ))
             })?;
         let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
+        // One above the other is for the kernel to refuse, as under dockerd.
         let (soft, hard) = (value(limit.soft), value(limit.hard));
-        if soft > hard {
-            return Err(EngineError::InvalidParameter(format!(
-                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-            )));
-        }
         merged.insert(
             *resource,
             Rlimit {
@@ -562,6 +570,5 @@ mod tests {
         assert_eq!(merged.len(), 2);
         assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
         assert!(rlimits(&[], &[limit("nope", 1, 1)]).is_err());
-        assert!(rlimits(&[], &[limit("nofile", 3, 2)]).is_err());
     }
 }

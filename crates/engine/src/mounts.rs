@@ -182,7 +182,10 @@ pub(crate) fn of_launch(
                 target: point.target.clone(),
                 options: point.tmpfs_options.clone(),
             }),
-            MountKind::Bind => binds.push(bind(point)),
+            MountKind::Bind => {
+                check_readonly(point)?;
+                binds.push(bind(point));
+            }
             MountKind::Volume => binds.push(volume(shared, point)?),
         }
     }
@@ -215,6 +218,20 @@ fn bind(point: &MountPoint) -> BindMount {
     }
 }
 
+/// What contradicts itself about a mount that cannot be written to. dockerd finds it out at the start.
+fn check_readonly(point: &MountPoint) -> Result<(), EngineError> {
+    let (not_below, force) = (point.readonly_non_recursive, point.readonly_force_recursive);
+    let conflict = match (point.readonly, not_below, force) {
+        (false, true, _) => "!ReadOnly && BindOptions.ReadOnlyNonRecursive",
+        (false, _, true) => "!ReadOnly && BindOptions.ReadOnlyForceRecursive",
+        (_, true, true) => "ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive",
+        _ => return Ok(()),
+    };
+    Err(EngineError::System(format!(
+        "mount options conflict: {conflict}"
+    )))
+}
+
 fn readonly(point: &MountPoint) -> Readonly {
     if !point.readonly {
         Readonly::No
@@ -242,7 +259,7 @@ fn volume(shared: &Shared, point: &MountPoint) -> Result<BindMount, EngineError>
     }
     let inner = place.path.join(&point.subpath);
     if !point.subpath.is_empty() && std::fs::symlink_metadata(&inner).is_err() {
-        return Err(EngineError::System(format!(
+        return Err(EngineError::NotFound(format!(
             "cannot access path {0}: lstat {0}: no such file or directory",
             inner.display()
         )));
@@ -256,6 +273,9 @@ fn volume(shared: &Shared, point: &MountPoint) -> Result<BindMount, EngineError>
         } else {
             readonly(point)
         },
+        // What the host mounts below it is seen inside, as far as its file system is a shared mount.
+        propagation: Propagation::Slave,
+        propagation_optional: true,
         ..BindMount::default()
     })
 }

@@ -207,12 +207,19 @@ pub fn mount_readonly(fd: RawFd) -> SysResult {
 /// A new, detached file system.
 pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
     const FSOPEN_CLOEXEC: usize = 1;
+    const FSCONFIG_SET_FLAG: usize = 0;
     const FSCONFIG_SET_STRING: usize = 1;
     const FSCONFIG_CMD_CREATE: usize = 6;
     const FSMOUNT_CLOEXEC: usize = 1;
     let fs = call(libc::SYS_fsopen, &[path(kind), FSOPEN_CLOEXEC])?;
     let source = [fs, FSCONFIG_SET_STRING, path(c"source"), path(kind), 0];
+    // What nobody may write to is read-only itself, not just where it is mounted.
+    let readonly = [fs, FSCONFIG_SET_FLAG, path(c"ro"), 0, 0];
     let mount = call(libc::SYS_fsconfig, &source)
+        .and_then(|n| match attributes & libc::MOUNT_ATTR_RDONLY {
+            0 => Ok(n),
+            _ => call(libc::SYS_fsconfig, &readonly),
+        })
         .and_then(|_| call(libc::SYS_fsconfig, &[fs, FSCONFIG_CMD_CREATE, 0, 0, 0]))
         .and_then(|_| {
             call(

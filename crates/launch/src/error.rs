@@ -69,7 +69,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// the control group could not be made
-    #[error("failed to prepare the container: {0}")]
+    #[error("{prefix}{0}", prefix = group_prefix(.0))]
     Cgroup(#[from] CgroupError),
     /// a value cannot be used
     #[error("invalid {what} {value:?}")]
@@ -100,6 +100,20 @@ pub enum LaunchError {
         /// What was mounted where.
         what: String,
     },
+    /// something cannot be mounted (text as the OCI runtime words it)
+    #[error(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: error during container init: error mounting {source_name:?} to \
+         rootfs at {target:?}: {reason}"
+    )]
+    Mount {
+        /// What was to be mounted.
+        source_name: String,
+        /// Where.
+        target: String,
+        /// Why not.
+        reason: String,
+    },
     /// too many files or mounts for one launch
     #[error("the container needs more than {0} files at launch")]
     TooManyFiles(usize),
@@ -124,6 +138,16 @@ impl LaunchError {
             LaunchError::Join { exit_code, .. } => *exit_code,
             LaunchError::MountKind { .. } => 127,
             _ => 128,
+        }
+    }
+
+    /// A tmpfs that the kernel refuses.
+    pub(crate) fn mount_tmpfs(target: &str, flags: &str, data: &str, e: io::Error) -> LaunchError {
+        let errno = io_text(&e);
+        LaunchError::Mount {
+            source_name: "tmpfs".to_owned(),
+            target: target.to_owned(),
+            reason: format!("mount src=tmpfs, dst={target}, flags={flags}, data={data}: {errno}"),
         }
     }
 
@@ -208,6 +232,24 @@ impl KeeperError {
             Failure::Launch | Failure::Protocol => KeeperError::Protocol(format!("{failure:?}")),
         }
     }
+}
+
+/// What dockerd and its runtime say in front of a limit that the kernel or the runtime refuses. The runtime sets most
+/// limits late, those of real-time scheduling with the group.
+fn group_prefix(error: &CgroupError) -> String {
+    let stage = match error {
+        CgroupError::Write { path, .. } if path.to_string_lossy().contains("/cpu.rt_") => {
+            "unable to apply cgroup configuration"
+        }
+        CgroupError::Write { .. } | CgroupError::TooFewShares | CgroupError::TooManyShares => {
+            "error during container init: error setting cgroup config for procHooks process"
+        }
+        _ => return "failed to prepare the container: ".to_owned(),
+    };
+    format!(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: {stage}: "
+    )
 }
 
 /// What failed in the child: in the words of the OCI runtime behind dockerd where clients may know them.

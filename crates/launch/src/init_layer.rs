@@ -29,14 +29,7 @@ pub fn make_init_layer(dir: &Path) -> io::Result<()> {
             .create(true)
             .append(true)
             .open(dir.join(name))?;
-        mode(
-            &dir.join(name),
-            if *name == "dev/console" || *name == ".dockerenv" {
-                0o755
-            } else {
-                0o644
-            },
-        )?;
+        mode(&dir.join(name), 0o755)?;
     }
     match symlink("/proc/mounts", dir.join("etc/mtab")) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),

@@ -101,7 +101,7 @@ pub struct BindMount {
     pub non_recursive: bool,
     /// Propagation of later mounts.
     pub propagation: Propagation,
-    /// Where the source has no such propagation, the mount is private.
+    /// Where the source is not shared, a mount that would be its slave is private.
     pub propagation_optional: bool,
     /// The propagation is for this mount alone, not for those below it.
     pub propagation_top_only: bool,

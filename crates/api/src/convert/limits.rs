@@ -42,12 +42,7 @@ pub(super) fn check(host: &mut HostConfig, cpus: u32) -> Result<(), ApiError> {
     if host.memory > 0 && host.memory_swap == 0 {
         host.memory_swap = host.memory.saturating_mul(2);
     }
-    if host
-        .pids_limit
-        .is_some_and(|limit| limit == 0 || limit < -1)
-    {
-        host.pids_limit = None;
-    }
+    host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
     Ok(())
 }
 

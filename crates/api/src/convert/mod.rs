@@ -62,17 +62,21 @@ pub fn create_spec(
     versions::adjust(&mut request, &mut host, version);
     config::check(&request)?;
     check_shape(&request, &host)?;
-    refuse_unbuilt(&request, &host)?;
     let network_mode = modes::network(&request, &host)?;
+    refuse_unbuilt(&request, &host)?;
     modes::namespaces(&host)?;
     modes::check_uts(&request, &host)?;
     let mut warnings = limits::drop_unsupported(&mut host, machine);
+    let percent = std::mem::take(&mut host.cpu_percent);
     limits::check(&mut host, machine.cpus)?;
     let restart = restart_policy(&mut host)?;
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
     let mounts = mounts::parse(&host)?;
     warnings.extend(general_warnings(&host));
+    if percent > 0 {
+        warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
+    }
     fill_defaults(&mut host, &network_mode.as_docker(), machine);
     let spec_host = HostSpec {
         network_mode,
@@ -144,9 +148,6 @@ fn general_warnings(host: &HostConfig) -> Vec<String> {
         warnings.push(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".to_owned(),
         );
-    }
-    if host.cpu_percent > 0 {
-        warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
     }
     warnings
 }

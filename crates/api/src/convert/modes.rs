@@ -21,9 +21,11 @@ pub(super) fn network(request: &CreateRequest, host: &HostConfig) -> Result<Netw
             None => NetworkMode::Named(other.to_owned()),
         },
     };
+    check_links(&mode, host)?;
     if let NetworkMode::Container(_) = mode {
         check_shared(request, host)?;
     }
+    check_ports(host)?;
     for (name, endpoint) in request
         .networking_config
         .iter()
@@ -41,6 +43,52 @@ pub(super) fn network(request: &CreateRequest, host: &HostConfig) -> Result<Netw
         }
     }
     Ok(mode)
+}
+
+fn check_links(mode: &NetworkMode, host: &HostConfig) -> Result<(), ApiError> {
+    let what = match mode {
+        NetworkMode::Container(_) => "container type network",
+        NetworkMode::Host => "host type networking",
+        _ => return Ok(()),
+    };
+    if host.links.as_ref().is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "conflicting options: {what} can't be used with links. This would result in undefined behavior"
+    )))
+}
+
+/// What is wrong about the ports that are to be published.
+fn check_ports(host: &HostConfig) -> Result<(), ApiError> {
+    let invalid = |text: &str| {
+        let text = crate::query::quoted(text);
+        Err(ApiError::invalid(format!(
+            "invalid port specification: {text}"
+        )))
+    };
+    for (port, bindings) in host.port_bindings.iter().flatten() {
+        let number = port.split_once('/').map_or(port.as_str(), |(n, _)| n);
+        if !is_port_range(number) {
+            return invalid(port);
+        }
+        let on_host = bindings.as_array().into_iter().flatten();
+        for wanted in on_host.filter_map(|b| b.get("HostPort")?.as_str()) {
+            if !wanted.is_empty() && !is_port_range(wanted) {
+                return invalid(wanted);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A port, or two with a dash.
+fn is_port_range(text: &str) -> bool {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) => first <= last,
+        _ => false,
+    }
 }
 
 fn asks_for_something(endpoint: &Endpoint) -> bool {
@@ -66,6 +114,9 @@ fn check_shared(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiErr
     }
     if host.extra_hosts.as_ref().is_some_and(|h| !h.is_empty()) {
         return conflict("custom host-to-IP mapping and the network mode");
+    }
+    if host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|p| !p.is_empty()) {
+        return conflict("port publishing and the container type network mode");
     }
     if request
         .exposed_ports

@@ -287,7 +287,8 @@ fn tmpfs_options(options: &TmpfsOptions, readonly: bool) -> Result<String, Strin
     if options.mode != 0 {
         words.push(format!("mode={:o}", options.mode));
     }
-    if options.size_bytes > 0 {
+    // A negative one is for the kernel to refuse.
+    if options.size_bytes != 0 {
         words.push(format!("size={}", options.size_bytes));
     }
     for option in options.options.iter().flatten() {
@@ -345,11 +346,11 @@ pub(super) fn parse(host: &HostConfig) -> Result<Mounts, ApiError> {
     Ok(Mounts { requests, from })
 }
 
-/// What inspect shows of `Mounts` beyond what was sent: the label of volumes that nobody named.
+/// What inspect shows of `Mounts` beyond what was sent: among labels that were, the one of volumes that nobody named.
 pub(super) fn label_anonymous(mounts: &mut [Mount]) {
     for mount in mounts.iter_mut().filter(|m| m.source.is_empty()) {
-        if let Some(options) = mount.volume.as_mut().filter(|_| mount.kind == "volume") {
-            let labels = options.labels.get_or_insert_default();
+        let options = mount.volume.as_mut().filter(|_| mount.kind == "volume");
+        if let Some(labels) = options.and_then(|o| o.labels.as_mut()) {
             labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
         }
     }

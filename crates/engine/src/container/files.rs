@@ -200,10 +200,11 @@ impl EtcFiles {
 /// Makes the text of the three files. Blocks (it reads the host's).
 ///
 /// # Errors
-/// A host entry for the gateway: no network of this engine has one.
+/// A host entry for the gateway: no network of this engine has one. A name server that is no address.
 pub(crate) fn etc_files(fixed: &FixedView, daemon_dns: &[String]) -> Result<EtcFiles, EngineError> {
     let host_mode = fixed.host.network_mode == NetworkMode::Host;
-    let host_hosts = if host_mode {
+    // With entries of the client's the host's own are not taken over.
+    let host_hosts = if host_mode && fixed.host.extra_hosts.is_empty() {
         fs::read_to_string("/etc/hosts").ok()
     } else {
         None
@@ -217,6 +218,15 @@ pub(crate) fn etc_files(fixed: &FixedView, daemon_dns: &[String]) -> Result<EtcF
                 ));
             }
             hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+    }
+    for server in &fixed.host.dns {
+        // An address of IPv6 may have a zone.
+        let address = server.split_once('%').map_or(server.as_str(), |(a, _)| a);
+        if address.parse::<std::net::IpAddr>().is_err() {
+            return Err(EngineError::System(format!(
+                "bad nameserver address {server}: ParseAddr({server:?}): unable to parse IP"
+            )));
         }
     }
     let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -281,10 +291,15 @@ fn resolv_conf(host: &str, fixed: &FixedView, daemon_dns: &[String]) -> String {
         (!spec.dns_options.is_empty(), "options"),
     ];
     let overrides: Vec<&str> = overrides.iter().filter(|o| o.0).map(|o| o.1).collect();
+    // In the host's own network the host's file is used as it is.
+    let legacy = if host_mode { "" } else { " (legacy)" };
     text.push_str(&format!(
-        "\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: [{}]\n",
+        "\n# Based on host file: '/etc/resolv.conf'{legacy}\n# Overrides: [{}]\n",
         overrides.join(" ")
     ));
+    if spec.dns_options.iter().any(|o| o.starts_with("ndots:")) {
+        text.push_str("# Option ndots from: override\n");
+    }
     text
 }
 

@@ -139,7 +139,8 @@ pub(crate) async fn acquire(
     let mut points = Vec::with_capacity(requests.len());
     for request in requests {
         let mut point = request.point;
-        if point.kind == MountKind::Volume && !acquired.used.contains(&point.volume) {
+        let is_volume = point.kind == MountKind::Volume;
+        if is_volume && !acquired.used.contains(&point.volume) {
             let spec = VolumeSpec {
                 name: point.volume.clone(),
                 driver: request.driver,
@@ -148,10 +149,12 @@ pub(crate) async fn acquire(
             };
             let (volume, new) = get_or_make(shared, spec, Some(id)).await?;
             point.volume.clone_from(&volume.name);
-            let data = shared.volumes.dir(&volume.name).join(local::DATA_DIR);
-            point.source = data.to_string_lossy().into_owned();
             acquired.used.push(volume.name.clone());
             acquired.new.extend(new);
+        }
+        if is_volume {
+            let data = shared.volumes.dir(&point.volume).join(local::DATA_DIR);
+            point.source = data.to_string_lossy().into_owned();
         }
         points.push(point);
     }

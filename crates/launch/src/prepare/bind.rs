@@ -30,11 +30,11 @@ const PROC_FILES: &[&str] = &[
 
 /// Makes the tree, with its attributes.
 pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
-    check_target(&bind.target)?;
-    let wanted = match check_propagation(bind) {
-        Err(LaunchError::Propagation { .. }) if bind.propagation_optional => Propagation::Private,
-        checked => checked.map(|()| bind.propagation)?,
-    };
+    check_target(bind)?;
+    // A private mount that becomes a slave stays private.
+    if !(bind.propagation_optional && bind.propagation == Propagation::Slave) {
+        check_propagation(bind)?;
+    }
     let about = bind.source.display().to_string();
     let failed = |step: &'static str| {
         let about = about.clone();
@@ -46,7 +46,7 @@ pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
         },
         _ => failed("bind")(e),
     })?;
-    let propagation = match wanted {
+    let propagation = match bind.propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
         Propagation::Shared => libc::MS_SHARED,
@@ -120,12 +120,17 @@ fn set_readonly(tree: &OwnedFd, readonly: Readonly) -> io::Result<()> {
 }
 
 /// Nothing is mounted over the kernel's view of processes, except the files that tools of containers replace.
-fn check_target(target: &str) -> Result<(), LaunchError> {
+fn check_target(bind: &BindMount) -> Result<(), LaunchError> {
+    let target = bind.target.as_str();
     let inside = target == "/proc" || target.starts_with("/proc/");
     if inside && !PROC_FILES.contains(&target) {
-        return Err(LaunchError::Invalid {
-            what: "mount target, it is inside /proc:",
-            value: target.to_owned(),
+        return Err(LaunchError::Mount {
+            source_name: bind.source.display().to_string(),
+            target: target.to_owned(),
+            reason: format!(
+                "create mountpoint for {target} mount: check proc-safety of {target} mount: {target:?} cannot be \
+                 mounted because it is inside /proc"
+            ),
         });
     }
     Ok(())
@@ -207,9 +212,15 @@ mod tests {
 
     #[test]
     fn proc_is_left_alone() {
-        assert!(check_target("/proc").is_err());
-        assert!(check_target("/proc/sys/kernel").is_err());
-        assert!(check_target("/proc/cpuinfo").is_ok());
-        assert!(check_target("/process").is_ok());
+        let check = |target: &str| {
+            check_target(&BindMount {
+                target: target.to_owned(),
+                ..BindMount::default()
+            })
+        };
+        assert!(check("/proc").is_err());
+        assert!(check("/proc/sys/kernel").is_err());
+        assert!(check("/proc/cpuinfo").is_ok());
+        assert!(check("/process").is_ok());
     }
 }

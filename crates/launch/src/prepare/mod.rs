@@ -84,7 +84,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         .any(|p| rootfs::may_block(p));
     let mut mounts = Mounts::new(&root, &mut fds)?;
     mounts.standard(spec, devpts)?;
-    mounts.cgroup(std::mem::take(&mut group.trees), spec.privileged)?;
+    mounts.cgroup(std::mem::take(&mut group.trees), spec)?;
     mounts.devices(spec)?;
     mounts.wanted(spec)?;
     mounts.ensure(working_directory(spec), Kind::Directory)?;

@@ -18,6 +18,8 @@ use crate::sys::{IN_ROOT, Kind, ensure, make_private};
 const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
 /// Where devices are.
 const DEV: &str = "/dev";
+/// Where control groups are.
+const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Collects mounts, and knows which tree a target falls into so that it can be made there.
 pub(crate) struct Mounts<'a> {
@@ -25,6 +27,8 @@ pub(crate) struct Mounts<'a> {
     fds: &'a mut FdTable,
     /// Trees by target; the root first.
     trees: Vec<(String, OwnedFd)>,
+    /// /sys/fs/cgroup is a tmpfs, in which a place to mount on can be made.
+    cgroup_tmpfs: bool,
     pub(crate) may_block: bool,
 }
 
@@ -38,6 +42,7 @@ impl<'a> Mounts<'a> {
             ops: Vec::new(),
             fds,
             trees: Vec::new(),
+            cgroup_tmpfs: false,
             may_block: false,
         };
         mounts.remember("/", root)?;
@@ -62,10 +67,10 @@ impl<'a> Mounts<'a> {
 
     /// Makes the target in the tree it falls into.
     pub(crate) fn ensure(&self, target: &str, kind: Kind) -> Result<(), LaunchError> {
-        if KERNEL_TREES
+        let in_kernel_tree = KERNEL_TREES
             .iter()
-            .any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty()))
-        {
+            .any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty()));
+        if in_kernel_tree && !(self.cgroup_tmpfs && below(target, CGROUP).is_some()) {
             return Ok(());
         }
         let Some((tree, rest)) = self.tree_of(target) else {
@@ -86,11 +91,19 @@ impl<'a> Mounts<'a> {
 
     /// What is at a target now, if that can be seen from here.
     fn kind_at(&self, target: &str) -> Option<Kind> {
+        bind::kind_of(&self.look(target)?).ok()
+    }
+
+    fn look(&self, target: &str) -> Option<OwnedFd> {
         let (tree, rest) = self.tree_of(target)?;
         let path = if rest.is_empty() { "." } else { rest };
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let found = rustix::fs::openat2(tree, path, flags, Mode::empty(), IN_ROOT).ok()?;
-        bind::kind_of(&found).ok()
+        rustix::fs::openat2(tree, path, flags, Mode::empty(), IN_ROOT).ok()
+    }
+
+    /// The permissions of what is at a target now, if that can be seen from here.
+    fn mode_at(&self, target: &str) -> Option<u32> {
+        Some(rustix::fs::fstat(self.look(target)?).ok()?.st_mode & 0o7777)
     }
 
     fn op(
@@ -150,7 +163,9 @@ impl<'a> Mounts<'a> {
         } else {
             noexec | MountAttrFlags::MOUNT_ATTR_RDONLY
         };
-        self.kernel(MountSource::Sysfs, "/sys", sys)?;
+        if !claimed(spec, "/sys") {
+            self.kernel(MountSource::Sysfs, "/sys", sys)?;
+        }
         self.below_dev(spec)
     }
 
@@ -173,11 +188,11 @@ impl<'a> Mounts<'a> {
     /// What else is in /dev, as far as the client has nothing there.
     fn below_dev(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
         let theirs = own(spec, DEV).is_some();
-        if !theirs && own(spec, "/dev/mqueue").is_none() {
+        if !theirs && !claimed(spec, "/dev/mqueue") {
             let noexec = dev::nosuid_nodev_noexec();
             self.kernel(MountSource::Mqueue, "/dev/mqueue", noexec)?;
         }
-        if !theirs && own(spec, "/dev/shm").is_none() {
+        if !theirs && !claimed(spec, "/dev/shm") {
             self.shm(spec)?;
         }
         if spec.tty && (!theirs || self.kind_at("/dev/console") == Some(Kind::File)) {
@@ -238,6 +253,7 @@ impl<'a> Mounts<'a> {
         let binds = spec
             .binds
             .iter()
+            .filter(|b| !claimed(spec, &b.target))
             .map(|b| (b.target.as_str(), Wanted::Bind(b)));
         let tmpfs = spec
             .tmpfs
@@ -249,6 +265,8 @@ impl<'a> Mounts<'a> {
             // It is there already: the terminal is on top of it.
             .filter(|m| m.target != DEV)
             .map(|m| (m.target.as_str(), Wanted::Mount(m)));
+        // Directories made there for every container are no wish for their permissions.
+        let in_our_dev = |t: &str| below(t, DEV).is_some() && own(spec, DEV).is_none();
         let mut all: Vec<_> = binds.chain(tmpfs).chain(mounts).collect();
         // Stable: of equals the later one is on top, the client's above those of every container.
         all.sort_by_key(|(target, _)| target.split('/').filter(|p| !p.is_empty()).count());
@@ -256,7 +274,11 @@ impl<'a> Mounts<'a> {
             match wanted {
                 Wanted::Bind(bind) => self.bind(bind)?,
                 Wanted::Mount(mount) => self.mount(mount)?,
-                Wanted::Tmpfs(t) => self.tree(tmpfs::mount(t)?, target, Kind::Directory)?,
+                Wanted::Tmpfs(t) => {
+                    let covered = self.mode_at(target).filter(|_| !in_our_dev(target));
+                    let tree = tmpfs::mount(t, covered)?;
+                    self.tree(tree, target, Kind::Directory)?;
+                }
             }
         }
         Ok(())
@@ -296,11 +318,15 @@ impl<'a> Mounts<'a> {
     pub(crate) fn cgroup(
         &mut self,
         trees: Vec<(String, OwnedFd)>,
-        privileged: bool,
+        spec: &LaunchSpec,
     ) -> Result<(), LaunchError> {
-        let top = "/sys/fs/cgroup";
+        let top = CGROUP;
+        // What would be below a client's own /sys could not be seen.
+        if claimed(spec, top) || claimed(spec, "/sys") {
+            return Ok(());
+        }
         let mut attributes = dev::nosuid_nodev_noexec();
-        if !privileged {
+        if !spec.privileged {
             attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }
         for (name, tree) in &trees {
@@ -331,6 +357,7 @@ impl<'a> Mounts<'a> {
         }
         // Writable, as under dockerd: only the hierarchies in it are not.
         self.tree(base, top, Kind::Directory)?;
+        self.cgroup_tmpfs = true;
         for (name, tree) in trees {
             let fd = self.fds.add(tree)?;
             self.op(
@@ -341,6 +368,11 @@ impl<'a> Mounts<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the client has something of its own there, which takes the place of what every container has.
+fn claimed(spec: &LaunchSpec, target: &str) -> bool {
+    own(spec, target).is_some() || spec.tmpfs.iter().any(|t| t.target == target)
 }
 
 /// What the client mounts there.

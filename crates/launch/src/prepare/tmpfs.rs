@@ -30,7 +30,7 @@ type Parsed<'a> = (Vec<(&'a str, &'a str)>, MountAttrFlags);
 
 /// Options for the file system and the mount, later ones win.
 fn parse(options: &str) -> Result<Parsed<'_>, LaunchError> {
-    let mut values = vec![("mode", "1777")];
+    let mut values = Vec::new();
     let mut attributes = dev::nosuid_nodev_noexec();
     for option in options.split(',').map(str::trim).filter(|o| !o.is_empty()) {
         match option {
@@ -62,11 +62,28 @@ fn parse(options: &str) -> Result<Parsed<'_>, LaunchError> {
     Ok((values, attributes))
 }
 
-/// Mounts it, detached.
-pub(crate) fn mount(spec: &TmpfsMount) -> Result<OwnedFd, LaunchError> {
-    let (options, attributes) = parse(&spec.options)?;
+/// Mounts it, detached. Without a mode of its own it has that of the directory it covers.
+pub(crate) fn mount(spec: &TmpfsMount, covered: Option<u32>) -> Result<OwnedFd, LaunchError> {
+    let (mut options, attributes) = parse(&spec.options)?;
+    let mode = covered.map_or_else(|| "1777".to_owned(), |mode| format!("{mode:o}"));
+    if !options.iter().any(|(key, _)| *key == "mode") {
+        options.push(("mode", &mode));
+    }
     dev::new_fs("tmpfs", "tmpfs", &options, attributes)
-        .map_err(|e| LaunchError::prepare("mount tmpfs", &spec.target, e))
+        .map_err(|e| LaunchError::mount_tmpfs(&spec.target, &flags(attributes), &spec.options, e))
+}
+
+/// The flags as mount(2) has them, for error texts.
+fn flags(attributes: MountAttrFlags) -> String {
+    let all = [
+        (MountAttrFlags::MOUNT_ATTR_RDONLY, "MS_RDONLY"),
+        (MountAttrFlags::MOUNT_ATTR_NOSUID, "MS_NOSUID"),
+        (MountAttrFlags::MOUNT_ATTR_NODEV, "MS_NODEV"),
+        (MountAttrFlags::MOUNT_ATTR_NOEXEC, "MS_NOEXEC"),
+        (MountAttrFlags::MOUNT_ATTR_NODIRATIME, "MS_NODIRATIME"),
+    ];
+    let set = all.iter().filter(|(flag, _)| attributes.contains(*flag));
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
 }
 
 #[cfg(test)]
@@ -76,7 +93,7 @@ mod tests {
     #[test]
     fn options_are_dockers() {
         let (values, attributes) = parse("").expect("valid");
-        assert_eq!(values, [("mode", "1777")]);
+        assert!(values.is_empty());
         assert_eq!(attributes, dev::nosuid_nodev_noexec());
         let (values, attributes) = parse("rw,size=64m,mode=700,exec,ro").expect("valid");
         assert_eq!(values, [("size", "64m"), ("mode", "700")]);
