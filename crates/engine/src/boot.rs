@@ -21,6 +21,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
+use crate::volumes::image_mount;
 use crate::{EngineError, backoff, clock, exec, health, signals, volumes};
 
 /// What a shard found.
@@ -128,11 +129,13 @@ impl BootPlan {
         }
     }
 
-    /// A container of this image that is not taken yet.
+    /// A container that uses this image and is not taken yet.
     pub(crate) fn user_of_image(&self, image_id: &str) -> Option<String> {
         locked(&self.records)
             .values()
-            .find(|record| record.image_id == image_id)
+            .find(|record| {
+                record.image_id == image_id || image_mount::mounts(&record.host, image_id)
+            })
             .map(|record| record.id.clone())
     }
 

@@ -65,6 +65,12 @@ impl EngineConfig {
         self.data_root.join("init-layer")
     }
 
+    /// The lowest layers of a mounted image: nothing.
+    pub fn empty_layer_dirs(&self) -> [PathBuf; 2] {
+        let dir = self.data_root.join("empty-layers");
+        [dir.join("0"), dir.join("1")]
+    }
+
     /// The program of `--init`. Not under exec-root, which may be on a file system without execution (/run).
     pub fn init_program_path(&self) -> PathBuf {
         self.data_root.join("docker-init")

@@ -21,7 +21,7 @@ use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
 use crate::shard::{Shared, on_shard};
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, image_mount};
 use crate::wait_handle::WaitHandle;
 use crate::{EngineError, ids, list, mounts};
 
@@ -54,6 +54,7 @@ impl Engine {
         let init_layer = config.init_layer_dir();
         gantry_launch::make_init_layer(&init_layer)
             .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
+        image_mount::make_empty_layers(&config)?;
         crate::container::files::install_init(&config.init_program_path())?;
         let volumes = Volumes::load(&config.data_root, &store, boot.volume_users())?;
         let index = Index::new(config.shards);
@@ -135,6 +136,7 @@ impl Engine {
         }
         let mut warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
         mounts::plan(&self.shared, &mut spec)?;
+        let mounted = image_mount::hold(&self.shared, &mut spec.mounts)?;
         mounts::check_sources(&spec.mounts).await?;
         let id: ContainerId = ids::generate()?.into();
         warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
@@ -142,7 +144,7 @@ impl Engine {
         let new_id = id.clone();
         on_shard(shard, move |engine| async move {
             let made = create::create(engine, new_id, spec, image).await;
-            drop(hold);
+            drop((hold, mounted));
             made
         })
         .await?;

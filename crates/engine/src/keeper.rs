@@ -65,6 +65,11 @@ impl From<LaunchError> for EngineError {
                 EngineError::BadCommand { exit_code, message }
             }
             LaunchError::Invalid { .. } => EngineError::InvalidParameter(message),
+            LaunchError::Subpath { source, .. } => match source.raw_os_error() {
+                Some(libc::ENOENT) => EngineError::NotFound(message),
+                Some(libc::EXDEV) => EngineError::InvalidParameter(message),
+                _ => EngineError::System(message),
+            },
             LaunchError::Keeper(e) => e.into(),
             _ => EngineError::System(message),
         }

@@ -317,7 +317,7 @@ fn mounts_volume(fixed: &FixedView, wanted: &String) -> bool {
     fixed.config.volumes.contains(wanted)
         || fixed.host.mounts.iter().any(|m| {
             let source = match m.kind {
-                MountKind::Volume => &m.volume,
+                MountKind::Volume | MountKind::Image => &m.volume,
                 _ => &m.source,
             };
             source == wanted || m.target == *wanted

@@ -9,7 +9,7 @@ use crate::cdi::Edits;
 use crate::container::files::on_worker;
 use crate::model::*;
 use crate::shard::Shared;
-use crate::volumes::local;
+use crate::volumes::{image_mount, local};
 use crate::{EngineError, command};
 
 /// Most mounts of one container: what one launch can carry is less than that times two.
@@ -157,7 +157,7 @@ pub(crate) fn make_ready(
                     shared.volumes.take(&volume, id)?;
                 }
             }
-            MountKind::Bind | MountKind::Tmpfs => {}
+            MountKind::Bind | MountKind::Tmpfs | MountKind::Image => {}
         }
     }
     Ok(())
@@ -187,6 +187,7 @@ pub(crate) fn of_launch(
                 binds.push(bind(point));
             }
             MountKind::Volume => binds.push(volume(shared, point)?),
+            MountKind::Image => binds.push(image_mount::of_launch(shared, point)?),
         }
     }
     Ok((binds, tmpfs))
@@ -203,6 +204,7 @@ pub(crate) fn below_clients(host: &HostSpec, mut edits: Edits) -> Edits {
 fn bind(point: &MountPoint) -> BindMount {
     BindMount {
         source: point.source.clone().into(),
+        layers: Vec::new(),
         subpath: None,
         target: point.target.clone(),
         readonly: readonly(point),
@@ -256,13 +258,6 @@ fn volume(shared: &Shared, point: &MountPoint) -> Result<BindMount, EngineError>
             libc::MS_BIND as u32,
             &e,
         ));
-    }
-    let inner = place.path.join(&point.subpath);
-    if !point.subpath.is_empty() && std::fs::symlink_metadata(&inner).is_err() {
-        return Err(EngineError::NotFound(format!(
-            "cannot access path {0}: lstat {0}: no such file or directory",
-            inner.display()
-        )));
     }
     Ok(BindMount {
         source: place.path,

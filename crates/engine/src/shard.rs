@@ -25,7 +25,7 @@ use crate::journal::{JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, image_mount};
 use crate::{EngineError, health};
 
 /// What all shards share; `Send + Sync`.
@@ -49,12 +49,12 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// A container of this image, a running one first, and whether it runs.
+    /// A container that was made from this image or mounts it, a running one first, and whether it runs.
     pub(crate) fn image_user(&self, image_id: &str) -> Option<(ContainerId, bool)> {
         self.index
             .all()
             .into_iter()
-            .filter(|view| view.fixed.image_id == image_id)
+            .filter(|view| image_mount::uses(&view.fixed, image_id))
             .map(|view| (view.id.clone(), view.state.status.is_alive()))
             .max_by_key(|(_, runs)| *runs)
     }

@@ -114,12 +114,41 @@ pub enum LaunchError {
         /// Why not.
         reason: String,
     },
+    /// a path inside a volume or image that cannot be mounted (texts of dockerd)
+    #[error("{}", subpath_text(base, subpath, source))]
+    Subpath {
+        /// The volume's directory, or the image.
+        base: String,
+        /// The path in it.
+        subpath: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// too many files or mounts for one launch
     #[error("the container needs more than {0} files at launch")]
     TooManyFiles(usize),
     /// the keeper could not be asked
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+}
+
+fn subpath_text(base: &str, subpath: &str, source: &io::Error) -> String {
+    let whole = format!("{}/{}", base.trim_end_matches('/'), subpath);
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => {
+            format!("cannot access path {whole}: lstat {whole}: no such file or directory")
+        }
+        Some(libc::EXDEV) => format!(
+            "path concatenation escapes the base directory, base: {base}, subpath: {subpath}"
+        ),
+        Some(libc::ELOOP) => format!(
+            "error while resolving symlinks in combined path {whole:?}: EvalSymlinks: too many links"
+        ),
+        Some(libc::ENOTDIR) => {
+            format!("error while resolving symlinks in combined path {whole:?}: not a directory")
+        }
+        _ => format!("cannot access path {whole}: {source}"),
+    }
 }
 
 impl LaunchError {

@@ -91,6 +91,8 @@ pub enum Readonly {
 pub struct BindMount {
     /// On the host; resolved in the daemon's mount namespace, symbolic links too.
     pub source: PathBuf,
+    /// Read-only layers, top first, at least two: their union is mounted, and `source` only names it in errors.
+    pub layers: Vec<PathBuf>,
     /// A path below the source that is mounted instead of it; it cannot lead out of it.
     pub subpath: Option<String>,
     /// Absolute path in the container; made if missing.

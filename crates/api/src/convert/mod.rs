@@ -59,6 +59,7 @@ pub fn create_spec(
     machine: &Machine,
 ) -> Result<(CreateSpec, Vec<String>), ApiError> {
     let mut host = request.host_config.clone().unwrap_or_default();
+    versions::check(&host, version)?;
     versions::adjust(&mut request, &mut host, version);
     config::check(&request)?;
     check_shape(&request, &host)?;

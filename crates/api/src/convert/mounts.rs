@@ -170,21 +170,14 @@ fn mount(wanted: &Mount) -> Result<MountRequest, ApiError> {
         readonly: wanted.read_only,
         ..MountPoint::default()
     };
-    if kind == "image" {
-        if wanted.source.is_empty() {
-            return Err(wrong("field Source must not be empty".to_owned()));
-        }
-        return Err(ApiError::not_implemented(
-            "mounts of images (Mounts of type image): this is not implemented yet",
-        ));
-    }
-    if wanted.image.is_some() {
+    if kind != "image" && wanted.image.is_some() {
         return Err(wrong("field ImageOptions must not be specified".to_owned()));
     }
     let mut request = match kind {
         "bind" => of_bind(wanted, point).map_err(wrong)?,
         "volume" => of_named(wanted, point).map_err(wrong)?,
         "tmpfs" => of_tmpfs(wanted, point).map_err(wrong)?,
+        "image" => of_image(wanted, point).map_err(wrong)?,
         _ => return Err(wrong("mount type unknown".to_owned())),
     };
     request.detailed = true;
@@ -262,6 +255,27 @@ fn is_local(path: &str) -> bool {
         }
     }
     true
+}
+
+fn of_image(wanted: &Mount, point: MountPoint) -> Result<MountRequest, String> {
+    if wanted.source.is_empty() {
+        return Err("field Source must not be empty".to_owned());
+    }
+    let subpath = wanted.image.clone().unwrap_or_default().subpath;
+    if !is_local(&subpath) {
+        return Err("subpath must be a relative path within the volume".to_owned());
+    }
+    Ok(MountRequest {
+        point: MountPoint {
+            kind: MountKind::Image,
+            volume: wanted.source.clone(),
+            readonly: true,
+            propagation: or_private(""),
+            subpath,
+            ..point
+        },
+        ..MountRequest::default()
+    })
 }
 
 fn of_tmpfs(wanted: &Mount, point: MountPoint) -> Result<MountRequest, String> {

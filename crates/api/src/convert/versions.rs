@@ -1,8 +1,27 @@
 //! What an older client can't have meant: fields that its API version does not have are not looked at, and defaults are
 //! those of its time.
 
+use crate::error::ApiError;
 use crate::version::ApiVersion;
 use crate::wire::create::{CreateRequest, HostConfig};
+
+/// Refuses mounts that the API version does not have, where silence would mount something else.
+pub(super) fn check(host: &HostConfig, version: ApiVersion) -> Result<(), ApiError> {
+    for mount in host.mounts.iter().flatten() {
+        let subpath = mount.volume.as_ref().is_some_and(|v| !v.subpath.is_empty());
+        if subpath && !version.at_least(45) {
+            return Err(ApiError::invalid(
+                "VolumeOptions.Subpath needs API v1.45 or newer",
+            ));
+        }
+        if mount.kind == "image" && !version.at_least(48) {
+            return Err(ApiError::invalid(
+                "Mount type \"Image\" needs API v1.48 or newer",
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// Changes a request to what its API version lets it say.
 pub(super) fn adjust(request: &mut CreateRequest, host: &mut HostConfig, version: ApiVersion) {

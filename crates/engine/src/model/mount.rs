@@ -19,6 +19,8 @@ pub enum MountKind {
     Volume,
     /// Memory.
     Tmpfs,
+    /// The files of an image.
+    Image,
 }
 
 impl MountKind {
@@ -28,6 +30,7 @@ impl MountKind {
             Self::Bind => "bind",
             Self::Volume => "volume",
             Self::Tmpfs => "tmpfs",
+            Self::Image => "image",
         }
     }
 }
@@ -40,8 +43,10 @@ pub struct MountPoint {
     pub kind: MountKind,
     /// Path on the host of a bind mount.
     pub source: String,
-    /// Name of the volume; empty before an anonymous one has got its name.
+    /// Name of the volume; empty before an anonymous one has got its name. Of an image what the client called it.
     pub volume: String,
+    /// Id of the image.
+    pub image_id: String,
     /// The volume has a made-up name and goes with its container if the client wants that.
     pub anonymous: bool,
     /// Clean path in the container.
@@ -64,7 +69,7 @@ pub struct MountPoint {
     pub readonly_non_recursive: bool,
     /// A read-only mount whose inner mounts cannot be made read-only is refused.
     pub readonly_force_recursive: bool,
-    /// A path in the volume that is mounted instead of all of it.
+    /// A path in the volume or image that is mounted instead of all of it.
     pub subpath: String,
     /// Options of a tmpfs (`size=64m,mode=1777`).
     pub tmpfs_options: String,

@@ -4,6 +4,7 @@
 //! deleted, so a kill in between leaves an empty directory at most, which the next start removes.
 
 mod copy_up;
+pub(crate) mod image_mount;
 pub(crate) mod local;
 mod registry;
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
+use super::rootfs;
 use crate::error::LaunchError;
 use crate::spec::{BindMount, Propagation, Readonly};
 use crate::sys::{Kind, set_mount_attributes, set_mount_propagation};
@@ -40,12 +41,7 @@ pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
         let about = about.clone();
         move |e: io::Error| LaunchError::prepare(step, about, e)
     };
-    let tree = clone(bind).map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOTDIR) => LaunchError::MountKind {
-            what: format!("failed to fulfil mount request: open {about}"),
-        },
-        _ => failed("bind")(e),
-    })?;
+    let tree = clone(bind)?;
     let propagation = match bind.propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
@@ -80,32 +76,52 @@ pub(crate) fn kinds_differ(bind: &BindMount) -> LaunchError {
     }
 }
 
-fn clone(bind: &BindMount) -> io::Result<OwnedFd> {
+fn clone(bind: &BindMount) -> Result<OwnedFd, LaunchError> {
+    let about = bind.source.display().to_string();
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if !bind.non_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let Some(subpath) = bind.subpath.as_deref().filter(|s| !s.is_empty()) else {
-        return Ok(rustix::mount::open_tree(
-            rustix::fs::CWD,
-            &bind.source,
-            flags,
-        )?);
+    let subpath = bind.subpath.as_deref().filter(|s| !s.is_empty());
+    let top = match (subpath, bind.layers.is_empty()) {
+        (None, true) => {
+            let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags);
+            return tree.map_err(|e| match e {
+                rustix::io::Errno::NOTDIR => LaunchError::MountKind {
+                    what: format!("failed to fulfil mount request: open {about}"),
+                },
+                _ => LaunchError::prepare("bind", about, e),
+            });
+        }
+        (None, false) => return rootfs::union(&bind.layers, &about),
+        (Some(_), false) => rootfs::union(&bind.layers, &about)?,
+        (Some(_), true) => {
+            let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&bind.source, directory, Mode::empty())
+                .map_err(|e| LaunchError::prepare("bind", &about, e))?
+        }
     };
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(&bind.source, directory, Mode::empty())?;
-    let inner = rustix::fs::openat2(
-        &top,
-        subpath,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-    )?;
-    Ok(rustix::mount::open_tree(
-        &inner,
-        "",
-        flags | OpenTreeFlags::AT_EMPTY_PATH,
-    )?)
+    let subpath = subpath.unwrap_or_default();
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let inner = rustix::fs::openat2(&top, subpath, path, Mode::empty(), beneath).map_err(|e| {
+        LaunchError::Subpath {
+            base: about.clone(),
+            subpath: subpath.to_owned(),
+            source: e.into(),
+        }
+    })?;
+    let tree = rustix::mount::open_tree(&inner, "", flags | OpenTreeFlags::AT_EMPTY_PATH);
+    tree.map_err(|e| {
+        let step = match e {
+            // Before, only what is attached somewhere can be copied.
+            rustix::io::Errno::INVAL if !bind.layers.is_empty() => {
+                "bind a part of an image (it needs Linux 6.15)"
+            }
+            _ => "bind",
+        };
+        LaunchError::prepare(step, about, e)
+    })
 }
 
 fn set_readonly(tree: &OwnedFd, readonly: Readonly) -> io::Result<()> {

@@ -231,7 +231,11 @@ impl<'a> Mounts<'a> {
 
     /// A bind mount of the client.
     fn mount(&mut self, mount: &BindMount) -> Result<(), LaunchError> {
-        self.may_block |= rootfs::may_block(&mount.source);
+        let sources = match mount.layers.as_slice() {
+            [] => std::slice::from_ref(&mount.source),
+            layers => layers,
+        };
+        self.may_block |= sources.iter().any(|path| rootfs::may_block(path));
         let (tree, kind) = bind::mount(mount)?;
         self.ensure(&mount.target, kind)?;
         if self

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
@@ -50,6 +50,22 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
             .map_err(|e| LaunchError::prepare("clear the overlay marker", about(), e))?;
     }
     overlay(spec).map_err(|(step, e)| LaunchError::prepare(step, about(), e))
+}
+
+/// The union of layers, read-only; nothing is attached anywhere.
+pub(crate) fn union(layers: &[PathBuf], about: &str) -> Result<OwnedFd, LaunchError> {
+    let make = || -> Result<OwnedFd, io::Error> {
+        let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(&fs, "source", "overlay")?;
+        for lower in layers {
+            set_path(&fs, "lowerdir+", lower)?;
+        }
+        rustix::mount::fsconfig_create(&fs).map_err(|e| explain(&fs, e))?;
+        let readonly = MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, readonly)?;
+        Ok(mount)
+    };
+    make().map_err(|e| LaunchError::prepare("mount the image", about, e))
 }
 
 fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
