@@ -138,7 +138,7 @@ class Daemon(External):
         self.data_root, self.exec_root = root / "data", root / "exec"
         self.log_path = root / "gantryd.log"
         self.mark = uuid.uuid4().hex
-        self.args, self.process = list(args), None
+        self.args, self.process, self.extra_env = list(args), None, {}
 
     def command(self, sock=None):
         return [gantryd_binary(), "-H", sock or self.host, "--data-root", str(self.data_root),
@@ -147,7 +147,7 @@ class Daemon(External):
     def start(self):
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=os.environ | {"GANTRY_TEST_MARK": self.mark})
+                                            env=os.environ | {"GANTRY_TEST_MARK": self.mark} | self.extra_env)
         self.pid = self.process.pid
         self.wait_up()
 

@@ -1,6 +1,9 @@
 //! Coming up: records, keepers, what runs, what was lost.
 
-use std::cell::Cell;
+mod adopt;
+mod keepers;
+mod rescue;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -10,19 +13,20 @@ use gantry_cgroup::Group;
 use gantry_launch::AdoptedContainer;
 use gantry_rt::reply::ReplySender;
 use gantry_store::{Store, Table};
-use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::EngineConfig;
-use crate::container::{Container, Run, exit, files, logs, remove, start};
+use crate::container::{Container, exit, files, remove, start};
 use crate::journal::{self, JournalEntry, StateJournal};
-use crate::keeper::{ExitReport, KeeperLink};
+use crate::keeper::KeeperLink;
 use crate::launch_spec::cgroup_parent;
 use crate::model::*;
-use crate::orphan::ProcessName;
 use crate::shard::{ShardEngine, Shared};
 use crate::volumes::image_mount;
-use crate::{EngineError, backoff, clock, exec, health, signals, volumes};
+use crate::{EngineError, backoff, clock, exec, health, volumes};
+
+use adopt::Slot;
+pub(crate) use adopt::end_unknown;
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -212,40 +216,12 @@ fn discard_unborn(config: &EngineConfig, known: &FxHashSet<&str>) -> Result<(), 
     Ok(())
 }
 
-/// Numbers of the keepers that this shard looks after: its own, and those left by more shards.
-fn keeper_numbers(config: &EngineConfig, shard: usize) -> Vec<usize> {
-    let mut numbers = vec![shard];
-    let listed = std::fs::read_dir(&config.exec_root)
-        .into_iter()
-        .flatten()
-        .flatten();
-    for file in listed {
-        let name = file.file_name().to_string_lossy().into_owned();
-        let number = name
-            .strip_prefix("keeper-")
-            .and_then(|n| n.strip_suffix(".sock"))
-            .and_then(|n| n.parse().ok());
-        if let Some(number) = number
-            && number >= config.shards
-            && number % config.shards == shard
-        {
-            numbers.push(number);
-        }
-    }
-    numbers
-}
-
 /// Brings the current shard up.
 pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, EngineError> {
     let id = gantry_rt::current_shard().0;
     let journal = StateJournal::open(&shared.config.journal_path(id))?;
     let shard = ShardEngine::install(shared.clone(), journal)?;
-    let mut adopted = Vec::new();
-    for number in keeper_numbers(&shared.config, id) {
-        let (link, containers) = KeeperLink::connect(&shared.config, number).await?;
-        shard.keepers.borrow_mut().push(link.clone());
-        adopted.extend(containers.into_iter().map(|a| (link.clone(), a)));
-    }
+    let adopted = keepers::connect(&shard).await?;
     shared.boot.meet(shared.config.shards, id, &adopted).await;
     let containers: Vec<Rc<Container>> = shared
         .boot
@@ -269,10 +245,11 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     shared.index.publish_all(id, views);
     shard.booted.set(true);
     compact(&shard, &containers);
-    let keepers = shard.keepers.borrow().clone();
-    for keeper in &keepers {
+    let links = shard.keepers.borrow().clone();
+    for keeper in &links {
         keeper.run(&shard);
     }
+    keepers::dismiss_spent(&shard).await;
     gantry_rt::spawn("exec.sweep", exec::gc::run(shard.clone()));
     gantry_rt::spawn("health.clock", health::clock::run(shard.clone()));
     continue_lives(&shard, &containers);
@@ -317,10 +294,10 @@ async fn settle(
     for (link, found) in adopted {
         known.insert(found.id.clone());
         let Ok(container) = shard.get(&found.id) else {
-            abandon_unknown(shard, &link, &found).await;
+            adopt::abandon_unknown(shard, &link, &found).await;
             continue;
         };
-        match adopt(&container, &link, found).await {
+        match adopt::adopt(&container, &link, found, Slot::Kept).await {
             Ok(true) => report.adopted += 1,
             Ok(false) => {}
             Err(e) => {
@@ -329,126 +306,25 @@ async fn settle(
         }
     }
     for container in containers {
-        let lost = container.status().is_alive() && container.run().is_none();
-        if lost {
-            report.lost += 1;
-            declare_lost(container, known.contains(&*container.id)).await;
+        if !container.status().is_alive() || container.run().is_some() {
+            continue;
         }
+        match rescue::rescue(shard, container).await {
+            Ok(true) => {
+                report.adopted += 1;
+                continue;
+            }
+            Ok(false) => {}
+            Err(e) => {
+                tracing::error!(id = %container.id, error = %e, "a running container without a keeper could not be taken over")
+            }
+        }
+        report.lost += 1;
+        declare_lost(container, known.contains(&*container.id)).await;
     }
     exec::adopt::adopt_all(shard, containers, execs).await;
+    rescue::remove_left_spills(shard, containers).await;
     report
-}
-
-/// A container that a keeper has and no record names: its creation was never announced as started.
-async fn abandon_unknown(shard: &Rc<ShardEngine>, link: &Rc<KeeperLink>, found: &AdoptedContainer) {
-    tracing::error!(id = %found.id, pid = found.pid, "a keeper has a container without a record; it is ended");
-    end_unknown(link, found).await;
-    // Its own parent group went with the record; most have the default one.
-    let parent = cgroup_parent(&shard.shared, &HostSpec::default());
-    remove_groups(shard, vec![(parent, found.id.clone())]).await;
-}
-
-/// Ends what nobody can know of.
-pub(crate) async fn end_unknown(link: &Rc<KeeperLink>, found: &AdoptedContainer) {
-    let process = ProcessName {
-        pid: found.pid,
-        start_time_ticks: found.start_time_ticks,
-    };
-    if found.exit.is_none()
-        && let Err(e) = link.signal(&found.id, process, signals::KILL).await
-    {
-        tracing::error!(id = %found.id, error = %e, "it can't be killed");
-    }
-    link.forget_later(found.id.clone());
-}
-
-/// Takes a container over from the keeper: output first, then the exit if there is one. False if its
-/// exit had been recorded already.
-async fn adopt(
-    container: &Rc<Container>,
-    link: &Rc<KeeperLink>,
-    found: AdoptedContainer,
-) -> Result<bool, EngineError> {
-    if !container.status().is_alive() {
-        let recorded = container.inner.borrow().state.start_time_ticks == found.start_time_ticks;
-        if recorded && found.exit.is_some() {
-            // Recorded as ended, but not forgotten.
-            link.forget_later(found.id);
-            return Ok(false);
-        }
-        // Launched, but the daemon died before it was recorded.
-        if !record_running(container, &found)? {
-            return Ok(false);
-        }
-    }
-    let sink = logs::open_sink(container)?;
-    let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
-    let config = IoConfig {
-        tty: container.fixed.config.tty,
-        sink,
-    };
-    let io_error = |e| EngineError::io("take over a container's streams", e);
-    let io = ContainerIo::adopt(&link.pump, found.slot, config).map_err(io_error)?;
-    let shared = &container.shard.shared;
-    let parent = cgroup_parent(shared, &container.fixed.host);
-    let (hierarchy, id) = (shared.seccomp.hierarchy.clone(), container.id.clone());
-    let group = files::on_worker(move || Ok(Group::open(&hierarchy, &parent, &id)?)).await?;
-    {
-        let mut inner = container.inner.borrow_mut();
-        inner.last_log = handle;
-        inner.run = Some(Rc::new(Run {
-            io: io.clone(),
-            keeper: link.clone(),
-            started: None,
-            group: Arc::new(group),
-            exiting: Cell::new(false),
-            _root: None,
-        }));
-    }
-    container
-        .no_restart
-        .set(container.inner.borrow().state.manually_stopped);
-    let hand_over = link.hand_over(&container.id).await?;
-    if let Some(spill) = hand_over.spill {
-        io.replay(spill, hand_over.spill_bytes)
-            .await
-            .map_err(io_error)?;
-    }
-    let fds = StreamFds {
-        stdin: hand_over.stdin,
-        stdout: hand_over.stdout,
-        stderr: hand_over.stderr,
-        tty_master: hand_over.tty_master,
-    };
-    io.start(fds).map_err(io_error)?;
-    if let Some(exit) = found.exit {
-        exit::report(&container.shard, link, ExitReport::new(found.id, exit));
-    }
-    Ok(true)
-}
-
-/// A launch that no record speaks of: it ran, so that is what is recorded, and its exit after it.
-fn record_running(
-    container: &Rc<Container>,
-    found: &AdoptedContainer,
-) -> Result<bool, EngineError> {
-    if !container.status().may_become(Status::Running) {
-        tracing::error!(id = %container.id, "a container that is being removed still runs");
-        return Ok(false);
-    }
-    let now = clock::unix_ns();
-    let ended = found.exit.as_ref().map_or(now, |exit| {
-        i64::try_from(exit.exited_at_unix_ns).unwrap_or(now)
-    });
-    container.transition(Status::Running, |state| {
-        state.pid = found.pid;
-        state.start_time_ticks = found.start_time_ticks;
-        state.started_unix_ns = now.min(ended);
-        state.finished_unix_ns = 0;
-        state.exit_code = 0;
-        state.error = String::new();
-    })?;
-    Ok(true)
 }
 
 async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
@@ -534,50 +410,4 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
         containers = containers.len(),
         "shard is up"
     );
-}
-
-/// Pause between attempts to start a keeper in place of a dead one.
-const KEEPER_RETRY: Duration = Duration::from_secs(1);
-
-/// A keeper died: a new one for new work, and a watch on every container it had.
-pub(crate) async fn replace_keeper(shard: &Rc<ShardEngine>, dead: &Rc<KeeperLink>) {
-    shard
-        .keepers
-        .borrow_mut()
-        .retain(|link| !Rc::ptr_eq(link, dead));
-    let orphans: Vec<Rc<Container>> = shard
-        .containers
-        .borrow()
-        .values()
-        .filter(|c| c.run().is_some_and(|run| Rc::ptr_eq(&run.keeper, dead)))
-        .cloned()
-        .collect();
-    exec::exit::watch_orphans(shard, dead);
-    for container in orphans {
-        gantry_rt::spawn("container.orphan", watch_orphan(container, dead.clone()));
-    }
-    while !shard.shared.is_closing() {
-        match KeeperLink::connect(&shard.shared.config, dead.number()).await {
-            Ok((link, _nothing)) => {
-                shard.keepers.borrow_mut().insert(0, link.clone());
-                link.run(shard);
-                return;
-            }
-            Err(e) => {
-                tracing::error!(error = %e, "no keeper could be started in place of a dead one")
-            }
-        }
-        gantry_rt::sleep(KEEPER_RETRY).await;
-    }
-}
-
-async fn watch_orphan(container: Rc<Container>, dead: Rc<KeeperLink>) {
-    let status = container.process().ended().await;
-    let report = ExitReport {
-        id: container.id.to_string(),
-        wait_status: status,
-        exited_unix_ns: clock::unix_ns(),
-        oom_killed: false,
-    };
-    exit::report(&container.shard, &dead, report);
 }

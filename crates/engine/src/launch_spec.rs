@@ -363,13 +363,15 @@ fn build(
             .into_iter()
             .filter(|node| node.path.starts_with('/'))
             .collect(),
-        log_nonblocking: host
-            .log
-            .options
-            .get("mode")
-            .is_some_and(|m| m == "non-blocking"),
+        log_nonblocking: log_is_nonblocking(host),
         id,
     })
+}
+
+/// Whether a full spill drops output instead of blocking the container.
+pub(crate) fn log_is_nonblocking(host: &HostSpec) -> bool {
+    let mode = host.log.options.get("mode");
+    mode.is_some_and(|m| m == "non-blocking")
 }
 
 pub(crate) fn c_strings<'a>(

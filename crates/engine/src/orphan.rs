@@ -1,15 +1,22 @@
-//! Containers whose keeper died: they go on, their streams are read here as before, but nobody reports
-//! their exit. A pidfd does, with the exit code on kernels that keep it there (6.15 and later).
+//! Processes that are not this process's children: named for good, signalled, and how they ended.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use std::time::Duration;
+
+use gantry_keeper_proto::process::{Ended, Stat, how_ended, keeps_status};
 use gantry_launch::process_start_time_ticks;
 use gantry_rt::fd::AsyncFd;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::EngineError;
+
+/// The signal goes to the process group (Linux 6.9).
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+/// Pause between two looks at a process that is about to end.
+const END_PAUSE: Duration = Duration::from_millis(10);
 
 /// A process named for good by its pid and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +93,7 @@ impl ProcessName {
         }
     }
 
-    /// Waits for the end of the process and gives its wait status, if the kernel still knows it.
+    /// Waits for the end of the process and gives its wait status, if anybody still knows it.
     pub(crate) async fn ended(self) -> Option<i32> {
         let pidfd = match self.open() {
             Ok(pidfd) => AsyncFd::new(pidfd?).ok()?,
@@ -95,51 +102,44 @@ impl ProcessName {
                 return None;
             }
         };
-        if let Err(e) = pidfd.readable().await {
-            tracing::warn!(pid = self.pid, error = %e, "a container without a keeper can't be waited for");
-            return None;
-        }
-        match exit_status(pidfd.as_fd().as_raw_fd()) {
-            Ok(status) => status,
-            Err(e) => {
-                tracing::warn!(pid = self.pid, error = %e, "this kernel does not keep exit codes in pidfds");
-                None
+        loop {
+            if let Err(e) = pidfd.readable().await {
+                tracing::warn!(pid = self.pid, error = %e, "a container without a keeper can't be waited for");
+                return None;
+            }
+            match how_ended(pidfd.as_fd(), self.stat(), self.start_time_ticks) {
+                Ok(Ended::Status(status)) => return Some(status),
+                Ok(Ended::Unknown) => return None,
+                Ok(Ended::NotYet) => gantry_rt::sleep(END_PAUSE).await,
+                Err(e) => {
+                    tracing::warn!(pid = self.pid, error = %e, "the end of a container without a keeper is unknown");
+                    return None;
+                }
             }
         }
     }
-}
 
-/// The kernel's `struct pidfd_info` (first version).
-#[repr(C)]
-#[derive(Default)]
-struct PidfdInfo {
-    mask: u64,
-    cgroup_id: u64,
-    ids: [u32; 11],
-    exit_code: i32,
-}
-
-const _: () = assert!(size_of::<PidfdInfo>() == 64);
-
-/// The signal goes to the process group (Linux 6.9).
-const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-/// Ask for, or be told of, an exit code.
-const PIDFD_INFO_EXIT: u64 = 1 << 3;
-/// `_IOWR(0xff, 11, struct pidfd_info)`.
-const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xff << 8) | 11;
-
-fn exit_status(pidfd: i32) -> io::Result<Option<i32>> {
-    let mut info = PidfdInfo {
-        mask: PIDFD_INFO_EXIT,
-        ..PidfdInfo::default()
-    };
-    // SAFETY: the ioctl number says 64 bytes, which is the size of `info` (asserted above); the kernel
-    // writes within it, and every bit pattern is a valid `PidfdInfo`.
-    let done = unsafe { libc::ioctl(pidfd, PIDFD_GET_INFO as _, &raw mut info) };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
+    /// What /proc says of the process id now.
+    pub(crate) fn stat(self) -> Option<Stat> {
+        let file = std::fs::File::open(format!("/proc/{}/stat", self.pid)).ok()?;
+        Stat::read_file(file).ok()
     }
-    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+
+    /// Its end is known: if it came to this process as an orphan, it is a zombie that may go.
+    pub(crate) fn collect(self) {
+        if keeps_status() {
+            // Then none comes.
+            return;
+        }
+        let is_it =
+            |stat: &Stat| stat.state == 'Z' && stat.start_time_ticks == self.start_time_ticks;
+        if let (Some(_), Some(pid)) = (self.stat().filter(is_it), Pid::from_raw(self.pid))
+            && let Err(e) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)
+        {
+            // The child of somebody else.
+            tracing::debug!(pid = self.pid, error = %e, "not collected");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -172,21 +172,15 @@ mod tests {
     }
 
     #[test]
-    fn signal_and_exit_status() {
+    fn signals() {
         let mut child = Command::new("sleep")
             .arg("60")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let name = name_of(child.id());
-        let pidfd = name.open().unwrap().unwrap();
         assert!(name.signal(libc::SIGTERM).unwrap());
         child.wait().unwrap();
-        match exit_status(pidfd.as_fd().as_raw_fd()) {
-            Ok(status) => assert_eq!(status, Some(libc::SIGTERM)),
-            // An older kernel.
-            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOTTY)),
-        }
         assert!(!name.signal(libc::SIGTERM).unwrap());
     }
 }

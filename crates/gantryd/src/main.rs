@@ -66,6 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags, config: &config::Config, level: &Level) -> Result<(), String> {
+    gantry_engine::arm_faults().map_err(|e| format!("the directory of faults: {e}"))?;
     let signals = Signals::block().map_err(|e| format!("signals: {e}"))?;
     let daemon = boot::boot(config).map_err(|e| e.to_string())?;
     notify::tell("READY=1");

@@ -3,8 +3,11 @@
 use crate::wire::{Reader, WireError, Writer};
 
 /// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]). 3: containers in
-/// namespaces that are not their own ([`crate::plan::Plan::shares_namespaces`]).
-pub const PROTOCOL_VERSION: u32 = 3;
+/// namespaces that are not their own ([`crate::plan::Plan::shares_namespaces`]). 4: taking over from a dead keeper
+/// ([`Request::Inherit`], [`Request::Adopt`]), and a launch is answered with the process's pidfd.
+pub const PROTOCOL_VERSION: u32 = 4;
+/// First version that takes over from a dead keeper.
+pub const ADOPT_VERSION: u32 = 4;
 /// First version that knows containers in namespaces that are not their own.
 pub const NAMESPACES_VERSION: u32 = 3;
 /// First version that knows [`crate::plan::Join`].
@@ -76,12 +79,46 @@ pub enum Request {
     },
     /// End, if there is no container.
     ShutdownIfEmpty,
+    /// The journal memfd of a keeper that died (one descriptor): from here on it is this keeper's, which has no
+    /// container yet. The daemon goes on with its streams as they are.
+    Inherit,
+    /// A process that another keeper launched and that is nobody's now; answered as a launch. The pidfd comes first,
+    /// then descriptors in the order of the fields that are true.
+    Adopt(Adopt),
 }
+
+/// See [`Request::Adopt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopt {
+    /// Container.
+    pub id: String,
+    /// Its slot in the inherited journal; a free one if it had none that is left.
+    pub slot: Option<u32>,
+    /// Process id.
+    pub pid: i32,
+    /// See [`Entry`].
+    pub start_time_ticks: u64,
+    /// A full spill drops instead of blocking.
+    pub log_nonblocking: bool,
+    /// Write end of standard input comes along.
+    pub stdin: bool,
+    /// Read end of standard output.
+    pub stdout: bool,
+    /// Read end of standard error.
+    pub stderr: bool,
+    /// Terminal master.
+    pub tty_master: bool,
+    /// Counter of OOM kills.
+    pub oom_counter: bool,
+}
+
+/// In place of a wait status: the process has ended, and nobody can say how.
+pub const UNKNOWN_STATUS: i32 = -1;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
-    /// As `wait(2)` gives it.
+    /// As `wait(2)` gives it, or [`UNKNOWN_STATUS`].
     pub wait_status: i32,
     /// When the keeper saw it, unix nanoseconds.
     pub exited_at_unix_ns: u64,
@@ -246,6 +283,8 @@ impl Request {
             Request::List { from_slot } => w.u8(8).u32(*from_slot),
             Request::SetRing { epoch } => w.u8(9).u64(*epoch),
             Request::ShutdownIfEmpty => w.u8(10),
+            Request::Inherit => w.u8(11),
+            Request::Adopt(adopt) => adopt.encode(w.u8(12)),
         };
         w.finish()
     }
@@ -283,6 +322,8 @@ impl Request {
             },
             9 => Request::SetRing { epoch: r.u64()? },
             10 => Request::ShutdownIfEmpty,
+            11 => Request::Inherit,
+            12 => Request::Adopt(Adopt::decode(&mut r)?),
             n => return Err(unknown("request", n)),
         };
         Ok((number, request))
@@ -294,6 +335,38 @@ impl Request {
         (r.u8().ok()? == KIND_REQUEST)
             .then(|| r.u32().ok())
             .flatten()
+    }
+}
+
+impl Adopt {
+    fn encode<'a>(&self, w: &'a mut Writer) -> &'a mut Writer {
+        w.bytes(self.id.as_bytes())
+            .option(self.slot, |w, slot| {
+                w.u32(slot);
+            })
+            .i32(self.pid)
+            .u64(self.start_time_ticks)
+            .bool(self.log_nonblocking)
+            .bool(self.stdin)
+            .bool(self.stdout)
+            .bool(self.stderr)
+            .bool(self.tty_master)
+            .bool(self.oom_counter)
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Adopt, WireError> {
+        Ok(Adopt {
+            id: r.string()?,
+            slot: r.option(Reader::u32)?,
+            pid: r.i32()?,
+            start_time_ticks: r.u64()?,
+            log_nonblocking: r.bool()?,
+            stdin: r.bool()?,
+            stdout: r.bool()?,
+            stderr: r.bool()?,
+            tty_master: r.bool()?,
+            oom_counter: r.bool()?,
+        })
     }
 }
 

@@ -8,13 +8,15 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gantry_keeper_proto::msg::{Entry, Exit};
+use gantry_keeper_proto::msg::{Entry, Exit, UNKNOWN_STATUS};
+use gantry_keeper_proto::process::{self, Ended};
 use gantry_keeper_proto::shm::{JournalMap, ShmError, SpillWriter, Stream};
 
 use crate::launch::Pending;
 use crate::poll::{Poll, Token, is_readable};
 use crate::raw;
 use crate::server::wipe;
+use crate::setup::{Host, stat_of};
 
 /// Most bytes read from a pipe at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -57,6 +59,8 @@ pub struct Container {
     pub exit: Option<Exit>,
     /// The clone has not executed its program yet (launches that may block).
     pub pending: Option<Pending>,
+    /// Another keeper launched it: it is not our child.
+    pub adopted: bool,
     /// Made when there is something to keep.
     spill: Option<SpillWriter>,
     /// The keeper reads the output.
@@ -88,6 +92,7 @@ impl Container {
             log_nonblocking: false,
             exit: None,
             pending: None,
+            adopted: false,
             spill: None,
             reading: false,
             ended: [false; 2],
@@ -166,12 +171,27 @@ impl Container {
         Ok(())
     }
 
+    /// Goes on with the spill that another keeper left, if there is one.
+    pub fn pick_up_spill(&mut self, exec_root: &OwnedFd) -> Result<(), ShmError> {
+        let failed = |source| ShmError::Io {
+            step: "open of a spill",
+            source,
+        };
+        match open_spill(exec_root, &self.id, 0) {
+            Ok(file) => self.spill = Some(SpillWriter::new(file)?),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+        Ok(())
+    }
+
     fn spill(&mut self, exec_root: &OwnedFd) -> Result<&mut SpillWriter, ShmError> {
         if self.spill.is_none() {
-            let file = open_spill(exec_root, &self.id).map_err(|source| ShmError::Io {
-                step: "open of a spill",
-                source,
-            })?;
+            let file =
+                open_spill(exec_root, &self.id, libc::O_CREAT).map_err(|source| ShmError::Io {
+                    step: "open of a spill",
+                    source,
+                })?;
             self.spill = Some(SpillWriter::new(file)?);
         }
         self.spill.as_mut().ok_or(ShmError::Corrupt("no spill"))
@@ -237,11 +257,15 @@ impl Container {
     }
 
     /// The pidfd is readable: collects the exit. `None` if it was collected before.
-    pub fn collect_exit(&mut self) -> io::Result<Option<Exit>> {
+    pub fn collect_exit(&mut self, host: &Host) -> io::Result<Option<Exit>> {
         let Some(pidfd) = self.pidfd.as_ref() else {
             return Ok(None);
         };
-        let Some(mut exit) = wait(pidfd)? else {
+        let ended = match self.adopted {
+            true => self.look_at_end(pidfd, host)?,
+            false => wait(pidfd)?,
+        };
+        let Some(mut exit) = ended else {
             return Ok(None);
         };
         exit.oom_killed = self
@@ -251,6 +275,24 @@ impl Container {
         self.pidfd = None;
         self.exit = Some(exit);
         Ok(Some(exit))
+    }
+
+    /// How a process has ended that is the child of somebody else.
+    fn look_at_end(&self, pidfd: &OwnedFd, host: &Host) -> io::Result<Option<Exit>> {
+        if !is_readable(pidfd.as_fd()) {
+            return Ok(None);
+        }
+        let stat = stat_of(host.proc.as_fd(), self.pid).ok();
+        let wait_status = match process::how_ended(pidfd.as_fd(), stat, self.start_time_ticks)? {
+            Ended::Status(status) => status,
+            Ended::Unknown => UNKNOWN_STATUS,
+            Ended::NotYet => return Ok(None),
+        };
+        Ok(Some(Exit {
+            wait_status,
+            exited_at_unix_ns: now_ns(),
+            ..Exit::default()
+        }))
     }
 
     /// Removes the spill file.
@@ -280,9 +322,9 @@ fn spill_name(id: &str) -> String {
     format!("spill-{id}")
 }
 
-fn open_spill(exec_root: &OwnedFd, id: &str) -> io::Result<File> {
+fn open_spill(exec_root: &OwnedFd, id: &str, create: i32) -> io::Result<File> {
     let name = CString::new(spill_name(id))?;
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    let flags = libc::O_RDWR | create | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     // SAFETY: the path is NUL-terminated and lives through the call.
     let fd = unsafe { libc::openat(exec_root.as_raw_fd(), name.as_ptr(), flags, 0o600) };
     if fd < 0 {
@@ -290,6 +332,20 @@ fn open_spill(exec_root: &OwnedFd, id: &str) -> io::Result<File> {
     }
     // SAFETY: the descriptor is new and ours alone.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Writes a short file of the exec root.
+pub fn write_file(exec_root: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    let name = CString::new(name)?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    let fd = unsafe { libc::openat(exec_root.as_raw_fd(), name.as_ptr(), flags, 0o600) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours alone.
+    unsafe { File::from_raw_fd(fd) }.write_all(text.as_bytes())
 }
 
 /// Removes a file of the exec root.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+use gantry_keeper_proto::fault::{self, Point};
 use gantry_keeper_proto::plan::{FdIndex, Namespace, Plan, Step};
 
 use crate::child::{self, Context, Done, Failed, Status, at};
@@ -174,6 +175,9 @@ impl Launcher {
             last_capability: host.last_capability,
             nofile: host.nofile,
             proc: host.proc.as_raw_fd(),
+            hang: [Point::ChildBegin, Point::ChildExec]
+                .into_iter()
+                .find(|point| fault::take(*point).is_some()),
         };
         let clone = || match plan.pid {
             Namespace::New | Namespace::Host => self.clone(&context),

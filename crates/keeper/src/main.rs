@@ -8,6 +8,7 @@
 //! - One reader of a pipe at a time: the daemon, or after its death the keeper, until the hand-over.
 //! - No panic: it would take the parent of the containers away.
 
+mod adopt;
 mod child;
 mod container;
 mod launch;
@@ -16,6 +17,7 @@ mod raw;
 mod serve;
 mod server;
 mod setup;
+mod strays;
 
 use std::fmt::Arguments;
 use std::io::Write;

@@ -105,12 +105,18 @@ impl Poll {
         }
     }
 
-    /// Waits for events.
-    pub fn wait(&self, out: &mut Vec<Token>) -> io::Result<()> {
+    /// Waits for events, at most so long (-1: for ever).
+    pub fn wait(&self, out: &mut Vec<Token>, timeout_ms: i32) -> io::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         // SAFETY: the buffer has room for BATCH events.
-        let n =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), BATCH as i32, -1) };
+        let n = unsafe {
+            libc::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                BATCH as i32,
+                timeout_ms,
+            )
+        };
         if n < 0 {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::Interrupted {

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use gantry_keeper_proto::fault::{self, Point};
 use gantry_keeper_proto::msg::{
-    Entry, Event, Failure, LIST_PAGE, PROTOCOL_VERSION, Reply, Request,
+    ADOPT_VERSION, EXEC_VERSION, Entry, Event, Failure, LIST_PAGE, Reply, Request,
 };
-use gantry_keeper_proto::plan::{Plan, Step};
+use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 use gantry_keeper_proto::shm::{MAX_CONTAINERS_PER_KEEPER, RingMap};
 use gantry_keeper_proto::wire::MAX_FIELD_BYTES;
 
@@ -18,9 +19,10 @@ use crate::server::{Server, wipe};
 use crate::{log, raw, setup};
 
 /// Why a request is refused.
-type Refusal = (Failure, i32);
+pub type Refusal = (Failure, i32);
 
-fn system(error: &io::Error) -> Refusal {
+/// A system call failed.
+pub fn system(error: &io::Error) -> Refusal {
     (Failure::System, error.raw_os_error().unwrap_or(libc::EIO))
 }
 
@@ -40,6 +42,11 @@ impl Server {
             Request::Forget { id } => self.forget(&id),
             Request::SetRing { .. } => self.set_ring(fds),
             Request::ShutdownIfEmpty => self.end_if_empty(),
+            Request::Inherit | Request::Adopt(_) if self.version < ADOPT_VERSION => {
+                Err((Failure::Protocol, 0))
+            }
+            Request::Inherit => self.inherit(fds),
+            Request::Adopt(adopt) => return self.adopt(number, adopt, fds),
         };
         match done {
             Ok(()) => self.reply(number, &Reply::Done, Vec::new()),
@@ -67,7 +74,7 @@ impl Server {
             Err(e) => return self.refuse(number, Failure::System, system(&e).1),
         };
         let reply = Reply::Hello {
-            version: PROTOCOL_VERSION,
+            version: self.version,
             pid: std::process::id() as i32,
             containers: self.ids.len() as u32,
         };
@@ -114,7 +121,12 @@ impl Server {
     }
 
     fn try_launch(&mut self, number: u32, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Failed> {
+        fault::reach(Point::KeeperLaunchReceived);
         let plan = read_plan(bytes, &fds)?;
+        if plan.join.is_some() && self.version < EXEC_VERSION {
+            self.refuse(number, Failure::Protocol, 0);
+            return Ok(());
+        }
         if self.ids.contains_key(&plan.id) {
             self.refuse(number, Failure::Exists, 0);
             return Ok(());
@@ -135,8 +147,10 @@ impl Server {
             env,
             argv,
             log_nonblocking,
+            pid: pids,
             ..
         } = plan;
+        fault::reach(Point::KeeperLaunchCloned);
         env.into_iter()
             .chain(argv)
             .for_each(|s| wipe(&mut s.into_bytes()));
@@ -152,8 +166,9 @@ impl Server {
         container.oom_counter = oom_counter;
         container.log_nonblocking = log_nonblocking;
         container.pending = pending;
-        match setup::start_time_ticks(self.host.proc.as_fd(), pid) {
-            Ok(ticks) => container.start_time_ticks = ticks,
+        self.strays |= pids != Namespace::New;
+        match setup::stat_of(self.host.proc.as_fd(), pid) {
+            Ok(stat) => container.start_time_ticks = stat.start_time_ticks,
             Err(e) => log(format_args!("{}: start time: {e}", container.id)),
         }
         let waits = container.pending.is_some();
@@ -189,7 +204,8 @@ impl Server {
         }
     }
 
-    fn free_slot(&mut self) -> Result<u32, Failed> {
+    /// A slot that is free.
+    pub fn free_slot(&mut self) -> Result<u32, Failed> {
         if let Some(slot) = self.slots.iter().position(Option::is_none) {
             return Ok(slot as u32);
         }
@@ -213,8 +229,9 @@ impl Server {
         number: Option<u32>,
         failed: Option<Failed>,
     ) -> io::Result<()> {
-        let no_daemon = self.daemon.is_none();
-        let Some(container) = self.container(slot) else {
+        let (no_daemon, version) = (self.daemon.is_none(), self.version);
+        let Server { slots, host, .. } = self;
+        let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Ok(());
         };
         match (number, failed) {
@@ -225,7 +242,14 @@ impl Server {
                     slot,
                     generation: container.generation,
                 };
-                self.reply(number, &reply, Vec::new());
+                // So that the end of a process whose keeper dies is known. Without descriptors left, it is not.
+                let pidfd = container.pidfd.as_ref().map(|fd| fd.try_clone());
+                let pidfd = pidfd
+                    .and_then(Result::ok)
+                    .filter(|_| version >= ADOPT_VERSION);
+                fault::reach(Point::KeeperLaunchNoted);
+                self.reply(number, &reply, pidfd.into_iter().collect());
+                fault::reach(Point::KeeperLaunchAnswered);
             }
             (None, None) if no_daemon => self.read_output_of(slot)?,
             (None, None) => {}
@@ -258,7 +282,7 @@ impl Server {
                 if let Some(pidfd) = container.pidfd.as_ref() {
                     wait_for_end(pidfd);
                 }
-                if let Some(exit) = container.collect_exit()? {
+                if let Some(exit) = container.collect_exit(host)? {
                     let id = container.id.clone();
                     self.tell(&Event::Exited { id, exit });
                 }
@@ -288,15 +312,19 @@ impl Server {
     }
 
     fn forget(&mut self, id: &str) -> Result<(), Refusal> {
+        fault::reach(Point::KeeperForgetReceived);
         let container = self.find(id).ok_or((Failure::NoContainer, 0))?;
         if container.exit.is_none() {
             return Err((Failure::System, libc::EBUSY));
         }
         self.drop_container(id);
+        self.sweep_strays();
+        fault::reach(Point::KeeperForgetDone);
         Ok(())
     }
 
     fn signal(&mut self, id: &str, signo: i32) -> Result<(), Refusal> {
+        fault::reach(Point::KeeperSignalReceived);
         let container = self.find(id).ok_or((Failure::NoContainer, 0))?;
         let pidfd = container.pidfd.as_ref().ok_or((Failure::Ended, 0))?;
         // SAFETY: a plain system call without pointers (no siginfo).
@@ -306,6 +334,7 @@ impl Server {
                 &[pidfd.as_raw_fd() as usize, signo as usize, 0, 0],
             )
         };
+        fault::reach(Point::KeeperSignalSent);
         match sent {
             Ok(_) => Ok(()),
             Err(libc::ESRCH) => Err((Failure::Ended, libc::ESRCH)),
@@ -379,6 +408,7 @@ impl Server {
             log(format_args!("{id}: {e}"));
             (Failure::System, libc::EIO)
         })?;
+        fault::reach(Point::KeeperHandOver);
         let ends = &container.ends;
         let spill = container.spill_file().map(|f| f.as_fd());
         let all = [&ends.stdin, &ends.stdout, &ends.stderr, &ends.tty_master]

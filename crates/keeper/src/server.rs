@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use gantry_keeper_proto::msg::{Event, Reply, Request};
+use gantry_keeper_proto::fault::{self, Point};
+use gantry_keeper_proto::msg::{Event, PROTOCOL_VERSION, Reply, Request};
 use gantry_keeper_proto::plan::Step;
 use gantry_keeper_proto::scm;
 use gantry_keeper_proto::shm::{
@@ -12,10 +13,11 @@ use gantry_keeper_proto::shm::{
 };
 
 use crate::child::Failed;
-use crate::container::{Container, unlink};
+use crate::container::{Container, unlink, write_file};
 use crate::launch::{Launcher, Outcome, reap};
 use crate::poll::{Poll, Token, is_readable};
-use crate::setup::{Host, start_time_ticks};
+use crate::setup::{Host, stat_of};
+use crate::strays::STRAY_SWEEP_MS;
 use crate::{log, raw};
 
 /// Messages that may wait for a slow daemon; beyond that its connection is dropped.
@@ -68,8 +70,13 @@ pub struct Server {
     /// Connections so far.
     connections: u64,
     socket_name: String,
+    pid_name: String,
     /// Set by a request to end.
     pub ending: bool,
+    /// The version that is spoken.
+    pub version: u32,
+    /// Children may have come that no slot knows.
+    pub strays: bool,
     buf: Vec<u8>,
 }
 
@@ -91,9 +98,13 @@ impl Server {
             waiting: None,
             connections: 0,
             socket_name: format!("keeper-{shard}.sock"),
+            pid_name: format!("keeper-{shard}.pid"),
             ending: false,
+            version: spoken_version(),
+            strays: false,
             buf: vec![0; scm::MAX_MESSAGE_BYTES],
         };
+        server.leave_name()?;
         match open_pidfd(parent) {
             Ok(pidfd) => server.meet(parent, pidfd)?,
             // It died at once; without containers there is nothing to wait for, unless someone is at the door.
@@ -107,14 +118,30 @@ impl Server {
         let mut tokens = Vec::new();
         loop {
             if self.is_superfluous() {
+                unlink(&self.host.exec_root, &self.pid_name)?;
                 return unlink(&self.host.exec_root, &self.socket_name);
             }
             tokens.clear();
-            self.poll.wait(&mut tokens)?;
+            let timeout_ms = if self.strays { STRAY_SWEEP_MS } else { -1 };
+            self.poll.wait(&mut tokens, timeout_ms)?;
+            if tokens.is_empty() {
+                self.sweep_strays();
+            }
             for token in tokens.drain(..) {
                 self.handle(token);
             }
         }
+    }
+
+    /// Says who serves the socket: a clone of a keeper that died holds it open for a while.
+    fn leave_name(&self) -> io::Result<()> {
+        let pid = std::process::id() as i32;
+        let ticks = stat_of(self.host.proc.as_fd(), pid)?.start_time_ticks;
+        write_file(
+            &self.host.exec_root,
+            &self.pid_name,
+            &format!("{pid} {ticks}\n"),
+        )
     }
 
     fn is_superfluous(&self) -> bool {
@@ -315,18 +342,23 @@ impl Server {
     }
 
     fn process_event(&mut self, slot: u32) -> io::Result<()> {
-        let Some(container) = self.container(slot) else {
+        let Server { slots, host, .. } = self;
+        let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Ok(());
         };
         if container.pending.is_some() {
             // The end of its pipe comes first and says whether it ever was a container.
             return self.exec_event(slot);
         }
-        let Some(exit) = container.collect_exit()? else {
+        fault::reach(Point::KeeperExitSeen);
+        let Some(exit) = container.collect_exit(host)? else {
             return Ok(());
         };
+        fault::reach(Point::KeeperExitCollected);
         let id = container.id.clone();
         self.tell(&Event::Exited { id, exit });
+        fault::reach(Point::KeeperExitTold);
+        self.sweep_strays();
         Ok(())
     }
 
@@ -370,7 +402,8 @@ impl Server {
                 return Err(failed(e));
             }
         };
-        let ticks = start_time_ticks(self.host.proc.as_fd(), pid);
+        fault::reach(Point::KeeperExecEntered);
+        let stat = stat_of(self.host.proc.as_fd(), pid);
         let watched = self.poll.watch(pidfd.as_fd(), Token::Process(slot));
         let Some(container) = self.container(slot) else {
             return Ok(());
@@ -379,8 +412,8 @@ impl Server {
         if let Some(before) = container.pidfd.replace(pidfd) {
             reap(&before);
         }
-        match ticks {
-            Ok(ticks) => container.start_time_ticks = ticks,
+        match stat {
+            Ok(stat) => container.start_time_ticks = stat.start_time_ticks,
             Err(e) => log(format_args!("{}: start time: {e}", container.id)),
         }
         watched.map_err(failed)
@@ -468,6 +501,17 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Variable by which tests make a keeper one of an earlier version.
+const VERSION_ENV: &str = "GANTRY_KEEPER_VERSION";
+
+/// The version this keeper speaks: that of the program, unless a test wants an older one.
+fn spoken_version() -> u32 {
+    std::env::var(VERSION_ENV)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .map_or(PROTOCOL_VERSION, |v: u32| v.min(PROTOCOL_VERSION))
 }
 
 /// Overwrites what belongs to one container alone: a later fork of the keeper is in another for a moment.

@@ -7,6 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use gantry_keeper_proto::process::Stat;
+
 use crate::raw::{self, Errno, SysResult};
 
 /// The listening socket and the exec root, as the daemon leaves them (its `spawn` module says the same).
@@ -81,6 +83,10 @@ pub fn detach() -> Result<Host, SetupError> {
         }
     }
     let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)?;
+    at(
+        "open the directory of faults",
+        gantry_keeper_proto::fault::arm().map_err(|e| errno_of(&e)),
+    )?;
     be_quiet()?;
     let nofile = raise_open_files()?;
     leave_cgroups();
@@ -237,22 +243,11 @@ fn mount(
     }
 }
 
-/// Field 22 of /proc/PID/stat.
-pub fn start_time_ticks(proc: BorrowedFd<'_>, pid: i32) -> io::Result<u64> {
+/// /proc/PID/stat.
+pub fn stat_of(proc: BorrowedFd<'_>, pid: i32) -> io::Result<Stat> {
     let name = CString::new(format!("{pid}/stat"))?;
     let fd = raw::openat2(proc.as_raw_fd(), &name, libc::O_RDONLY | libc::O_CLOEXEC, 0)
         .map_err(io::Error::from_raw_os_error)?;
     // SAFETY: the descriptor is new and ours alone.
-    let mut file = unsafe { File::from_raw_fd(fd) };
-    let mut stat = Vec::with_capacity(512);
-    file.read_to_end(&mut stat)?;
-    let after = stat
-        .iter()
-        .rposition(|b| *b == b')')
-        .and_then(|at| stat.get(at + 2..));
-    let fields = after.and_then(|rest| std::str::from_utf8(rest).ok());
-    let ticks = fields
-        .and_then(|f| f.split(' ').nth(19))
-        .and_then(|t| t.parse().ok());
-    ticks.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    Stat::read_file(unsafe { File::from_raw_fd(fd) })
 }

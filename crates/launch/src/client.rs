@@ -1,6 +1,7 @@
 //! The daemon's side of a keeper's connection. Lives on one shard.
 
 mod launching;
+mod succession;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -22,9 +23,10 @@ use gantry_rt::workers;
 
 use crate::error::KeeperError;
 use crate::root_mount::RootMount;
-use crate::spawn;
+use crate::spawn::{self, Connected, KeeperName};
 
 pub(crate) use launching::Born;
+pub use succession::{Orphan, oom_counter};
 
 /// Requests to one keeper that may be unanswered at once.
 pub const MAX_REQUESTS: usize = 1024;
@@ -101,6 +103,8 @@ pub struct Launched {
     pub stderr: Option<OwnedFd>,
     /// The terminal, instead of the other three.
     pub tty_master: Option<OwnedFd>,
+    /// The process, for when the keeper dies. A keeper of an earlier version gives none.
+    pub pidfd: Option<OwnedFd>,
     /// The control group.
     pub group: Group,
     /// The root file system, to be dropped after the exit.
@@ -139,16 +143,16 @@ pub enum KeeperEvent {
 }
 
 impl KeeperClient {
-    /// Connects to the shard's keeper under `exec_root`, or starts one from the program `keeper_exe`. Also returns
-    /// what it already has; a container among it must be handed over before its streams are read.
+    /// Connects to a keeper under `exec_root`, or starts one from the program `keeper_exe`. Also returns what it
+    /// already has; a container among it must be handed over before its streams are read.
     pub async fn connect_or_spawn(
         exec_root: &Path,
-        shard: usize,
+        name: KeeperName,
         keeper_exe: &Path,
     ) -> Result<(Rc<KeeperClient>, Vec<AdoptedContainer>), KeeperError> {
         let mut attempt = 1;
         loop {
-            match KeeperClient::try_connect(exec_root, shard, keeper_exe).await {
+            match KeeperClient::try_connect(exec_root, name, keeper_exe).await {
                 // A keeper without containers ended with its daemon just as we came.
                 Err(KeeperError::Gone) if attempt < CONNECT_ATTEMPTS => attempt += 1,
                 result => return result,
@@ -156,18 +160,51 @@ impl KeeperClient {
         }
     }
 
+    /// Connects to a keeper that may be there, and says what it has. What is left of one that is not is removed.
+    pub async fn connect(
+        exec_root: &Path,
+        name: KeeperName,
+    ) -> Result<Option<(Rc<KeeperClient>, Vec<AdoptedContainer>)>, KeeperError> {
+        let root = exec_root.to_owned();
+        let connected = workers::run(move || spawn::connect_only(&root, name));
+        let connected = connected.await.map_err(|e| KeeperError::Start {
+            step: "worker",
+            source: e.into(),
+        })??;
+        let Some(connected) = connected else {
+            return Ok(None);
+        };
+        let talked = async {
+            let client = KeeperClient::greet(connected).await?;
+            let adopted = client.list().await?;
+            Ok((client, adopted))
+        };
+        match talked.await {
+            Ok(found) => Ok(Some(found)),
+            // It had nothing and ended just as we came.
+            Err(KeeperError::Gone) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     async fn try_connect(
         exec_root: &Path,
-        shard: usize,
+        name: KeeperName,
         keeper_exe: &Path,
     ) -> Result<(Rc<KeeperClient>, Vec<AdoptedContainer>), KeeperError> {
         let (root, exe) = (exec_root.to_owned(), keeper_exe.to_owned());
-        let connected = workers::run(move || spawn::connect_or_spawn(&root, shard, &exe))
+        let connected = workers::run(move || spawn::connect_or_spawn(&root, name, &exe))
             .await
             .map_err(|e| KeeperError::Start {
                 step: "worker",
                 source: e.into(),
             })??;
+        let client = KeeperClient::greet(connected).await?;
+        let adopted = client.list().await?;
+        Ok((client, adopted))
+    }
+
+    async fn greet(connected: Connected) -> Result<Rc<KeeperClient>, KeeperError> {
         let client = Rc::new(KeeperClient {
             socket: AsyncFd::new(connected.socket)?,
             state: RefCell::default(),
@@ -180,8 +217,8 @@ impl KeeperClient {
         });
         gantry_rt::spawn("keeper.receive", receive_all(client.clone()));
         client.hello().await?;
-        let adopted = client.list().await?;
-        Ok((client, adopted))
+        gantry_rt::spawn("keeper.watch", succession::watch(client.clone()));
+        Ok(client)
     }
 
     async fn hello(&self) -> Result<(), KeeperError> {
@@ -219,6 +256,21 @@ impl KeeperClient {
     /// The keeper's process id.
     pub fn keeper_pid(&self) -> i32 {
         self.keeper_pid.get()
+    }
+
+    /// The protocol version it speaks.
+    pub fn version(&self) -> u32 {
+        self.version.get()
+    }
+
+    /// Whether it speaks everything this daemon does.
+    pub fn is_current(&self) -> bool {
+        self.version.get() >= PROTOCOL_VERSION
+    }
+
+    /// It has died, or closed its connection.
+    pub fn is_gone(&self) -> bool {
+        self.state.borrow().gone
     }
 
     /// The journal memfd (a new descriptor).
@@ -384,6 +436,14 @@ impl KeeperClient {
         }
     }
 
+    fn decode(&self, bytes: &[u8], fds: Vec<OwnedFd>) {
+        match FromKeeper::decode(bytes) {
+            Ok(message) => self.deliver(message, fds),
+            // From a newer keeper; what it answers is lost, the rest goes on.
+            Err(e) => tracing::error!(error = %e, "a message of the keeper was not understood"),
+        }
+    }
+
     fn deliver(&self, message: FromKeeper, fds: Vec<OwnedFd>) {
         match message {
             FromKeeper::Reply(number, reply) => {
@@ -428,11 +488,7 @@ async fn receive_all(client: Rc<KeeperClient>) {
         let mut fds = Vec::new();
         match scm::receive(client.socket.as_fd(), &mut buf, &mut fds) {
             Ok(0) => break,
-            Ok(n) => match FromKeeper::decode(&buf[..n]) {
-                Ok(message) => client.deliver(message, fds),
-                // From a newer keeper; what it answers is lost, the rest goes on.
-                Err(e) => tracing::error!(error = %e, "a message of the keeper was not understood"),
-            },
+            Ok(n) => client.decode(&buf[..n], fds),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 if let Err(e) = client.socket.readable().await {
                     tracing::error!(error = %e, "waiting for the keeper failed");

@@ -97,6 +97,8 @@ pub struct LaunchedExec {
     pub stderr: Option<OwnedFd>,
     /// The terminal, instead of the other three.
     pub tty_master: Option<OwnedFd>,
+    /// The process, for when the keeper dies. A keeper of an earlier version gives none.
+    pub pidfd: Option<OwnedFd>,
 }
 
 impl LaunchedExec {
@@ -110,6 +112,7 @@ impl LaunchedExec {
             stdout: ends.stdout,
             stderr: ends.stderr,
             tty_master: ends.tty_master,
+            pidfd: born.pidfd,
         }
     }
 }

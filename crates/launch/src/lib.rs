@@ -19,7 +19,10 @@ mod spawn;
 mod spec;
 mod sys;
 
-pub use client::{AdoptedContainer, HandOver, KeeperClient, KeeperEvent, Launched, MAX_REQUESTS};
+pub use client::{
+    AdoptedContainer, HandOver, KeeperClient, KeeperEvent, Launched, MAX_REQUESTS, Orphan,
+    oom_counter,
+};
 pub use error::{ExecStage, KeeperError, LaunchError};
 pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
@@ -29,6 +32,7 @@ pub use join::{namespace_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
 pub use prepare::{Prepared, RootEntry, RootView, prepare};
 pub use root_mount::RootMount;
+pub use spawn::KeeperName;
 pub use spec::{
     BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
     DEFAULT_SHM_BYTES, DeviceNode, LaunchSpec, NamespaceMode, Propagation, Readonly, RootfsSpec,

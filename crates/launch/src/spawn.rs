@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use gantry_keeper_proto::fault;
+use gantry_keeper_proto::process::{self, Stat};
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -34,38 +36,140 @@ fn failed(step: &'static str) -> impl Fn(rustix::io::Errno) -> KeeperError {
     }
 }
 
+/// Which keeper: its shard, and for one beside an older one of the shard its generation. As in the names of its files:
+/// `keeper-SHARD[.GENERATION].sock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeeperName {
+    /// Shard it was started for.
+    pub shard: usize,
+    /// 0 is the first.
+    pub generation: u32,
+}
+
+impl std::fmt::Display for KeeperName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.generation {
+            0 => write!(f, "{}", self.shard),
+            generation => write!(f, "{}.{generation}", self.shard),
+        }
+    }
+}
+
+impl KeeperName {
+    /// Of the name of a socket below the exec root, if it is a keeper's.
+    pub fn of_socket(file_name: &str) -> Option<KeeperName> {
+        let name = file_name.strip_prefix("keeper-")?.strip_suffix(".sock")?;
+        let (shard, generation) = match name.split_once('.') {
+            Some((shard, generation)) => (shard, generation.parse().ok()?),
+            None => (name, 0),
+        };
+        let parsed = KeeperName {
+            shard: shard.parse().ok()?,
+            generation,
+        };
+        // Only the form that is written here.
+        (parsed.to_string() == name).then_some(parsed)
+    }
+}
+
+fn open_root(exec_root: &Path) -> Result<OwnedFd, KeeperError> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(exec_root, flags, Mode::empty()).map_err(failed("open the exec root"))
+}
+
+/// Through /proc, so that the length of the exec root does not matter.
+fn address_of(root: &OwnedFd, socket: &str) -> Result<SocketAddrUnix, KeeperError> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{socket}", root.as_raw_fd()))
+        .map_err(failed("socket address"))
+}
+
+/// Connects to a keeper that lives, or starts one.
 pub(crate) fn connect_or_spawn(
     exec_root: &Path,
-    shard: usize,
+    name: KeeperName,
     exe: &Path,
 ) -> Result<Connected, KeeperError> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let root =
-        rustix::fs::open(exec_root, flags, Mode::empty()).map_err(failed("open the exec root"))?;
-    let name = format!("keeper-{shard}.sock");
-    // Through /proc, so that the length of the exec root does not matter.
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", root.as_raw_fd()))
-        .map_err(failed("socket address"))?;
-    match connect(&address) {
-        Ok(socket) => {
-            return Ok(Connected {
-                socket,
-                child: None,
-            });
-        }
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {}
-        Err(e) => return Err(failed("connect")(e)),
+    let root = open_root(exec_root)?;
+    match try_connect(&root, name)? {
+        Some(connected) => Ok(connected),
+        None => spawn_in(&root, name, exe),
     }
-    match rustix::fs::unlinkat(&root, &name, AtFlags::empty()) {
+}
+
+/// Connects to a keeper that lives; removes the files of one that does not.
+pub(crate) fn connect_only(
+    exec_root: &Path,
+    name: KeeperName,
+) -> Result<Option<Connected>, KeeperError> {
+    let root = open_root(exec_root)?;
+    let connected = try_connect(&root, name)?;
+    if connected.is_none() {
+        for file in ["sock", "pid"] {
+            let file = format!("keeper-{name}.{file}");
+            match rustix::fs::unlinkat(&root, &file, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => return Err(failed("remove what a keeper left")(e)),
+            }
+        }
+    }
+    Ok(connected)
+}
+
+fn try_connect(root: &OwnedFd, name: KeeperName) -> Result<Option<Connected>, KeeperError> {
+    if is_dead(root, name) {
+        return Ok(None);
+    }
+    match connect(&address_of(root, &format!("keeper-{name}.sock"))?) {
+        Ok(socket) => Ok(Some(Connected {
+            socket,
+            child: None,
+        })),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(failed("connect")(e)),
+    }
+}
+
+/// Whether the keeper that served the socket is known to be dead. The socket alone does not tell: a clone of the keeper
+/// that has not executed yet holds it open.
+fn is_dead(root: &OwnedFd, name: KeeperName) -> bool {
+    let path = format!("/proc/self/fd/{}/keeper-{name}.pid", root.as_raw_fd());
+    // One of an earlier version leaves none.
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return false;
+    };
+    let mut numbers = text.split_whitespace();
+    let pid = numbers.next().and_then(|n| n.parse::<i32>().ok());
+    let ticks = numbers.next().and_then(|n| n.parse::<u64>().ok());
+    let (Some(pid), Some(ticks)) = (pid, ticks) else {
+        return false;
+    };
+    let stat = File::open(format!("/proc/{pid}/stat")).and_then(Stat::read_file);
+    !stat.is_ok_and(|s| s.start_time_ticks == ticks && !matches!(s.state, 'Z' | 'X'))
+}
+
+/// Starts a keeper in place of one that is known to be dead.
+pub(crate) fn spawn_fresh(
+    exec_root: &Path,
+    name: KeeperName,
+    exe: &Path,
+) -> Result<Connected, KeeperError> {
+    spawn_in(&open_root(exec_root)?, name, exe)
+}
+
+fn spawn_in(root: &OwnedFd, keeper: KeeperName, exe: &Path) -> Result<Connected, KeeperError> {
+    inherit_orphans();
+    let name = format!("keeper-{keeper}.sock");
+    let address = address_of(root, &name)?;
+    match rustix::fs::unlinkat(root, &name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(failed("remove the stale socket")(e)),
     }
     let listener = socket().map_err(failed("socket"))?;
     rustix::net::bind(&listener, &address).map_err(failed("bind"))?;
-    rustix::fs::chmodat(&root, &name, Mode::RUSR | Mode::WUSR, AtFlags::empty())
+    rustix::fs::chmodat(root, &name, Mode::RUSR | Mode::WUSR, AtFlags::empty())
         .map_err(failed("chmod"))?;
     rustix::net::listen(&listener, BACKLOG).map_err(failed("listen"))?;
-    let child = start(&listener, &root, shard, exe)?;
+    let child = start(&listener, root, keeper, exe)?;
     let socket = connect(&address).map_err(failed("connect"))?;
     Ok(Connected {
         socket,
@@ -116,7 +220,12 @@ fn sealed(exe: &Path) -> Result<OwnedFd, KeeperError> {
 
 /// Starts the keeper: own session, nothing inherited but the two descriptors. glibc's posix_spawn shares memory with
 /// the child until exec, so the size of this process does not matter.
-fn start(listener: &OwnedFd, root: &OwnedFd, shard: usize, exe: &Path) -> Result<i32, KeeperError> {
+fn start(
+    listener: &OwnedFd,
+    root: &OwnedFd,
+    keeper: KeeperName,
+    exe: &Path,
+) -> Result<i32, KeeperError> {
     let program = sealed(exe)?;
     let high = |fd: &OwnedFd| {
         rustix::io::fcntl_dupfd_cloexec(fd, 16).map_err(failed("duplicate a descriptor"))
@@ -128,12 +237,12 @@ fn start(listener: &OwnedFd, root: &OwnedFd, shard: usize, exe: &Path) -> Result
     };
     let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(bad)?;
     let log = CString::new(format!(
-        "/proc/self/fd/{}/keeper-{shard}.log",
+        "/proc/self/fd/{}/keeper-{keeper}.log",
         root.as_raw_fd()
     ))
     .map_err(bad)?;
     let name = CString::new("gantry-keeper").map_err(bad)?;
-    let shard_arg = CString::new(shard.to_string()).map_err(bad)?;
+    let shard_arg = CString::new(keeper.to_string()).map_err(bad)?;
     let parent_arg = CString::new(std::process::id().to_string()).map_err(bad)?;
     let argv = [
         name.as_ptr(),
@@ -225,7 +334,12 @@ impl SpawnSetup {
     }
 
     fn run(&self, path: &CString, argv: &[*const libc::c_char]) -> Result<i32, KeeperError> {
-        let env = [std::ptr::null_mut()];
+        let passed = passed_environment();
+        let env: Vec<*mut libc::c_char> = passed
+            .iter()
+            .map(|v| v.as_ptr().cast_mut())
+            .chain([std::ptr::null_mut()])
+            .collect();
         let mut pid = 0;
         // SAFETY: argv and env end with a null pointer and live until the call returns.
         let code = unsafe {
@@ -250,6 +364,29 @@ impl Drop for SpawnSetup {
             libc::posix_spawn_file_actions_destroy(&mut self.actions);
             libc::posix_spawnattr_destroy(&mut self.attributes);
         }
+    }
+}
+
+/// What tests tell a keeper; it gets nothing else of the daemon's environment.
+fn passed_environment() -> Vec<CString> {
+    [fault::DIR_ENV, "GANTRY_KEEPER_VERSION"]
+        .iter()
+        .filter_map(|name| {
+            let value = std::env::var(name).ok()?;
+            CString::new(format!("{name}={value}")).ok()
+        })
+        .collect()
+}
+
+/// Where pidfds do not keep a wait status, a keeper's orphans come to this process, as long as it is the keeper's
+/// ancestor, and stay zombies until they are looked at.
+fn inherit_orphans() {
+    if process::keeps_status() {
+        return;
+    }
+    // SAFETY: a plain system call without pointers.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } < 0 {
+        tracing::warn!("exit codes of containers whose keeper dies will be unknown");
     }
 }
 

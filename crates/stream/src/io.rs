@@ -179,6 +179,37 @@ impl ContainerIo {
         Ok(())
     }
 
+    /// Copies of what it has, for a keeper; closed streams are left out.
+    pub fn copy_ends(&self) -> io::Result<StreamFds> {
+        let streams = self.streams.borrow();
+        let read_end = |stream: Stream| match &streams[stream.index()] {
+            Reading {
+                fd: Some(fd),
+                ended: false,
+                ..
+            } => fd.try_clone().map(Some),
+            _ => Ok(None),
+        };
+        let stdin = self
+            .stdin
+            .borrow()
+            .as_ref()
+            .map(|fd| fd.as_fd().try_clone_to_owned());
+        let (stdout, stderr) = (read_end(Stream::Stdout)?, read_end(Stream::Stderr)?);
+        Ok(match self.tty {
+            true => StreamFds {
+                tty_master: stdout,
+                ..StreamFds::default()
+            },
+            false => StreamFds {
+                stdin: stdin.transpose()?,
+                stdout,
+                stderr,
+                tty_master: None,
+            },
+        })
+    }
+
     /// Logs what the keeper collected while the daemon was away, from the committed offset to `end`, committing as it
     /// goes: dying in the middle repeats and loses nothing.
     pub async fn replay(&self, spill: File, end: u64) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
 use super::{Container, Run, files, remove, start, wait};
@@ -42,6 +43,10 @@ pub(crate) fn report(shard: &Rc<ShardEngine>, keeper: &Rc<KeeperLink>, exit: Exi
 async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitReport) {
     // The keeper may be faster than the start that waits for its answer.
     container.launched().await;
+    if container.releasing.get() {
+        // Told again by a keeper that took over; it is forgotten in a moment.
+        return;
+    }
     let Some(run) = container.run() else {
         // Recorded in an earlier life of the daemon, or a launch that was given up.
         keeper.forget_later(exit.id);
@@ -50,6 +55,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     if run.exiting.replace(true) {
         return;
     }
+    fault::reach(Point::ExitReported);
     container.stop_probing();
     if container.fixed.host.pid_mode != PidMode::Private {
         end_the_others(container, &run).await;
@@ -61,6 +67,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     {
         tracing::warn!(id = %container.id, "output is still open after the exit");
     }
+    fault::reach(Point::ExitDrained);
     settle(container, &run, &exit).await;
 }
 
@@ -128,16 +135,19 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     if keep && let Err(e) = commit_exit(container, next, change).await {
         tracing::error!(id = %container.id, error = %e, "an exit could not be made durable; the keeper keeps it");
     }
+    fault::reach(Point::ExitCommitted);
     let durable = container.transition(next, change);
     if let Err(e) = &durable {
         // The keeper still has it and tells the next daemon; this one tells what it knows.
         tracing::error!(id = %container.id, error = %e, "an exit could not be appended to the journal");
         container.force_state(next, change);
     }
+    fault::reach(Point::ExitRecorded);
     container.releasing.set(true);
     let lasted = container.end_run();
     exec::exit::container_ended(container);
     announce(container, exit, code, lasted);
+    fault::reach(Point::ExitAnnounced);
     release(container, run, durable.is_ok()).await;
     container.releasing.set(false);
     container.changed.notify_all();
@@ -205,10 +215,12 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
         tracing::warn!(id = %id, error = %e, "a control group is left");
     }
     volumes::unmount_unused(container).await;
+    fault::reach(Point::ExitGroupGone);
     // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.
     if recorded && let Err(e) = run.keeper.forget(&container.id).await {
         tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
     }
+    fault::reach(Point::ExitForgotten);
 }
 
 /// Waits for the end of output as long as a slow client is attached that has not taken it; then gives up what

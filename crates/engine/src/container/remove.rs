@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
 use super::rename::name_key;
@@ -156,6 +157,7 @@ async fn take_apart(
     if container.status() != Status::Removing {
         container.transition(Status::Removing, |_| {})?;
     }
+    fault::reach(Point::RemoveMarked);
     let deleted = delete_record(container, durable).await;
     // A run that just ended may still be giving back its control group and its keeper slot; that went on meanwhile.
     container.released().await;
@@ -166,6 +168,7 @@ async fn take_apart(
         }
         return Err(e);
     }
+    fault::reach(Point::RemoveCommitted);
     container.gone.set(true);
     let shard = &container.shard;
     shard.containers.borrow_mut().remove(&container.id);
@@ -209,6 +212,7 @@ fn reap_images_later(container: &Rc<Container>) {
 
 async fn delete_record(container: &Rc<Container>, durable: bool) -> Result<(), EngineError> {
     files::move_to_trash(container.fixed.dir.clone()).await?;
+    fault::reach(Point::RemoveTrashed);
     let mut batch = Batch::new();
     batch
         .delete(Table::Containers, &*container.id)

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gantry_keeper_proto::fault::{self, Point};
+use gantry_launch::{KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::{Container, Run, exit, logs, remove};
-use crate::keeper::{KeeperLink, Launched, NOT_STARTED};
+use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
 use crate::orphan::ProcessName;
@@ -95,15 +97,18 @@ pub(crate) async fn start_locked(
 async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     let keeper = container.shard.keeper()?;
     let prepared = launch_spec::stage(container).await?;
+    fault::reach(Point::StartStaged);
     // Opened before the launch: what can fail, fails while there is no process.
     let sink = logs::open_sink(container)?;
     let started_unix_ns = clock::unix_ns();
-    let launched = keeper.launch(prepared).await?;
+    let (launched, launcher) = keeper.launch(prepared).await?;
+    fault::reach(Point::StartLaunched);
     let process = ProcessName {
         pid: launched.pid,
         start_time_ticks: launched.start_time_ticks,
     };
-    if let Err(e) = take_over(container, &keeper, launched, sink, started_unix_ns) {
+    let keepers = (&keeper, &launcher);
+    if let Err(e) = take_over(container, keepers, launched, sink, started_unix_ns) {
         // It runs, but nobody could know: it must not go on.
         if let Err(left) = keeper.signal(&container.id, process, signals::KILL).await {
             tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
@@ -118,7 +123,7 @@ type Sink = Option<logs::OpenSink>;
 
 fn take_over(
     container: &Rc<Container>,
-    keeper: &Rc<KeeperLink>,
+    (keeper, launcher): (&Rc<KeeperLink>, &Rc<KeeperClient>),
     launched: Launched,
     sink: Sink,
     started_unix_ns: i64,
@@ -130,11 +135,22 @@ fn take_over(
     };
     let io_error = |e| EngineError::io("take over a container's streams", e);
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
+    let group = Arc::new(launched.group);
+    let process = ProcessName {
+        pid: launched.pid,
+        start_time_ticks: launched.start_time_ticks,
+    };
+    let held = Held {
+        group: Some(group.clone()),
+        log_nonblocking: launch_spec::log_is_nonblocking(&container.fixed.host),
+        ..Held::new(process, launched.pidfd, launched.slot, &io)
+    };
+    keeper.hold(&container.id, launcher, held);
     let run = Rc::new(Run {
         io: io.clone(),
         keeper: keeper.clone(),
         started: Some(Instant::now()),
-        group: Arc::new(launched.group),
+        group,
         exiting: Cell::new(false),
         _root: Some(launched.root),
     });
@@ -147,6 +163,7 @@ fn take_over(
         state.oom_killed = false;
         state.manually_stopped = false;
     })?;
+    fault::reach(Point::StartRecorded);
     {
         let mut inner = container.inner.borrow_mut();
         inner.run = Some(run.clone());

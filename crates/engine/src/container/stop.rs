@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use gantry_keeper_proto::fault::{self, Point};
+
 use super::{Container, kill, remove, start};
 use crate::config::DEFAULT_STOP_TIMEOUT;
 use crate::model::{Status, StopOptions};
@@ -89,6 +91,7 @@ async fn end_processes(
         return Ok(());
     };
     kill::send(container, &run, signal).await?;
+    fault::reach(Point::StopSignalled);
     kill::thaw_if_paused(container).await?;
     let ended = container.until(|s| !s.is_alive());
     match grace(options.timeout_s.or(container.fixed.config.stop_timeout_s)) {

@@ -10,7 +10,7 @@ use super::{Exec, Phase, create, end, exit, note, parse_key, start};
 use crate::EngineError;
 use crate::boot;
 use crate::container::{Container, files};
-use crate::keeper::{ExitReport, KeeperLink};
+use crate::keeper::{ExitReport, Held, KeeperLink};
 use crate::orphan::ProcessName;
 use crate::shard::ShardEngine;
 
@@ -79,6 +79,8 @@ async fn adopt(
         pid: found.pid,
         start_time_ticks: found.start_time_ticks,
     };
+    let held = Held::new(process, None, found.slot, &io);
+    link.hold(&found.id, &link.client(), held);
     create::register(container, &exec);
     start::running(&exec, link, process, &io);
     if !exec.config.tty {

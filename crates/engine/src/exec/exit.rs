@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use gantry_keeper_proto::fault::{self, Point};
 use gantry_stream::ContainerIo;
 
 use super::{Exec, Phase, note, parse_key};
@@ -10,7 +11,7 @@ use crate::container::exit::{EXIT_LOST, exit_code};
 use crate::container::{Container, files};
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::shard::ShardEngine;
-use crate::{clock, signals};
+use crate::signals;
 
 /// How long an exit waits for the end of output, which processes left behind may hold open (dockerd's number). Output
 /// that a slow client has not taken yet is waited for longer.
@@ -56,6 +57,7 @@ async fn settle(
         exec,
         report.wait_status.map_or(EXIT_LOST, exit_code),
     );
+    fault::reach(Point::ExecEnded);
     if let Some(io) = io {
         finish_output(exec, &io).await;
         // Clients see the end now: the exit code is there when they ask for it.
@@ -88,6 +90,7 @@ async fn release(container: &Container, exec: &Exec, keeper: &Rc<KeeperLink>) {
     if let Err(e) = keeper.forget(&exec.key).await {
         tracing::warn!(id = %exec.key, error = %e, "the keeper could not be told that an exec's end is known");
     }
+    fault::reach(Point::ExecForgotten);
     remove_note_later(container, exec);
 }
 
@@ -118,23 +121,6 @@ pub(super) fn ended(container: &Rc<Container>, exec: &Exec, code: i32) {
     let surplus = container.execs.beyond_bound();
     if !surplus.is_empty() {
         container.forget_execs(|e| !surplus.contains(&e.id));
-    }
-}
-
-/// A keeper died: the execs it had go on, and their ends are seen here.
-pub(crate) fn watch_orphans(shard: &Rc<ShardEngine>, dead: &Rc<KeeperLink>) {
-    let containers: Vec<Rc<Container>> = shard.containers.borrow().values().cloned().collect();
-    for exec in containers.iter().flat_map(|c| c.execs.of_keeper(dead)) {
-        let (shard, dead) = (shard.clone(), dead.clone());
-        gantry_rt::spawn("exec.orphan", async move {
-            let ended = ExitReport {
-                id: exec.key.clone(),
-                wait_status: exec.process.get().ended().await,
-                exited_unix_ns: clock::unix_ns(),
-                oom_killed: false,
-            };
-            report(&shard, &dead, ended);
-        });
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod note;
 mod resize;
 mod stage;
 pub(crate) mod start;
+pub(crate) mod stray;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -253,15 +254,6 @@ impl Execs {
         while let Some(exec) = starting() {
             exec.until(|phase| phase != Phase::Starting).await;
         }
-    }
-
-    /// Those that run under a keeper.
-    fn of_keeper(&self, keeper: &Rc<KeeperLink>) -> Vec<Rc<Exec>> {
-        let is_its = |e: &&Rc<Exec>| {
-            let its = e.keeper.borrow();
-            its.as_ref().is_some_and(|k| Rc::ptr_eq(k, keeper))
-        };
-        self.0.borrow().iter().filter(is_its).cloned().collect()
     }
 
     fn push(&self, exec: Rc<Exec>) {

@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use gantry_launch::LaunchedExec;
+use gantry_keeper_proto::fault::{self, Point};
+use gantry_launch::{KeeperClient, KeeperError, LaunchError, LaunchedExec};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds, SubscribeOptions, Subscription};
 
 use super::attach::ExecStart;
 use super::stage::{self, Inputs};
-use super::{Exec, MAX_STARTING_EXECS, Phase, check_container, exit};
+use super::{Exec, MAX_STARTING_EXECS, Phase, check_container, exit, stray};
 use crate::container::{Container, Run, files};
-use crate::keeper::{KeeperLink, NOT_STARTED};
+use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::model::NetworkMode;
 use crate::orphan::ProcessName;
 use crate::{EngineError, signals};
@@ -132,13 +133,27 @@ async fn launch(
     let keeper = container.shard.keeper()?;
     let inputs = inputs(container, &run, exec, options, attached.is_some());
     let prepared = files::on_worker(move || stage::stage(inputs)).await?;
-    let launched = keeper.launch_exec(prepared).await?;
+    fault::reach(Point::ExecStaged);
+    let (launched, launcher) = match keeper.launch_exec(prepared).await {
+        Ok(launched) => launched,
+        Err(e) => {
+            if matches!(e, LaunchError::Keeper(KeeperError::Gone)) {
+                // It may have been made, or be on its way to its exec.
+                stray::end_all(container).await;
+            }
+            return Err(e.into());
+        }
+    };
+    fault::reach(Point::ExecLaunched);
     let process = ProcessName {
         pid: launched.pid,
         start_time_ticks: launched.start_time_ticks,
     };
-    match take_over(exec, &keeper, launched, process, attached) {
-        Ok(live) => Ok(live),
+    match take_over(exec, &keeper, &launcher, launched, process, attached) {
+        Ok(live) => {
+            fault::reach(Point::ExecRunning);
+            Ok(live)
+        }
         Err(e) => {
             // It runs, but nobody could see it: it must not go on.
             if let Err(left) = keeper.signal(&exec.key, process, signals::KILL).await {
@@ -153,6 +168,7 @@ async fn launch(
 fn take_over(
     exec: &Rc<Exec>,
     keeper: &Rc<KeeperLink>,
+    launcher: &Rc<KeeperClient>,
     launched: LaunchedExec,
     process: ProcessName,
     attached: Option<SubscribeOptions>,
@@ -163,6 +179,8 @@ fn take_over(
         sink: None,
     };
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
+    let held = Held::new(process, launched.pidfd, launched.slot, &io);
+    keeper.hold(&exec.key, launcher, held);
     let subscription = attached.map(|wanted| io.subscribe(wanted));
     io.start(StreamFds {
         stdin: launched.stdin,

@@ -131,15 +131,42 @@ impl SpillReader {
         self.offset
     }
 
+    /// What was replayed and punched out reads as zeros; no record begins with one.
+    fn end_of_hole(&self) -> Result<u64, ShmError> {
+        let mut chunk = [0u8; 4096];
+        let mut offset = self.offset;
+        while offset < self.end {
+            let wanted = chunk.len().min((self.end - offset) as usize);
+            let chunk = &mut chunk[..wanted];
+            self.file
+                .read_exact_at(chunk, offset)
+                .map_err(io("read of a spill"))?;
+            match chunk.iter().position(|b| *b != 0) {
+                Some(zeros) => return Ok(offset + zeros as u64),
+                None => offset += wanted as u64,
+            }
+        }
+        Ok(offset)
+    }
+
     /// The next record, `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<SpillRecord>, ShmError> {
         if self.offset >= self.end {
             return Ok(None);
         }
         let mut header = [0u8; HEADER_BYTES];
-        self.file
-            .read_exact_at(&mut header, self.offset)
-            .map_err(io("read of a spill"))?;
+        let mut read = |offset| {
+            let read = self.file.read_exact_at(&mut header, offset);
+            read.map_err(io("read of a spill")).map(|()| header)
+        };
+        let mut header = read(self.offset)?;
+        if header[0] == 0 {
+            self.offset = self.end_of_hole()?;
+            if self.offset >= self.end {
+                return Ok(None);
+            }
+            header = read(self.offset)?;
+        }
         let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         if len > MAX_RECORD_BYTES || self.offset + (HEADER_BYTES + len) as u64 > self.end {
             return Err(ShmError::Corrupt("spill record length"));

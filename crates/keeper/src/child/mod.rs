@@ -11,6 +11,7 @@ mod program;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use gantry_keeper_proto::fault::Point;
 use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 
 use crate::raw::{self, Errno, SysResult};
@@ -108,12 +109,21 @@ pub struct Context<'a> {
     pub nofile: (u64, u64),
     /// The host's /proc.
     pub proc: RawFd,
+    /// A test wants it to hang here.
+    pub hang: Option<Point>,
 }
 
 impl Context<'_> {
     pub(crate) fn fd(&self, index: u8) -> RawFd {
         // Checked when the plan was decoded; -1 gives EBADF.
         self.fds.get(usize::from(index)).copied().unwrap_or(-1)
+    }
+
+    /// Hangs for ever, if a test wants it here.
+    pub(crate) fn reach(&self, point: Point) {
+        while self.hang == Some(point) {
+            raw::pause();
+        }
     }
 }
 
@@ -172,6 +182,7 @@ fn join_cgroups(context: &Context<'_>) -> Done {
     if context.plan.cgroup_namespace {
         at(Step::CgroupNamespace, raw::unshare(libc::CLONE_NEWCGROUP))?;
     }
+    context.reach(Point::ChildBegin);
     Ok(())
 }
 

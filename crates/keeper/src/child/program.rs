@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use gantry_keeper_proto::fault::Point;
 use gantry_keeper_proto::plan::Step;
 
 use super::{Context, Done, Failed};
@@ -71,6 +72,7 @@ pub(super) fn find<'a>(context: &Context<'a>) -> Done<&'a CStr> {
 /// Executes. A program that was found but cannot be executed has been started as far as Docker's clients see: the error
 /// goes to the container's standard error and the exit code is 255.
 pub(super) fn execute(context: &Context<'_>, path: &CStr) -> ! {
+    context.reach(Point::ChildExec);
     // SAFETY: both lists were made null-terminated from strings that the context keeps.
     let errno = unsafe { raw::execve(path, context.argv, context.env) };
     say(&[

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use gantry_cgroup::{DeviceRule, Group, Hierarchy, Limits};
 use gantry_launch::{
     AdoptedContainer, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    Exit, KeeperClient, KeeperEvent, LaunchError, LaunchSpec, Launched, NamespaceMode, RootfsSpec,
-    prepare,
+    Exit, KeeperClient, KeeperEvent, KeeperName, LaunchError, LaunchSpec, Launched, NamespaceMode,
+    RootfsSpec, prepare,
 };
 use gantry_rt::workers;
 
@@ -186,9 +186,14 @@ impl Drop for Host {
     }
 }
 
+pub const KEEPER: KeeperName = KeeperName {
+    shard: 0,
+    generation: 0,
+};
+
 pub async fn connect(exec_root: &Path) -> (Rc<KeeperClient>, Vec<AdoptedContainer>) {
     let exe = Path::new(env!("CARGO_BIN_EXE_gantry-keeper"));
-    KeeperClient::connect_or_spawn(exec_root, 0, exe)
+    KeeperClient::connect_or_spawn(exec_root, KEEPER, exe)
         .await
         .expect("connect")
 }

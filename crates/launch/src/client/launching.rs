@@ -12,8 +12,9 @@ use crate::prepare::{Prepared, PreparedParts};
 use crate::root_mount::RootMount;
 
 /// A process as the keeper names it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Born {
+    pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) pid: i32,
     pub(crate) start_time_ticks: u64,
     pub(crate) slot: u32,
@@ -56,6 +57,7 @@ impl KeeperClient {
             stdout: ends.stdout,
             stderr: ends.stderr,
             tty_master: ends.tty_master,
+            pidfd: born.pidfd,
             group: group.take().ok_or(KeeperError::Gone)?,
             root,
         })
@@ -82,7 +84,7 @@ impl KeeperClient {
         fds: &[OwnedFd],
     ) -> Result<Result<Born, FailedStep>, KeeperError> {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let (reply, _) = self
+        let (reply, fds) = self
             .call(Request::Launch { plan: plan_bytes }, &borrowed)
             .await?;
         match reply {
@@ -92,6 +94,7 @@ impl KeeperClient {
                 slot,
                 generation,
             } => Ok(Ok(Born {
+                pidfd: fds.into_iter().next(),
                 pid,
                 start_time_ticks,
                 slot,

@@ -38,7 +38,9 @@ impl Drop for GroupGuard {
 }
 
 fn remove(group: &Group) {
-    if let Err(e) = group.remove() {
+    // When the keeper died in the midst of the launch there may be a process, and nobody who knows of it. One that is
+    // not in the group yet gives up when it finds no group.
+    if let Err(e) = group.kill_all().and_then(|()| group.remove()) {
         tracing::warn!(error = %e, "the control group of a failed launch is left behind");
     }
 }

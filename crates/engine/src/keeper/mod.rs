@@ -1,29 +1,32 @@
 //! One keeper as this shard sees it: its client, the pump that reads its containers' output, and the
 //! task that takes its exits.
 
-use std::cell::Cell;
+mod held;
+mod succession;
+
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use gantry_keeper_proto::msg::UNKNOWN_STATUS;
 use gantry_launch::{
-    AdoptedContainer, HandOver, KeeperClient, KeeperError, KeeperEvent, LaunchError, LaunchedExec,
-    Prepared, PreparedExec,
+    HandOver, KeeperClient, KeeperError, KeeperEvent, KeeperName, LaunchError, Launched,
+    LaunchedExec, Orphan, Prepared, PreparedExec,
 };
+use gantry_rt::sync::Notify;
 use gantry_stream::Pump;
+use rustc_hash::FxHashMap;
+
+pub(crate) use held::Held;
 
 use crate::EngineError;
-use crate::boot;
-use crate::config::EngineConfig;
 use crate::container::exit;
 use crate::orphan::ProcessName;
 use crate::shard::ShardEngine;
 
 /// Exit code of what could not be started for another reason than its command.
 pub(crate) const NOT_STARTED: i32 = 128;
-
-/// A keeper's answer to a launch.
-pub(crate) type Launched = gantry_launch::Launched;
 
 /// An exit as a keeper reports it.
 #[derive(Debug, Clone)]
@@ -37,11 +40,15 @@ pub(crate) struct ExitReport {
 
 /// A connected keeper.
 pub(crate) struct KeeperLink {
-    pub(crate) client: Rc<KeeperClient>,
+    /// Another one after a keeper died.
+    client: RefCell<Rc<KeeperClient>>,
     pub(crate) pump: Rc<Pump>,
-    number: usize,
-    /// The connection is gone: the keeper died.
-    gone: Cell<bool>,
+    name: KeeperName,
+    /// It launches; another one is only looked after until it has nothing left.
+    pub(crate) launches: Cell<bool>,
+    /// Told when a successor has taken over.
+    back: Notify,
+    held: RefCell<FxHashMap<String, Held>>,
 }
 
 impl From<KeeperError> for EngineError {
@@ -77,13 +84,11 @@ impl From<LaunchError> for EngineError {
 }
 
 impl KeeperLink {
-    /// Connects keeper `number`, starting it if there is none, and says what runs there.
-    pub(crate) async fn connect(
-        config: &EngineConfig,
-        number: usize,
-    ) -> Result<(Rc<KeeperLink>, Vec<AdoptedContainer>), EngineError> {
-        let (client, adopted) =
-            KeeperClient::connect_or_spawn(&config.exec_root, number, &config.keeper_exe).await?;
+    /// Takes a keeper that was just connected.
+    pub(crate) async fn new(
+        name: KeeperName,
+        client: Rc<KeeperClient>,
+    ) -> Result<Rc<KeeperLink>, EngineError> {
         let epoch = client.epoch();
         let pump = Pump::new(epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
         let journal: OwnedFd = client.journal_memfd()?;
@@ -93,20 +98,19 @@ impl KeeperLink {
             .ring_memfd()
             .map_err(|e| EngineError::io("share the pump's ring", e))?;
         client.set_ring(ring.as_fd(), epoch).await?;
-        Ok((
-            Rc::new(KeeperLink {
-                client,
-                pump,
-                number,
-                gone: Cell::new(false),
-            }),
-            adopted,
-        ))
+        Ok(Rc::new(KeeperLink {
+            client: RefCell::new(client),
+            pump,
+            name,
+            launches: Cell::new(false),
+            back: Notify::new(),
+            held: RefCell::default(),
+        }))
     }
 
-    /// Which keeper it is.
-    pub(crate) fn number(&self) -> usize {
-        self.number
+    /// The connection to the keeper, or to the last one that died.
+    pub(crate) fn client(&self) -> Rc<KeeperClient> {
+        self.client.borrow().clone()
     }
 
     /// Starts the tasks that read output and take exits.
@@ -119,40 +123,64 @@ impl KeeperLink {
         });
         let (link, shard) = (self.clone(), shard.clone());
         gantry_rt::spawn("engine.keeper-events", async move {
-            while let KeeperEvent::Exited { id, exit } = link.client.next_event().await {
-                let report = ExitReport::new(id, exit);
-                exit::report(&shard, &link, report);
-            }
-            link.gone.set(true);
-            if !shard.shared.is_closing() {
-                tracing::error!(keeper = link.number, "a keeper died");
-                boot::replace_keeper(&shard, &link).await;
+            loop {
+                let client = link.client();
+                while let KeeperEvent::Exited { id, exit } = client.next_event().await {
+                    let report = ExitReport::new(id, exit);
+                    exit::report(&shard, &link, report);
+                }
+                if shard.shared.is_closing() {
+                    return;
+                }
+                if link.is_spent() {
+                    // It was sent away.
+                    let mut keepers = shard.keepers.borrow_mut();
+                    return keepers.retain(|other| !Rc::ptr_eq(other, &link));
+                }
+                tracing::error!(keeper = %link.name, "a keeper died");
+                link.succeed_in_the_end(&shard).await;
             }
         });
     }
 
-    pub(crate) async fn launch(&self, prepared: Prepared) -> Result<Launched, EngineError> {
-        Ok(self.client.launch(prepared).await?)
+    /// It launches nothing and has nothing.
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.launches.get() && self.held.borrow().is_empty()
+    }
+
+    pub(crate) async fn launch(
+        &self,
+        prepared: Prepared,
+    ) -> Result<(Launched, Rc<KeeperClient>), EngineError> {
+        let client = self.living().await?;
+        Ok((client.launch(prepared).await?, client))
     }
 
     pub(crate) async fn launch_exec(
         &self,
         prepared: PreparedExec,
-    ) -> Result<LaunchedExec, EngineError> {
-        Ok(self.client.launch_exec(prepared).await?)
+    ) -> Result<(LaunchedExec, Rc<KeeperClient>), LaunchError> {
+        let client = self.living().await?;
+        Ok((client.launch_exec(prepared).await?, client))
     }
 
-    /// Signals a container's first process; past the keeper when that is dead.
-    /// Sends a signal; false when the process has ended and its exit is on the way.
+    /// Gives the keeper a process that nobody keeps, and says the slot.
+    pub(crate) async fn adopt_orphan(&self, orphan: &Orphan) -> Result<u32, EngineError> {
+        Ok(self.living().await?.adopt(orphan).await?)
+    }
+
+    /// Signals a container's first process; past the keeper when that is dead. False when the process has ended and its
+    /// exit is on the way.
     pub(crate) async fn signal(
         &self,
         id: &str,
         process: ProcessName,
         number: i32,
     ) -> Result<bool, EngineError> {
-        match self.client.signal(id, number).await {
+        match self.client().signal(id, number).await {
             Ok(()) => Ok(true),
-            Err(KeeperError::Gone) => process.signal(number),
+            // It died, before or after it did it; twice does no harm. A keeper that took over may not have it yet.
+            Err(KeeperError::Gone | KeeperError::NoContainer) => process.signal(number),
             Err(KeeperError::Ended) => Ok(false),
             Err(e) => Err(e.into()),
         }
@@ -164,7 +192,11 @@ impl KeeperLink {
         rows: u16,
         columns: u16,
     ) -> Result<(), EngineError> {
-        match self.client.resize(id, rows, columns).await {
+        let mut resized = self.client().resize(id, rows, columns).await;
+        if matches!(resized, Err(KeeperError::Gone)) {
+            resized = self.living().await?.resize(id, rows, columns).await;
+        }
+        match resized {
             // Docker takes the size of a container without a terminal and does nothing.
             Err(KeeperError::NoTerminal) | Ok(()) => Ok(()),
             Err(e) => Err(e.into()),
@@ -172,12 +204,25 @@ impl KeeperLink {
     }
 
     pub(crate) async fn hand_over(&self, id: &str) -> Result<HandOver, EngineError> {
-        Ok(self.client.handover(id).await?)
+        Ok(self.client().handover(id).await?)
     }
 
     /// The keeper may drop an exit: it is recorded. Having dropped it already is no error.
     pub(crate) async fn forget(&self, id: &str) -> Result<(), EngineError> {
-        match self.client.forget(id).await {
+        // First: a successor must not get it any more.
+        let held = self.held.borrow_mut().remove(id);
+        let mut forgotten = self.client().forget(id).await;
+        if matches!(forgotten, Err(KeeperError::Gone)) && self.living().await.is_ok() {
+            // The successor may have got it before.
+            forgotten = self.client().forget(id).await;
+        }
+        if let Some(held) = held {
+            held.process.collect();
+        }
+        if self.is_spent() {
+            self.shutdown_if_empty().await?;
+        }
+        match forgotten {
             // A dead keeper has forgotten everything.
             Ok(()) | Err(KeeperError::NoContainer | KeeperError::Gone) => Ok(()),
             Err(e) => Err(e.into()),
@@ -198,8 +243,10 @@ impl KeeperLink {
     pub(crate) fn close_stdin_later(self: &Rc<Self>, id: &Arc<str>) {
         let (link, id) = (self.clone(), id.clone());
         gantry_rt::spawn("keeper.close-stdin", async move {
-            match link.client.close_stdin(&id).await {
-                Ok(()) | Err(KeeperError::NoContainer | KeeperError::Ended) => {}
+            // Its successor does not get what is closed here.
+            match link.client().close_stdin(&id).await {
+                Ok(()) | Err(KeeperError::NoContainer | KeeperError::Ended | KeeperError::Gone) => {
+                }
                 Err(e) => {
                     tracing::warn!(%id, error = %e, "the end of standard input could not be passed on")
                 }
@@ -209,7 +256,7 @@ impl KeeperLink {
 
     /// Sends a keeper without containers away.
     pub(crate) async fn shutdown_if_empty(&self) -> Result<(), EngineError> {
-        match self.client.shutdown_if_empty().await {
+        match self.client().shutdown_if_empty().await {
             Ok(()) | Err(KeeperError::NotEmpty | KeeperError::Gone) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -220,7 +267,7 @@ impl ExitReport {
     pub(crate) fn new(id: String, exit: gantry_launch::Exit) -> Self {
         Self {
             id,
-            wait_status: Some(exit.wait_status),
+            wait_status: Some(exit.wait_status).filter(|status| *status != UNKNOWN_STATUS),
             exited_unix_ns: i64::try_from(exit.exited_at_unix_ns).unwrap_or(i64::MAX),
             oom_killed: exit.oom_killed,
         }
