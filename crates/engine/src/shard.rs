@@ -18,6 +18,7 @@ use crate::boot::BootPlan;
 use crate::config::EngineConfig;
 use crate::container::Container;
 use crate::container::logs::OpenLogs;
+use crate::container::remember::{self, Unremembered};
 use crate::events::Bus;
 use crate::exec::index::ExecIndex;
 use crate::index::Index;
@@ -89,6 +90,8 @@ pub(crate) struct ShardEngine {
     pub(crate) open_logs: OpenLogs,
     /// When its containers are probed.
     pub(crate) health: health::clock::Clock,
+    /// Whose start is not on disk yet.
+    pub(crate) unremembered: Unremembered,
     pub(crate) booted: Cell<bool>,
 }
 
@@ -106,6 +109,7 @@ impl ShardEngine {
             journal: RefCell::new(journal),
             open_logs: OpenLogs::default(),
             health: health::clock::Clock::default(),
+            unremembered: Unremembered::default(),
             booted: Cell::new(false),
         });
         SHARD.with(|slot| slot.set(shard.clone())).map_err(|_| {
@@ -124,8 +128,10 @@ impl ShardEngine {
             })
     }
 
-    /// Waits until every run that has ended gave back what it held, at most [`RELEASE_WAIT`].
+    /// Has the starts of the last second recorded, and waits until every run that has ended gave back what it held, at
+    /// most [`RELEASE_WAIT`].
     pub(crate) async fn released(&self) {
+        remember::flush(self);
         let releasing = || {
             let containers = self.containers.borrow();
             containers.values().any(|c| c.releasing.get())

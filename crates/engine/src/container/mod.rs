@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod freeze;
 pub(crate) mod kill;
 pub(crate) mod logs;
+pub(crate) mod remember;
 pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod start;

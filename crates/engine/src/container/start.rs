@@ -9,7 +9,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_launch::{KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, logs, remove};
+use super::{Container, Run, exit, logs, remember, remove};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
@@ -82,9 +82,7 @@ pub(crate) async fn start_locked(
             let points = &container.fixed.host.mounts;
             volumes::announce_mounts(&container.shard.shared, &container.id, points);
             container.event("start", &[]);
-            if container.settings().host.restart != RestartPolicy::No {
-                remember_running(container);
-            }
+            remember::started(container);
             Ok(())
         }
         Err(e) => {
@@ -181,20 +179,6 @@ fn take_over(
         tracing::error!(id = %container.id, error = %e, "a container's output can't be read");
     }
     Ok(())
-}
-
-/// After a power loss the record says that it ran, so that its policy starts it again. Nobody waits.
-fn remember_running(container: &Rc<Container>) {
-    match container.record_bytes() {
-        Ok(bytes) => {
-            let mut batch = gantry_store::Batch::new();
-            batch.put(gantry_store::Table::Containers, &*container.id, bytes);
-            container.shard.shared.store.commit_later(batch);
-        }
-        Err(e) => {
-            tracing::error!(id = %container.id, error = %e, "a running state can't be encoded")
-        }
-    }
 }
 
 /// Records a failed start: exit code and text, as Docker.
