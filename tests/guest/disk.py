@@ -6,7 +6,10 @@ import shutil
 import stat
 import subprocess
 
-HERE = pathlib.Path(__file__).parent
+from kernels import FURTHER_MODULES, MODULES
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPO = HERE.parents[1]
 PROGRAMS = ("gantryd", "gantry-keeper")
 ROOT_DISK_BYTES = 4 << 30  # sparse
 
@@ -43,7 +46,7 @@ def cpio(entries):
 
 def initramfs(kernel, busybox):
     program = pathlib.Path(busybox).read_bytes()
-    modules = kernel.module_files()
+    modules = kernel.module_files(MODULES)
     folders = [(d, stat.S_IFDIR | 0o755, b"") for d in ("bin", "dev", "proc", "sys", "root", "modules")]
     applets = [(f"bin/{a}", stat.S_IFLNK | 0o777, b"busybox") for a in
                ("sh", "mount", "insmod", "usleep", "switch_root", "poweroff", "[", "echo")]
@@ -66,9 +69,20 @@ def stripped(source, target):
     os.chmod(target, 0o755)
 
 
+def further_modules(folder, kernel):
+    """What `guest-load NAME` needs: the modules, and per name a list in the order of loading."""
+    (folder / "lib/modules").mkdir(parents=True, exist_ok=True)
+    for name in FURTHER_MODULES:
+        files = kernel.module_files([name])
+        (folder / "lib/modules" / name).write_text("".join(file + "\n" for file, _ in files))
+        for file, data in files:
+            (folder / "lib/modules" / file).write_bytes(data)
+
+
 def root_folder(folder, gantryd, busybox):
     """The guest's root file system as a folder."""
-    for name in ("bin", "sbin", "etc", "dev", "proc", "sys", "run", "tmp", "root", "var/lib", "var/log", "usr/bin", "mnt"):
+    for name in ("bin", "sbin", "etc", "dev", "proc", "sys", "run", "tmp", "root", "var/lib", "var/log", "usr/bin", "mnt",
+                 "host"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     shutil.copy2(busybox, folder / "bin/busybox")
     for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
@@ -94,10 +108,11 @@ def root_folder(folder, gantryd, busybox):
         (folder / "etc" / name).write_text(text)
 
 
-def make_root_disk(path, work, gantryd, busybox):
+def make_root_disk(path, work, kernel, gantryd, busybox):
     """An ext4 file system in a sparse file."""
     folder = work / "root"
     root_folder(folder, gantryd, busybox)
+    further_modules(folder, kernel)
     make_disk(path, ROOT_DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-d", str(folder), str(path)], check=True, capture_output=True)
     shutil.rmtree(folder)

@@ -19,9 +19,9 @@ SUITES = {"new": "sid", "old": "bookworm"}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR = "http://deb.debian.org/debian"
 APT_TIMEOUT_S = 300
-# In this order, each after what it depends on.
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "overlay", "loop", "xfs", "bfq", "tun",
-           "erofs", "zram")
+# In this order, each after what it depends on: what a guest boots with, and what `guest-load` loads on demand.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "overlay", "loop")
+FURTHER_MODULES = ("xfs", "bfq", "tun", "erofs", "zram", "9pnet_virtio", "9p", "veth", "bridge", "dummy")
 
 
 class Unavailable(Exception):
@@ -39,7 +39,7 @@ class Kernel:
     def version(self):
         return tuple(int(n) for n in re.match(r"(\d+)\.(\d+)", self.release).groups())
 
-    def module_files(self, wanted=MODULES):
+    def module_files(self, wanted):
         """Name and bytes of the modules, dependencies first; those that are built in or unknown are left out."""
         paths = {p.name.split(".ko")[0].replace("-", "_"): p for p in self.modules.rglob("*.ko*")}
         done = {}

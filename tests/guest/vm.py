@@ -2,10 +2,12 @@
 import ctypes
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import disk
@@ -13,6 +15,8 @@ from engine import External, gantryd_binary, wait_for
 from kernels import Unavailable
 
 BOOT_TIMEOUT_S = 240   # of a kernel without hardware support on a loaded machine
+BOOT_ATTEMPTS = 3
+SILENCE_TIMEOUT_S = 40
 SCRIPT_TIMEOUT_S = 120
 START_TIMEOUT_S = 120
 LEFT_TIMEOUT_S = 20
@@ -46,18 +50,19 @@ def free_port():
 
 
 class Guest:
-    """One machine. `disks` are further sparse disks by size in bytes; `append` goes to the kernel's command line."""
+    """One machine. `disks` are further sparse disks by size in bytes; `append` goes to the kernel's command line;
+    with `share` this machine's root file system is there, read-only, at /host."""
 
-    def __init__(self, kernel, work, busybox, append="", disks=(), swap=True):
+    def __init__(self, kernel, work, busybox, append="", disks=(), swap=True, share=False):
         self.kernel, self.work, self.busybox = kernel, pathlib.Path(work), busybox
         self.work.mkdir(parents=True, exist_ok=True)
-        self.append, self.disks, self.swap = append, list(disks), swap
+        self.append, self.disks, self.swap, self.share = append, list(disks), swap, share
         self.console = self.work / "console"
         self.agent_port = self.api_port = self.process = self.engine = None
 
     def images(self):
         root = self.work / "root.img"
-        disk.make_root_disk(root, self.work, gantryd_binary(), self.busybox)
+        disk.make_root_disk(root, self.work, self.kernel, gantryd_binary(), self.busybox)
         images = [root]
         for number, size in enumerate(([SWAP_BYTES] if self.swap else []) + self.disks):
             images.append(self.work / f"disk{number}.img")
@@ -71,24 +76,43 @@ class Guest:
         (self.work / "initramfs").write_bytes(disk.initramfs(self.kernel, self.busybox))
         self.agent_port, self.api_port = free_port(), free_port()
         forward = f"hostfwd=tcp:127.0.0.1:{self.agent_port}-:2300,hostfwd=tcp:127.0.0.1:{self.api_port}-:2375"
-        line = f"console=ttyS0 quiet panic=-1 cgroup_no_v1=all swapaccount=1 {self.append}"
+        line = f"console=ttyS0 panic=-1 loglevel=6 cgroup_no_v1=all swapaccount=1 {self.append}"
         command = [QEMU, "-accel", os.environ.get("GANTRY_GUEST_ACCEL", "tcg,thread=multi"), "-cpu", "max",
                    "-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-no-reboot",
                    "-serial", f"file:{self.console}", "-kernel", self.kernel.image,
                    "-initrd", self.work / "initramfs", "-append", line,
                    "-netdev", f"user,id=net,restrict=on,{forward}", "-device", "virtio-net-pci,netdev=net"]
+        if self.share:
+            command += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
         for image in images:
             command += ["-drive", f"file={image},if=virtio,format=raw,cache=unsafe"]
         return [str(c) for c in command]
 
     def boot(self):
-        command = self.command(self.images())
-        with open(self.work / "qemu.log", "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            preexec_fn=die_with_parent)
+        images = self.images()
+        for attempt in range(BOOT_ATTEMPTS):
+            self.console.unlink(missing_ok=True)
+            command = self.command(images)
+            with open(self.work / "qemu.log", "wb") as log:
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                preexec_fn=die_with_parent)
+            if self.speaks() or attempt + 1 == BOOT_ATTEMPTS:
+                break
+            self.process.kill()
+            self.process.wait()
         self.engine = External(f"tcp://127.0.0.1:{self.api_port}", self.work / "cli")
-        wait_for(self.is_ready, "the guest is ready", BOOT_TIMEOUT_S, 0.1)
+        wait_for(self.is_ready, lambda: f"the guest is ready: {self.output()[-2000:]}", BOOT_TIMEOUT_S, 0.1)
         wait_for(self.agent_answers, "the guest's agent answers", BOOT_TIMEOUT_S, 0.2)
+
+    def speaks(self):
+        """Whether the kernel says something soon. Emulated, one in some tens of boots was seen to hang before that."""
+        deadline = time.monotonic() + SILENCE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self.check()
+            if self.output():
+                return True
+            time.sleep(0.1)
+        return False
 
     def output(self):
         return self.console.read_text(errors="replace") if self.console.exists() else ""
@@ -124,6 +148,13 @@ class Guest:
         status, out = self.script(text, timeout)
         assert status == 0, f"{text!r} in the guest: {status}\n{out}"
         return out
+
+    def pytest(self, *args, timeout):
+        """Runs the end-to-end suite inside, with this machine's programs and a daemon of its own."""
+        environment = f"GANTRYD=/var/tmp/bin/gantryd PYTHONDONTWRITEBYTECODE=1 HOME=/tmp PATH='{os.environ['PATH']}'"
+        command = shlex.join([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rfE", "--tb=short", *args])
+        inside = shlex.quote(f"cd /mnt && exec env {environment} {command}")
+        return self.script(f"exec /sbin/guest-share '{disk.REPO}' {inside}", timeout)
 
     def read(self, path):
         return self.ok(f"cat '{path}'")
