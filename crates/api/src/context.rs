@@ -90,6 +90,8 @@ pub struct DaemonInfo {
     pub networks: Vec<PredefinedNetwork>,
     /// What is missing or unusual, for `Warnings`.
     pub warnings: Vec<String>,
+    /// Where kernels differ: for what, and which way is gone on this one.
+    pub ways: Vec<(&'static str, &'static str)>,
 }
 
 /// A network that is always there.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gantry_stream::PumpKind;
+
 use crate::model::LogConfig;
 
 /// Docker's grace of `stop`.
@@ -34,6 +36,8 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     /// Directories of CDI specifications, later ones count more; without any there is no such driver.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// How containers' output is read on this kernel.
+    pub pump: PumpKind,
 }
 
 impl EngineConfig {
@@ -52,6 +56,7 @@ impl EngineConfig {
             dns: Vec::new(),
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
             cdi_spec_dirs: Vec::new(),
+            pump: PumpKind::default(),
         }
     }
 

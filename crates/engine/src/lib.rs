@@ -55,5 +55,6 @@ pub use exec::attach::{ExecStart, ExecTicket};
 pub use exec::create::ExecRequest;
 pub use exec::{ExecConfig, ExecId, ExecView};
 pub use gantry_keeper_proto::fault::arm as arm_faults;
+pub use gantry_stream::PumpKind;
 pub use ids::short as short_id;
 pub use wait_handle::WaitHandle;

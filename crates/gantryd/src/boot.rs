@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
-use gantry_engine::{Engine, EngineConfig};
+use gantry_engine::{Engine, EngineConfig, PumpKind};
 use gantry_image::ImageStore;
+use gantry_launch::OverlayMode;
 use gantry_rt::ShardId;
 use gantry_store::Store;
 
@@ -120,6 +121,7 @@ fn steps(config: &Config) -> Result<Daemon, BootError> {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     step("raise the limit of open files", raise_nofile)?;
     let warnings = step("probe the kernel", probe_kernel)?;
+    let ways = ways();
     let hierarchy = step("find control groups", || {
         let hierarchy = Hierarchy::detect().map_err(failed("find control groups"))?;
         hierarchy
@@ -154,9 +156,11 @@ fn steps(config: &Config) -> Result<Daemon, BootError> {
             shards,
         );
         settings.cdi_spec_dirs.clone_from(&config.cdi_spec_dirs);
+        settings.pump = ways.pump;
         Engine::open(settings, store, images.clone()).map_err(failed("open the containers"))
     })?;
-    let daemon = daemon_info(config, &identity, &hierarchy, warnings);
+    let mut daemon = daemon_info(config, &identity, &hierarchy, warnings);
+    daemon.ways = ways.names();
     let context = Arc::new(Context {
         engine: engine.clone(),
         images,
@@ -315,6 +319,43 @@ fn probe_kernel() -> Result<Vec<String>, BootError> {
     Ok(warnings)
 }
 
+/// Which of two ways is gone where newer kernels have a better one.
+struct Ways {
+    pump: PumpKind,
+    overlay: OverlayMode,
+}
+
+impl Ways {
+    fn names(&self) -> Vec<(&'static str, &'static str)> {
+        vec![
+            ("output", self.pump.name()),
+            ("overlay", self.overlay.name()),
+        ]
+    }
+}
+
+/// Asks the kernel; what it lacks is logged, with what is done instead.
+fn ways() -> Ways {
+    let pump = match probe::output_ring() {
+        None => PumpKind::Ring,
+        Some(cause) => {
+            tracing::warn!(
+                cause,
+                "container output is read by epoll and read(2), not by multishot reads"
+            );
+            PumpKind::Reads
+        }
+    };
+    let overlay = gantry_launch::overlay_mode();
+    if overlay == OverlayMode::Mount {
+        tracing::warn!(
+            cause = "no overlay option lowerdir+: the kernel is older than 6.7",
+            "root file systems are mounted by mount(2), in a mount namespace per start"
+        );
+    }
+    Ways { pump, overlay }
+}
+
 /// The keeper lies beside this program.
 fn keeper_exe() -> Result<PathBuf, BootError> {
     let own = std::env::current_exe()
@@ -384,5 +425,6 @@ fn daemon_info(
         backing_filesystem: probe::filesystem_name(&config.data_root),
         networks: identity.networks(),
         warnings,
+        ways: Vec::new(),
     }
 }

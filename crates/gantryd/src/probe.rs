@@ -17,11 +17,9 @@ pub struct Missing {
 pub fn run() -> Vec<Missing> {
     [
         io_uring(),
-        io_uring_features(),
         openat2(),
         clone3(),
         overlay(),
-        overlay_lowers(),
         new_mount_api(),
         mount_setattr(),
         pidfd(),
@@ -92,18 +90,9 @@ struct RingProbe {
     ops: [[u8; 8]; PROBED_OPS],
 }
 
-/// What the rings for container output need: memory that the keeper can map too (6.5, 6.6), multishot reads (6.7).
-fn io_uring_features() -> Option<Missing> {
-    let missing = |cause: String| {
-        Some(Missing {
-            feature: "io_uring for container output",
-            cause,
-            fatal: true,
-        })
-    };
-    let old = |what: &str, since: &str, error: std::io::Error| {
-        missing(format!("{what}: {error}; the kernel is older than {since}"))
-    };
+/// What the rings for container output need, memory that the keeper can map too (6.5, 6.6) and multishot reads (6.7), and
+/// is missing; `None` if nothing is.
+pub fn output_ring() -> Option<String> {
     let setup = |flags: u32| -> std::io::Result<std::os::fd::OwnedFd> {
         // `struct io_uring_params`: 120 bytes, the flags at offset 8. The addresses stay 0.
         let mut params = [0u32; 30];
@@ -117,20 +106,20 @@ fn io_uring_features() -> Option<Missing> {
         // SAFETY: the call above returned this fd to us alone.
         Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) })
     };
+    let old = |what: &str, since: &str| Some(format!("{what}: the kernel is older than {since}"));
     // A kernel that knows the flag misses the memory (EFAULT); one that does not refuses the flag (EINVAL).
     if let Err(e) = setup(IORING_SETUP_NO_MMAP)
         && e.raw_os_error() == Some(libc::EINVAL)
     {
-        return old("no rings in memory of our own (NO_MMAP)", "6.5", e);
+        return old("no rings in memory of our own (NO_MMAP)", "6.5");
     }
     let ring = match setup(IORING_SETUP_NO_SQARRAY) {
         Ok(ring) => ring,
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            return old("no rings without an index array (NO_SQARRAY)", "6.6", e);
+            return old("no rings without an index array (NO_SQARRAY)", "6.6");
         }
         // Forbidden altogether is the other probe's finding.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => return None,
-        Err(e) => return missing(format!("a ring can't be made: {e}")),
+        Err(e) => return Some(format!("a ring can't be made: {e}")),
     };
     let mut probe = RingProbe {
         head: [0; 16],
@@ -147,10 +136,8 @@ fn io_uring_features() -> Option<Missing> {
         )
     };
     if asked < 0 {
-        return missing(format!(
-            "the ring can't be asked: {}",
-            std::io::Error::last_os_error()
-        ));
+        let error = std::io::Error::last_os_error();
+        return Some(format!("the ring can't be asked: {error}"));
     }
     let supported = probe.ops.iter().any(|op| {
         let flags = u16::from_ne_bytes([op[2], op[3]]);
@@ -159,21 +146,7 @@ fn io_uring_features() -> Option<Missing> {
     if supported {
         return None;
     }
-    missing("no multishot reads (READ_MULTISHOT): the kernel is older than 6.7".to_owned())
-}
-
-/// Layers are given to overlay one by one: a string of all of them has a limit of a page.
-fn overlay_lowers() -> Option<Missing> {
-    let flags = rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC;
-    // Without overlay at all the other probe says so.
-    let context = rustix::mount::fsopen("overlay", flags).ok()?;
-    // Any directory does: the context is never made a mount.
-    let error = rustix::mount::fsconfig_set_string(&context, "lowerdir+", "/").err()?;
-    Some(Missing {
-        feature: "overlay lowerdir+",
-        cause: format!("kernel older than 6.7: {error}"),
-        fatal: true,
-    })
+    old("no multishot reads (READ_MULTISHOT)", "6.7")
 }
 
 fn mount_setattr() -> Option<Missing> {
@@ -295,8 +268,8 @@ mod tests {
         for missing in super::run() {
             assert!(!missing.cause.is_empty());
         }
-        // Where a ring can be made at all, its features are told apart from "forbidden".
-        let features = super::io_uring_features();
+        // What is missing is told by the kernel's answers; its version says the same.
+        let missing = super::output_ring();
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -305,6 +278,6 @@ mod tests {
             .split(['.', '-'])
             .map_while(|n| n.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        assert!(features.is_none() || version < (6, 7), "{features:?}");
+        assert!(missing.is_none() || version < (6, 7), "{missing:?}");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! **Architecture invariants**
 //! - Nothing here forks a process of the daemon's size: the keeper is spawned once, the keeper clones.
-//! - No mount of a container is ever attached in the host's mount namespace.
+//! - No mount of a container is ever attached in the host's mount namespace, on older kernels neither (`rootfs_old`).
 //! - Paths inside a root file system are only resolved with `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`.
 //! - [`prepare`] blocks and belongs on a worker; [`KeeperClient`] lives on one shard and never blocks.
 
@@ -30,7 +30,7 @@ pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
 pub use join::{namespace_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
-pub use prepare::{Prepared, RootEntry, RootView, prepare};
+pub use prepare::{OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare};
 pub use root_mount::RootMount;
 pub use spawn::KeeperName;
 pub use spec::{

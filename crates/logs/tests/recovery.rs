@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
 use gantry_logs::{JsonFile, JsonFileOptions, json};
-use gantry_stream::{ContainerIo, IoConfig, Pump, Step, StreamFds, unix_time_ns};
+use gantry_stream::{ContainerIo, IoConfig, Pump, PumpKind, Step, StreamFds, unix_time_ns};
 
 const CONTAINERS: u32 = 6;
 const LIVES: usize = 12;
@@ -53,7 +53,11 @@ fn die_at(pump: &Pump, at: &str) {
 
 async fn serve(dir: PathBuf, keeper: String) {
     let epoch = unix_time_ns();
-    let pump = Pump::new(epoch).expect("pump");
+    let kind = match std::env::var("GANTRY_PUMP").as_deref() {
+        Ok("read") => PumpKind::Reads,
+        _ => PumpKind::Ring,
+    };
+    let pump = Pump::new(kind, epoch).expect("pump");
     let ring = pump.ring_memfd().expect("ring memfd");
     let journal = File::options()
         .read(true)
@@ -126,7 +130,7 @@ fn live(
     journal: &JournalMap,
     pipes: &[OwnedFd],
     first: bool,
-    (max_size, kill_at): (&str, Option<&str>),
+    (kind, max_size, kill_at): (PumpKind, &str, Option<&str>),
 ) -> (Child, RingMap) {
     let me = std::process::id();
     let path = |fd: i32| format!("/proc/{me}/fd/{fd}");
@@ -139,7 +143,9 @@ fn live(
         .env("GANTRY_DIR", dir)
         .env("GANTRY_PIPES", names.join(","));
     command.env("GANTRY_JOURNAL", path(journal.fd().as_raw_fd()));
-    command.env("GANTRY_MAX_SIZE", max_size);
+    command
+        .env("GANTRY_MAX_SIZE", max_size)
+        .env("GANTRY_PUMP", kind.name());
     if first {
         command.env("GANTRY_FIRST", "1");
     }
@@ -275,7 +281,7 @@ fn printers() -> (Vec<OwnedFd>, Vec<std::thread::JoinHandle<()>>) {
 
 /// Lives and deaths of the daemon, and a last life to the end. `deaths`: the step to die at, or a random moment.
 /// Returns how many completions had been committed but not freed.
-fn lives_and_deaths(max_size: &str, deaths: &[Option<&str>]) -> u64 {
+fn lives_and_deaths(kind: PumpKind, max_size: &str, deaths: &[Option<&str>]) -> u64 {
     let dir = tempfile::tempdir().expect("dir");
     let dir = dir.path();
     let journal = JournalMap::create().expect("journal");
@@ -286,7 +292,7 @@ fn lives_and_deaths(max_size: &str, deaths: &[Option<&str>]) -> u64 {
         .collect();
     let (mut spilled, mut committed, mut killed) = (0, 0, 0);
     for (life, death) in (0..).zip(deaths) {
-        let how = (max_size, *death);
+        let how = (kind, max_size, *death);
         let (mut child, ring) = live(dir, &journal, &reads, life == 0, how);
         if death.is_none() {
             std::thread::sleep(Duration::from_millis(u64::from(7 + life * 37u32 % 90)));
@@ -301,7 +307,7 @@ fn lives_and_deaths(max_size: &str, deaths: &[Option<&str>]) -> u64 {
         (spilled, committed, killed) = (spilled + s, committed + c, killed + 1);
         keep_reading(dir, &mut pipes);
     }
-    let (mut child, _ring) = live(dir, &journal, &reads, false, (max_size, None));
+    let (mut child, _ring) = live(dir, &journal, &reads, false, (kind, max_size, None));
     writers.into_iter().for_each(|w| w.join().expect("writer"));
     assert!(child.wait().expect("wait").success());
     eprintln!(
@@ -316,26 +322,44 @@ fn lives_and_deaths(max_size: &str, deaths: &[Option<&str>]) -> u64 {
 
 #[test]
 fn daemon_killed_at_full_rate() {
-    lives_and_deaths("4m", &[None; LIVES]);
+    lives_and_deaths(PumpKind::Ring, "4m", &[None; LIVES]);
 }
 
 #[test]
+fn daemon_that_reads_by_itself_killed_at_full_rate() {
+    lives_and_deaths(PumpKind::Reads, "4m", &[None; LIVES]);
+}
+
+const STEPS: [&str; 12] = [
+    "Written:1",
+    "Committed:1",
+    "Freed:1",
+    "Written:4",
+    "Committed:9",
+    "Freed:3",
+    "ReplayWritten:3",
+    "Written:17",
+    "ReplayWritten:40",
+    "Written:55",
+    "Freed:9",
+    "Committed:60",
+];
+
+#[test]
 fn daemon_killed_between_the_steps_of_a_batch() {
-    let deaths = [
-        "Written:1",
-        "Committed:1",
-        "Freed:1",
-        "Written:4",
-        "Committed:9",
-        "Freed:3",
-        "ReplayWritten:3",
-        "Written:17",
-        "ReplayWritten:40",
-        "Written:55",
-        "Freed:9",
-        "Committed:60",
-    ];
-    let committed = lives_and_deaths("256k", &deaths.map(Some));
+    let committed = lives_and_deaths(PumpKind::Ring, "256k", &STEPS.map(Some));
+    assert!(
+        committed > 0,
+        "no kill hit the window between commit and free"
+    );
+}
+
+#[test]
+fn daemon_that_reads_by_itself_killed_between_the_steps() {
+    let reads = ["Read:1", "Read:20", "Read:77", "Read:150"];
+    let steps = [STEPS.as_slice(), &reads].concat();
+    let steps: Vec<Option<&str>> = steps.into_iter().map(Some).collect();
+    let committed = lives_and_deaths(PumpKind::Reads, "256k", &steps);
     assert!(
         committed > 0,
         "no kill hit the window between commit and free"

@@ -5,7 +5,7 @@ mod stdin;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ pub struct StreamFds {
 
 #[derive(Debug, Default)]
 struct Reading {
-    fd: Option<OwnedFd>,
+    fd: Option<Rc<OwnedFd>>,
     armed: bool,
     cancelling: bool,
     ended: bool,
@@ -169,7 +169,7 @@ impl ContainerIo {
                     set_nonblocking(fd)?;
                 }
                 reading.ended = fd.is_none();
-                reading.fd = fd;
+                reading.fd = fd.map(Rc::new);
             }
         }
         self.started.set(true);
@@ -444,8 +444,7 @@ impl ContainerIo {
             let reading = &mut streams[stream.index()];
             let user = self.user(stream);
             if let (true, false, Some(fd)) = (wanted, reading.armed, &reading.fd) {
-                self.pump
-                    .with_ring(|ring| ring.read_multishot(fd.as_fd(), user))?;
+                self.pump.with_ring(|ring| ring.read(fd, user))?;
                 reading.armed = true;
                 queued = true;
             } else if !wanted && reading.armed && !reading.cancelling {

@@ -7,16 +7,19 @@
 //! - End of output is announced only after everything before it was written and handed on.
 
 pub mod attach;
+mod backend;
 mod io;
 pub mod keys;
 pub mod mux;
 mod pump;
+mod reads;
 mod ring;
 mod signal;
 mod sink;
 mod subscription;
 mod sys;
 
+pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;
 pub use io::{ContainerIo, IoConfig, StreamFds};
 pub use pump::{Pump, PumpStats, Step};

@@ -9,8 +9,8 @@ use std::rc::{Rc, Weak};
 use gantry_keeper_proto::shm::{JournalMap, UserData};
 use gantry_rt::fd::AsyncFd;
 
+use crate::backend::{Backend, PumpKind};
 use crate::io::ContainerIo;
-use crate::ring::PumpRing;
 
 /// Completions worked off before other tasks of the shard get their turn.
 const BATCHES_PER_TURN: usize = 4;
@@ -33,6 +33,8 @@ pub struct PumpStats {
 /// The steps of a batch, in order. A kill after any of them loses and doubles nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Bytes are read and no completion says so (only where the pump reads by itself).
+    Read,
     /// Output that the keeper had collected is in the log, and the journal does not say so.
     ReplayWritten,
     /// A container's log is written, its journal is not.
@@ -47,7 +49,7 @@ type StepHook = Box<dyn Fn(Step)>;
 
 /// The pump of a shard.
 pub struct Pump {
-    ring: RefCell<PumpRing>,
+    ring: RefCell<Backend>,
     journal: RefCell<Option<Rc<JournalMap>>>,
     targets: RefCell<HashMap<u32, Weak<ContainerIo>>>,
     stats: Cell<PumpStats>,
@@ -65,9 +67,9 @@ impl std::fmt::Debug for Pump {
 impl Pump {
     /// Sets up the ring; `epoch` must differ from that of every earlier life of the daemon (start time in ns will do).
     /// Must be called on the thread that will run it.
-    pub fn new(epoch: u64) -> io::Result<Rc<Pump>> {
+    pub fn new(kind: PumpKind, epoch: u64) -> io::Result<Rc<Pump>> {
         Ok(Rc::new(Pump {
-            ring: RefCell::new(PumpRing::new(epoch)?),
+            ring: RefCell::new(Backend::new(kind, epoch)?),
             journal: RefCell::new(None),
             targets: RefCell::default(),
             stats: Cell::default(),
@@ -135,16 +137,23 @@ impl Pump {
         }
     }
 
-    pub(crate) fn with_ring<R>(&self, f: impl FnOnce(&mut PumpRing) -> R) -> R {
+    pub(crate) fn with_ring<R>(&self, f: impl FnOnce(&mut Backend) -> R) -> R {
         f(&mut self.ring.borrow_mut())
     }
 
     /// Works until the process ends. Spawn it once per shard.
     pub async fn run(self: Rc<Self>) -> io::Result<()> {
-        let eventfd = self.ring.borrow().eventfd().try_clone_to_owned()?;
-        let eventfd = AsyncFd::new_nonblocking(eventfd)?;
+        let waitable = self.ring.borrow().waitable().try_clone_to_owned()?;
+        let kind = self.ring.borrow().kind();
+        let waitable = match kind {
+            PumpKind::Ring => AsyncFd::new_nonblocking(waitable)?,
+            PumpKind::Reads => AsyncFd::new(waitable)?,
+        };
         loop {
-            eventfd.read_eventfd().await?;
+            match kind {
+                PumpKind::Ring => drop(waitable.read_eventfd().await?),
+                PumpKind::Reads => waitable.readable().await?,
+            }
             loop {
                 let mut more = true;
                 for _ in 0..BATCHES_PER_TURN {
@@ -163,6 +172,7 @@ impl Pump {
 
     /// Works off one batch; false if there was none.
     pub(crate) fn work(&self) -> io::Result<bool> {
+        self.ring.borrow_mut().collect(&|step| self.step(step))?;
         let (head, tail) = self.ring.borrow().pending();
         if head == tail {
             return Ok(false);

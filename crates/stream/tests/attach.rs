@@ -15,7 +15,9 @@ use gantry_rt::fd::AsyncFd;
 use gantry_rt::sleep;
 use gantry_rt::testing::on_shard;
 use gantry_stream::attach::{self, AttachEnd, AttachOptions};
-use gantry_stream::{ContainerIo, IoConfig, Pump, StreamFds, SubscribeOptions, unix_time_ns};
+use gantry_stream::{
+    ContainerIo, IoConfig, Pump, PumpKind, StreamFds, SubscribeOptions, unix_time_ns,
+};
 
 /// More than a client's queue, its socket, the pipe and the ring hold together.
 const PLENTY_BYTES: usize = 32 * 1024 * 1024;
@@ -24,7 +26,7 @@ const BOUND_BYTES: usize = 8 * 1024 * 1024;
 const STEP: Duration = Duration::from_millis(10);
 
 fn pump() -> Rc<Pump> {
-    let pump = Pump::new(unix_time_ns()).expect("pump");
+    let pump = Pump::new(PumpKind::Ring, unix_time_ns()).expect("pump");
     let journal = JournalMap::create().expect("journal");
     let fd = journal.fd().try_clone_to_owned().expect("dup");
     pump.set_journal(fd).expect("journal");

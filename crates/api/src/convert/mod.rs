@@ -74,7 +74,7 @@ pub fn create_spec(
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
     let mounts = mounts::parse(&host)?;
-    warnings.extend(general_warnings(&host));
+    warnings.extend(general_warnings(&host, machine));
     if percent > 0 {
         warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
     }
@@ -143,9 +143,10 @@ pub fn create_spec(
 }
 
 /// What dockerd says about settings that it takes and does not follow, or that are dangerous.
-fn general_warnings(host: &HostConfig) -> Vec<String> {
+fn general_warnings(host: &HostConfig, machine: &Machine) -> Vec<String> {
     let mut warnings = Vec::new();
-    if host.oom_kill_disable == Some(true) && host.memory == 0 {
+    // On version 2 it is discarded, which the engine says.
+    if host.oom_kill_disable == Some(true) && host.memory == 0 && !machine.cgroup_v2 {
         warnings.push(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".to_owned(),
         );

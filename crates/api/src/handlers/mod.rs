@@ -24,7 +24,7 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         SystemInfo => system::info(call),
         SystemDataUsage => usage::data_usage(call).await,
         SystemEvents => system::events(call),
-        GantryDebug => system::debug(),
+        GantryDebug => system::debug(&call.ctx),
         VolumeList => volumes::list(call),
         VolumeInspect => volumes::inspect(call),
         VolumeCreate => volumes::create(call).await,

@@ -1,9 +1,12 @@
 //! Version, info, events and our own counters.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use gantry_engine::{Event, EventsQuery};
 use gantry_rt::http::ResponseBody;
 
+use crate::context::Context;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::service::Call;
@@ -81,7 +84,7 @@ fn message(event: &Event) -> EventMessage<'_> {
     }
 }
 
-pub(super) fn debug() -> Reply {
+pub(super) fn debug(ctx: &Context) -> Reply {
     let shards: Vec<_> = gantry_rt::stats::snapshot()
         .into_iter()
         .map(|s| {
@@ -102,5 +105,8 @@ pub(super) fn debug() -> Reply {
             })
         })
         .collect();
-    reply::ok(&serde_json::json!({ "shards": shards, "open_fds": system::open_fds() }))
+    let ways: BTreeMap<_, _> = ctx.daemon.ways.iter().copied().collect();
+    reply::ok(
+        &serde_json::json!({ "shards": shards, "open_fds": system::open_fds(), "kernel_ways": ways }),
+    )
 }

@@ -90,7 +90,8 @@ impl KeeperLink {
         client: Rc<KeeperClient>,
     ) -> Result<Rc<KeeperLink>, EngineError> {
         let epoch = client.epoch();
-        let pump = Pump::new(epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
+        let pump = Pump::new(config.pump, epoch)
+            .map_err(|e| EngineError::io("set up the pump's ring", e))?;
         let journal: OwnedFd = client.journal_memfd()?;
         pump.set_journal(journal)
             .map_err(|e| EngineError::io("map the keeper's journal", e))?;

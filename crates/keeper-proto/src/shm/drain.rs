@@ -13,6 +13,8 @@ pub struct DrainStats {
     pub committed: u64,
     /// Bytes handed on.
     pub bytes: u64,
+    /// Reads that a daemon without multishot reads did and could not complete: 0 or 1.
+    pub orphans: u64,
     /// Data completions of a slot that has a new user (its container was forgotten).
     pub stale: u64,
 }
@@ -60,6 +62,15 @@ pub fn drain_ring(
         } else {
             spill(user.slot, user.stream, data)?;
             stats.bytes += data.len() as u64;
+        }
+    }
+    if let Some((user, data)) = ring.orphan(first + u64::from(count)) {
+        if journal.generation(user.slot)? == user.generation {
+            spill(user.slot, user.stream, data)?;
+            stats.bytes += data.len() as u64;
+            stats.orphans = 1;
+        } else {
+            stats.stale += 1;
         }
     }
     Ok(stats)

@@ -8,12 +8,14 @@
 //! position to the spill files ([`SpillWriter`]), which a later daemon replays ([`SpillReader`]).
 
 mod drain;
+mod intent;
 mod journal;
 mod map;
 mod ring;
 mod spill;
 
 pub use drain::{DrainStats, SpillFn, drain_ring};
+pub use intent::{Intent, MARK_BYTES};
 pub use journal::{Carry, JOURNAL_BYTES, JournalMap, SlotCommit, SlotState};
 pub use map::{SharedMap, memfd};
 pub use ring::{

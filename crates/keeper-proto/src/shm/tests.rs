@@ -122,6 +122,7 @@ fn drain_skips_what_is_committed_or_stale() {
             completions: 4,
             committed: 1,
             bytes: 6,
+            orphans: 0,
             stale: 1
         }
     );

@@ -8,6 +8,7 @@ mod mounts;
 mod program;
 mod root_view;
 mod rootfs;
+mod rootfs_old;
 mod stdio;
 mod tmpfs;
 
@@ -32,6 +33,7 @@ pub(crate) use cgroup::GroupGuard;
 pub(crate) use fds::FdTable;
 pub(crate) use program::{candidates, text};
 pub use root_view::{RootEntry, RootView};
+pub use rootfs::{OverlayMode, overlay_mode};
 pub(crate) use stdio::{DaemonEnds, Streams, make as make_streams};
 
 /// Plans above this travel as a memfd.

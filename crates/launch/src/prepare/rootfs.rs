@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
@@ -49,7 +50,48 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
         clear_volatile_marker(&spec.work)
             .map_err(|e| LaunchError::prepare("clear the overlay marker", about(), e))?;
     }
-    overlay(spec).map_err(|(step, e)| LaunchError::prepare(step, about(), e))
+    let mounted = match overlay_mode() {
+        OverlayMode::Lowers => overlay(spec),
+        OverlayMode::Mount => crate::prepare::rootfs_old::overlay(spec),
+    };
+    mounted.map_err(|(step, e)| LaunchError::prepare(step, about(), e))
+}
+
+/// How the lower directories of an overlay are given to this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverlayMode {
+    /// One by one, to a detached mount (6.7).
+    Lowers,
+    /// All in the option string of mount(2), in a mount namespace that lives for that call only.
+    Mount,
+}
+
+impl OverlayMode {
+    /// The name in diagnostics.
+    pub fn name(self) -> &'static str {
+        match self {
+            OverlayMode::Lowers => "lowerdir+",
+            OverlayMode::Mount => "mount",
+        }
+    }
+}
+
+/// Asks the kernel, once.
+pub fn overlay_mode() -> OverlayMode {
+    static MODE: OnceLock<OverlayMode> = OnceLock::new();
+    *MODE.get_or_init(|| {
+        // Any directory does: the context never becomes a mount.
+        let takes = |key: &str| {
+            rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+                .and_then(|fs| rustix::mount::fsconfig_set_string(&fs, key, "/"))
+                .is_ok()
+        };
+        // Before 6.5 options are only collected and looked at in the end: there every name is taken.
+        match takes("lowerdir+") && !takes("no-such-option") {
+            true => OverlayMode::Lowers,
+            false => OverlayMode::Mount,
+        }
+    })
 }
 
 /// The union of layers, read-only; nothing is attached anywhere.
@@ -65,7 +107,13 @@ pub(crate) fn union(layers: &[PathBuf], about: &str) -> Result<OwnedFd, LaunchEr
         let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, readonly)?;
         Ok(mount)
     };
-    make().map_err(|e| LaunchError::prepare("mount the image", about, e))
+    match overlay_mode() {
+        OverlayMode::Lowers => {
+            make().map_err(|e| LaunchError::prepare("mount the image", about, e))
+        }
+        OverlayMode::Mount => crate::prepare::rootfs_old::union(layers)
+            .map_err(|(step, e)| LaunchError::prepare(step, about, e)),
+    }
 }
 
 fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
