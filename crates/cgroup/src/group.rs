@@ -183,7 +183,7 @@ impl Group {
     pub fn unsupported(&self, limits: &Limits) -> Result<Vec<&'static str>, CgroupError> {
         let there = |setting: &Setting| {
             self.path(setting.controller)
-                .is_some_and(|dir| setting.files.iter().any(|file| dir.join(file).exists()))
+                .is_some_and(|dir| setting.places().any(|(file, _)| dir.join(file).exists()))
         };
         let settings = self.settings(limits)?;
         let mut missing: Vec<_> = settings
@@ -224,8 +224,8 @@ impl Group {
         let Some(dir) = self.path(setting.controller) else {
             return Ok(false);
         };
-        for file in setting.files {
-            if sysfs::write_if_there(dir, file, &setting.value)? {
+        for (file, value) in setting.places() {
+            if sysfs::write_if_there(dir, file, value)? {
                 return Ok(true);
             }
         }

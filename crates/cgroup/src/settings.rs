@@ -13,6 +13,17 @@ pub(crate) struct Setting {
     /// Names the file has had, the first that exists is written.
     pub files: &'static [&'static str],
     pub value: String,
+    /// The file and value where none of `files` exists.
+    pub otherwise: Option<(&'static str, String)>,
+}
+
+impl Setting {
+    /// Files and values, the first that exists counts.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let otherwise = self.otherwise.as_ref();
+        let files = self.files.iter().map(|file| (*file, self.value.as_str()));
+        files.chain(otherwise.map(|(file, value)| (*file, value.as_str())))
+    }
 }
 
 /// A CPU period without one of its own.
@@ -34,6 +45,7 @@ fn setting(
         controller,
         files,
         value: value.to_string(),
+        otherwise: None,
     }
 }
 
@@ -313,29 +325,39 @@ fn v2_swap(limits: &Limits) -> Result<Option<i64>, CgroupError> {
     }
 }
 
-/// Shares 2..262144 to weight 1..10000, linear as the OCI runtimes do.
+/// Shares 2..262144 to weight 1..10000, as the OCI runtimes do: a curve through the lowest, the highest and the default
+/// values (1024 is 100).
 fn weight_of_shares(shares: u64) -> u64 {
-    let shares = shares.clamp(MIN_SHARES, MAX_SHARES);
-    1 + ((shares - MIN_SHARES) * 9999) / (MAX_SHARES - MIN_SHARES)
+    match shares {
+        ..=MIN_SHARES => 1,
+        MAX_SHARES.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            10f64.powf(exponent).ceil() as u64
+        }
+    }
+}
+
+/// Weight 10..1000 of block I/O stretched to 1..10000, which `io.weight` takes.
+fn stretched_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
 
 fn v2_io(limits: &Limits) -> Vec<Setting> {
     let blkio = Controller::Blkio;
+    // BFQ has files of its own, which take the weight as it is.
+    let weight = |name, of: &str, weight: u16| Setting {
+        otherwise: Some(("io.weight", format!("{of} {}", stretched_weight(weight)))),
+        ..setting(name, blkio, &["io.bfq.weight"], format!("{of} {weight}"))
+    };
     let mut all = Vec::new();
-    if let Some(weight) = limits.blkio_weight {
-        // Both files take 1 to 10000 in the general form; 10..1000 is stretched to it.
-        let stretched = 1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
-        all.push(setting(
-            "blkio weight",
-            blkio,
-            &["io.weight"],
-            format!("default {stretched}"),
-        ));
+    if let Some(value) = limits.blkio_weight {
+        all.push(weight("blkio weight", "default", value));
     }
     for device in &limits.blkio_weight_devices {
-        let value = format!("{}:{} {}", device.major, device.minor, device.weight);
-        let files = &["io.bfq.weight", "io.weight"];
-        all.push(setting("blkio weight device", blkio, files, value));
+        let of = format!("{}:{}", device.major, device.minor);
+        all.push(weight("blkio weight device", &of, device.weight));
     }
     let mut throttle = |name, key: &str, list: &[Throttle]| {
         for Throttle { major, minor, rate } in list {

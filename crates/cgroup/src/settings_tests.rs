@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::DeviceWeight;
 
 fn pairs(settings: Vec<Setting>) -> Vec<(&'static str, String)> {
     settings
@@ -37,7 +38,7 @@ fn cpus_become_quota_and_period() {
     ];
     assert_eq!(pairs(v1(&limits).unwrap()), text(&expected));
     let expected = [
-        ("cpu.weight", "39"),
+        ("cpu.weight", "100"),
         ("cpu.max", "150000 100000"),
         ("pids.max", "max"),
     ];
@@ -91,6 +92,19 @@ fn shares_cover_the_whole_range_of_weights() {
     assert_eq!(weight_of_shares(2), 1);
     assert_eq!(weight_of_shares(MAX_SHARES), 10_000);
     assert_eq!(weight_of_shares(u64::MAX), 10_000);
+    // As runc 1.3 writes them.
+    for (shares, weight) in [
+        (10, 4),
+        (100, 17),
+        (512, 59),
+        (1024, 100),
+        (2048, 174),
+        (4096, 303),
+        (100_000, 4340),
+    ] {
+        assert_eq!(weight_of_shares(shares), weight, "{shares}");
+    }
+    assert!((MIN_SHARES..5000).all(|n| weight_of_shares(n) <= weight_of_shares(n + 1)));
 }
 
 #[test]
@@ -110,8 +124,35 @@ fn block_devices() {
     ];
     assert_eq!(pairs(v1(&limits).unwrap()), text(&expected));
     let expected = [
-        ("io.weight", "default 10000"),
+        ("io.bfq.weight", "default 1000"),
         ("io.max", "8:0 rbps=1048576"),
     ];
-    assert_eq!(pairs(v2(&limits).unwrap()), text(&expected));
+    let settings = v2(&limits).unwrap();
+    let places: Vec<_> = settings[0].places().collect();
+    let expected_places = [
+        ("io.bfq.weight", "default 1000"),
+        ("io.weight", "default 10000"),
+    ];
+    assert_eq!(places, expected_places);
+    assert_eq!(pairs(settings), text(&expected));
+}
+
+#[test]
+fn weights_of_block_devices() {
+    let limits = Limits {
+        blkio_weight_devices: vec![DeviceWeight {
+            major: 254,
+            minor: 16,
+            weight: 200,
+        }],
+        ..Limits::default()
+    };
+    let settings = v2(&limits).unwrap();
+    let places: Vec<_> = settings.iter().flat_map(Setting::places).collect();
+    let expected = [
+        ("io.bfq.weight", "254:16 200"),
+        ("io.weight", "254:16 1920"),
+    ];
+    assert_eq!(places, expected);
+    assert_eq!((stretched_weight(10), stretched_weight(1000)), (1, 10_000));
 }
