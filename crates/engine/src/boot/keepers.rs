@@ -29,7 +29,7 @@ pub(super) async fn connect(
             tracing::info!(keeper = %name, version = client.version(), containers = containers.len(),
                 "a keeper of an earlier version keeps its containers");
         }
-        let link = KeeperLink::new(name, client).await?;
+        let link = KeeperLink::new(name, client, config.pump).await?;
         adopted.extend(containers.into_iter().map(|a| (link.clone(), a)));
         if name.shard == shard.id {
             newest = Some(name);
@@ -48,7 +48,7 @@ pub(super) async fn connect(
             };
             let (client, _nothing) =
                 KeeperClient::connect_or_spawn(&config.exec_root, name, &config.keeper_exe).await?;
-            KeeperLink::new(name, client).await?
+            KeeperLink::new(name, client, config.pump).await?
         }
     };
     launching.launches.set(true);

@@ -15,7 +15,7 @@ use gantry_launch::{
     LaunchedExec, Orphan, Prepared, PreparedExec,
 };
 use gantry_rt::sync::Notify;
-use gantry_stream::Pump;
+use gantry_stream::{Pump, PumpKind};
 use rustc_hash::FxHashMap;
 
 pub(crate) use held::Held;
@@ -88,10 +88,11 @@ impl KeeperLink {
     pub(crate) async fn new(
         name: KeeperName,
         client: Rc<KeeperClient>,
+        pump: PumpKind,
     ) -> Result<Rc<KeeperLink>, EngineError> {
         let epoch = client.epoch();
-        let pump = Pump::new(config.pump, epoch)
-            .map_err(|e| EngineError::io("set up the pump's ring", e))?;
+        let pump =
+            Pump::new(pump, epoch).map_err(|e| EngineError::io("set up the pump's ring", e))?;
         let journal: OwnedFd = client.journal_memfd()?;
         pump.set_journal(journal)
             .map_err(|e| EngineError::io("map the keeper's journal", e))?;
