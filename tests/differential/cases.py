@@ -238,6 +238,27 @@ case("volumes-from-two", {"VolumesFrom": ["@one", "@two:rw"], "Binds": ["@dir/pl
      donors={"one": {**SLEEP, "Volumes": {"/volume": {}}, "HostConfig": {"NetworkMode": "none", "Binds": ["@dir/tree:/mnt/x"]}},
              "two": {**SLEEP, "HostConfig": {"NetworkMode": "none", "Tmpfs": {"/mnt/t": ""}, "Binds": ["gdiff-two:/mnt/two"]}}})
 
+case("mounts-image", {"Mounts": [{"Type": "image", "Source": "bare", "Target": "/mnt/image"}]}, files=("/mnt/image/etc/group",))
+case("mounts-image-subpath", {"Mounts": [{"Type": "image", "Source": "probe:latest", "Target": "/opt/volume",
+                                           "ImageOptions": {"Subpath": "volume/dir"}, "ReadOnly": True}]},
+     files=("/opt/volume/inner/deep",))
+
+# Changes of a container that runs; the probe begins when they are in force.
+def updated(name, host, change, file, value):
+    wait = f'echo ready; until [ "$(cat /sys/fs/cgroup/{file})" = {value} ]; do sleep 0.05; done; exec sh /probe.sh'
+    case(f"update-{name}", host, {"Cmd": ["sh", "-c", wait]}, calls=(
+        ("READY", "ready", None), ("POST", "/containers/@id/update", change), ("GET", "/containers/@id/json", None)))
+
+
+updated("pids", {"PidsLimit": 50}, {"PidsLimit": 60}, "pids/pids.max", 60)
+updated("pids-none", {"PidsLimit": 50}, {"PidsLimit": -1}, "pids/pids.max", "max")
+updated("memory", {"Memory": 64 * MIB}, {"Memory": 96 * MIB, "MemorySwap": 128 * MIB, "MemoryReservation": 32 * MIB},
+        "memory/memory.soft_limit_in_bytes", 32 * MIB)
+updated("memory-down", {"Memory": 64 * MIB, "MemorySwap": 128 * MIB}, {"Memory": 48 * MIB}, "memory/memory.limit_in_bytes", 48 * MIB)
+updated("cpu", {"CpuShares": 500}, {"CpuShares": 700, "CpuPeriod": 50000, "CpuQuota": 20000, "CpusetCpus": "0"}, "cpu/cpu.shares", 700)
+updated("nano-cpus", {}, {"NanoCpus": 500000000}, "cpu/cpu.cfs_quota_us", 50000)
+updated("policy", {}, {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "CpuShares": 300}, "cpu/cpu.shares", 300)
+
 # The rest.
 case("init", {"Init": True})
 case("init-tty-user", {"Init": True}, {"Tty": True, "User": "alice"})

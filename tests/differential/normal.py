@@ -116,6 +116,7 @@ def flat(result, case, names):
         del out[path]
     if "output" in result:
         output = result["output"].replace("\r\n", "\n")
+        output = output.removeprefix("ready\n")
         if output.startswith("@@ "):
             inside(put, output, result, case, names)
         else:
@@ -129,8 +130,10 @@ def spread(put, path, value):
         for key, inner in value.items():
             spread(put, f"{path}.{key}", inner)
     elif not DROPPED.search(path) or ".Mounts." in path:
-        if path == "create.answer.Warnings":
+        if path.endswith(".answer.Warnings") and value and FORWARDING in value:
             value = [warning for warning in value if warning != FORWARDING]
+            # An update without warnings has no list.
+            value = value or ([] if path.startswith("create.") else None)
         put(path, value)
 
 

@@ -206,3 +206,24 @@ refused("mount-tmpfs-option", mount("tmpfs", TmpfsOptions={"Options": [["nothere
 refused("mount-twice", {"Mounts": [{"Type": "tmpfs", "Target": "/mnt/x"}, {"Type": "tmpfs", "Target": "/mnt/x/"}]})
 refused("mount-npipe", mount("npipe", Source="x"))
 refused("mount-image-missing", mount("image", Source="nothere"))
+refused("mount-image-subpath-missing", mount("image", Source="bare", ImageOptions={"Subpath": "nothere"}))
+refused("mount-image-subpath-out", mount("image", Source="bare", ImageOptions={"Subpath": "../x"}))
+refused("mount-image-no-source", mount("image"))
+refused("mount-image-bind-options", mount("image", Source="bare", BindOptions={}))
+
+
+# Changes of a container that runs.
+def not_updated(name, host, change):
+    case(f"refused-update-{name}", host, {"Cmd": ["sh", "-c", "echo ready; exec sleep 600"]}, calls=(
+        ("READY", "ready", None), ("POST", "/containers/@id/update", change), ("GET", "/containers/@id/json", None),
+        ("POST", "/containers/@id/kill", None)))
+
+
+not_updated("memory-small", {"Memory": 64 * MIB}, {"Memory": MIB})
+not_updated("memory-above-swap", {"Memory": 64 * MIB, "MemorySwap": 96 * MIB}, {"Memory": 128 * MIB})
+not_updated("quota-and-nano", {"NanoCpus": 10**9}, {"CpuQuota": 20000})
+not_updated("nano-and-quota", {"CpuQuota": 20000}, {"NanoCpus": 10**9})
+not_updated("cpuset", {}, {"CpusetCpus": "99"})
+not_updated("shares", {}, {"CpuShares": -5})
+not_updated("policy", {}, {"RestartPolicy": {"Name": "sometimes"}})
+not_updated("type", {}, {"PidsLimit": "many"})
