@@ -344,7 +344,6 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be recorded");
         return;
     }
-    container.was_running_at_boot.set(true);
     if let Err(e) = exit::store_record(container, &container.record()).await {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
@@ -387,11 +386,11 @@ async fn remove_groups(shard: &Rc<ShardEngine>, names: Vec<(String, String)>) {
 fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
     for container in containers {
         let status = container.status();
-        let (exit_code, manually) = {
+        let (exit_code, attempts, manually) = {
             let inner = container.inner.borrow();
-            (inner.state.exit_code, inner.state.manually_stopped)
+            let state = &inner.state;
+            (state.exit_code, inner.restart_count, state.manually_stopped)
         };
-        let was_running = container.was_running_at_boot.get() || status == Status::Restarting;
         let policy = container.settings().host.restart;
         if status == Status::Removing
             || (status == Status::Exited && container.fixed.host.auto_remove)
@@ -400,7 +399,7 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
         } else if status == Status::Restarting {
             start::schedule_restart(container, Duration::ZERO);
         } else if status == Status::Exited
-            && backoff::starts_at_boot(policy, was_running, exit_code, manually)
+            && backoff::starts_at_boot(policy, exit_code, attempts, manually)
         {
             start::start_later(container);
         }
