@@ -23,7 +23,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
 use crate::volumes::image_mount;
-use crate::{EngineError, backoff, clock, exec, health, volumes};
+use crate::{EngineError, backoff, clock, exec, health, oom, volumes};
 
 use adopt::Slot;
 pub(crate) use adopt::end_unknown;
@@ -240,6 +240,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     }
     let report = settle(&shard, &containers, adopted).await;
     containers.iter().for_each(Container::begin_health_anew);
+    containers.iter().for_each(oom::watch_later);
     remove_left_groups(&shard, &containers).await;
     let views = containers.iter().map(|c| Arc::new(c.view())).collect();
     shared.index.publish_all(id, views);
@@ -251,6 +252,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     }
     keepers::dismiss_spent(&shard).await;
     gantry_rt::spawn("exec.sweep", exec::gc::run(shard.clone()));
+    gantry_rt::spawn("oom.look", oom::run(shard.clone()));
     gantry_rt::spawn("health.clock", health::clock::run(shard.clone()));
     continue_lives(&shard, &containers);
     Ok(report)

@@ -102,6 +102,8 @@ pub(crate) struct Run {
     pub(crate) started: Option<Instant>,
     /// Its control group.
     pub(crate) group: Arc<gantry_cgroup::Group>,
+    /// Kills for lack of memory in its group that were told.
+    pub(crate) oom_kills_told: Cell<u64>,
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
     /// Its root file system; not after an adoption, where the exit ends the mount.
