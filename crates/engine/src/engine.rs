@@ -263,8 +263,7 @@ impl Engine {
         options: AttachOptions,
     ) -> Result<AttachTicket, EngineError> {
         attach::parse_detach_keys(&options)?;
-        let named = key.to_owned();
-        self.on_owner(key, |c| async move { attach::check(&c, &named, options) })
+        self.on_owner(key, |c| async move { attach::check(&c, options) })
             .await
     }
 

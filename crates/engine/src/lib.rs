@@ -35,7 +35,6 @@ pub mod model;
 mod mounts;
 mod names;
 mod namespaces;
-mod oom;
 mod orphan;
 mod shard;
 mod signals;
