@@ -81,7 +81,7 @@ def names(engine, wanted):
 
 RUNS = {  # check, other settings, then: health, exit code and output of a result
     "exec": (check("CMD", "echo", "$0", "a b"), {}, "healthy", 0, "$0 a b\n"),
-    "shell": (shell("echo $A >&2; pwd"), {"Env": ["A=b"], "WorkingDir": "/tmp"}, "healthy", 0, "b\n/tmp\n"),
+    "shell": (shell("{ echo $A; pwd; } >&2"), {"Env": ["A=b"], "WorkingDir": "/tmp"}, "healthy", 0, "b\n/tmp\n"),
     "own-shell": (shell("$0 x", ), {"Shell": ["/bin/echo", "-n"]}, "healthy", 0, "$0 x"),
     "fails": (shell("exit 3", Retries=2), {}, "unhealthy", 3, ""),
     "no-program": (check("CMD", "/nope", Retries=1), {}, "unhealthy", -1, "OCI runtime exec failed: exec failed: unable "

@@ -13,6 +13,7 @@ mod error;
 mod group;
 mod lifecycle;
 mod limits;
+mod oom;
 mod settings;
 mod sysfs;
 
@@ -23,3 +24,4 @@ pub use error::CgroupError;
 pub use group::{AttachFds, Group};
 pub use lifecycle::{FREEZE_TIMEOUT_MS, KILL_ROUNDS, MAX_NESTED_GROUPS, REMOVE_ATTEMPTS};
 pub use limits::{DeviceWeight, Limits, Throttle, UNLIMITED};
+pub use oom::{Fired, OomWatch};

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gantry_cgroup::{
-    Access, CgroupError, Controller, DeviceKind, DeviceProgram, DeviceRule, Group, Hierarchy,
-    Limits, Version,
+    Access, CgroupError, Controller, DeviceKind, DeviceProgram, DeviceRule, Fired, Group,
+    Hierarchy, Limits, OomWatch, Version,
 };
 
 const PARENT: &str = "/gantry-cgroup-test";
@@ -212,6 +212,48 @@ fn memory_kill_is_counted() {
     wait_until("a counted kill", || {
         scratch.group.oom_kill_count().unwrap() == Some(1)
     });
+}
+
+#[test]
+fn memory_kills_are_heard_of_while_a_group_lives() {
+    let Some(mut scratch) = Scratch::new("heard") else {
+        return;
+    };
+    let hierarchy = Hierarchy::detect().unwrap();
+    let watch = OomWatch::new(hierarchy.version()).unwrap();
+    let mark = watch.add(&scratch.group).unwrap().unwrap();
+    assert!(matches!(
+        watch.fired().unwrap(),
+        Fired::Times(0) | Fired::In(_)
+    ));
+    let limits = Limits {
+        memory_bytes: Some(16 << 20),
+        memory_swap_bytes: Some(16 << 20),
+        ..Limits::default()
+    };
+    scratch.group.apply(&limits).unwrap();
+    scratch.shell("head -c 100000000 /dev/zero | tail -c 90000000");
+    wait_until("a kill is heard of", || match watch.fired().unwrap() {
+        Fired::Times(times) => times > 0,
+        Fired::In(marks) => marks.contains(&mark),
+        Fired::Anywhere => true,
+    });
+    wait_until("and counted", || {
+        scratch
+            .group
+            .oom_kill_count()
+            .unwrap()
+            .is_some_and(|n| n > 0)
+    });
+    scratch.group.kill_all().unwrap();
+    watch.fired().unwrap();
+    if hierarchy.version() != Version::V2 {
+        // The owner of the watch knows what it removes, and takes this signal for that.
+        scratch.group.remove().unwrap();
+        wait_until("the removal is heard of", || {
+            watch.fired().unwrap() == Fired::Times(1)
+        });
+    }
 }
 
 fn open_in_group(scratch: &mut Scratch, path: &str) -> bool {

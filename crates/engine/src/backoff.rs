@@ -53,19 +53,17 @@ pub fn restarts_after_exit(
     }
 }
 
-/// Whether a container that does not run is started when the daemon starts. `was_running`: the
-/// record says it ran (or was about to) when the daemon or the machine went down.
+/// Whether a container that has ended is started when the daemon starts. As in dockerd a failure counts for `on-failure`
+/// whoever brought it about, also a client's `stop`.
 pub fn starts_at_boot(
     policy: RestartPolicy,
-    was_running: bool,
     exit_code: i32,
+    attempts: u32,
     manually_stopped: bool,
 ) -> bool {
     match policy {
-        RestartPolicy::No => false,
-        RestartPolicy::Always => was_running || manually_stopped || exit_code != 0,
         RestartPolicy::UnlessStopped => !manually_stopped,
-        RestartPolicy::OnFailure { .. } => was_running && !manually_stopped && exit_code != 0,
+        other => restarts_after_exit(other, exit_code, attempts, false),
     }
 }
 
@@ -100,8 +98,22 @@ mod tests {
             9,
             false
         ));
-        assert!(starts_at_boot(RestartPolicy::Always, false, 0, true));
-        assert!(!starts_at_boot(RestartPolicy::UnlessStopped, true, 0, true));
+        for (policy, exit_code, attempts, manually, starts) in [
+            (RestartPolicy::No, 1, 0, false, false),
+            (RestartPolicy::Always, 0, 0, true, true),
+            (RestartPolicy::Always, 0, 0, false, true),
+            (RestartPolicy::UnlessStopped, 1, 0, true, false),
+            (RestartPolicy::UnlessStopped, 0, 0, false, true),
+            (failure, 137, 0, true, true),
+            (failure, 1, 2, false, false),
+            (failure, 0, 0, true, false),
+        ] {
+            assert_eq!(
+                starts_at_boot(policy, exit_code, attempts, manually),
+                starts,
+                "{policy:?} {exit_code}"
+            );
+        }
     }
 
     proptest! {

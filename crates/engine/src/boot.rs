@@ -23,7 +23,7 @@ use crate::launch_spec::cgroup_parent;
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
 use crate::volumes::image_mount;
-use crate::{EngineError, backoff, clock, exec, health, volumes};
+use crate::{EngineError, backoff, clock, exec, health, oom, volumes};
 
 use adopt::Slot;
 pub(crate) use adopt::end_unknown;
@@ -240,6 +240,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     }
     let report = settle(&shard, &containers, adopted).await;
     containers.iter().for_each(Container::begin_health_anew);
+    containers.iter().for_each(oom::watch_later);
     remove_left_groups(&shard, &containers).await;
     let views = containers.iter().map(|c| Arc::new(c.view())).collect();
     shared.index.publish_all(id, views);
@@ -251,6 +252,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     }
     keepers::dismiss_spent(&shard).await;
     gantry_rt::spawn("exec.sweep", exec::gc::run(shard.clone()));
+    gantry_rt::spawn("oom.look", oom::run(shard.clone()));
     gantry_rt::spawn("health.clock", health::clock::run(shard.clone()));
     continue_lives(&shard, &containers);
     Ok(report)
@@ -344,7 +346,6 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be recorded");
         return;
     }
-    container.was_running_at_boot.set(true);
     if let Err(e) = exit::store_record(container, &container.record()).await {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
@@ -387,11 +388,11 @@ async fn remove_groups(shard: &Rc<ShardEngine>, names: Vec<(String, String)>) {
 fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
     for container in containers {
         let status = container.status();
-        let (exit_code, manually) = {
+        let (exit_code, attempts, manually) = {
             let inner = container.inner.borrow();
-            (inner.state.exit_code, inner.state.manually_stopped)
+            let state = &inner.state;
+            (state.exit_code, inner.restart_count, state.manually_stopped)
         };
-        let was_running = container.was_running_at_boot.get() || status == Status::Restarting;
         let policy = container.settings().host.restart;
         if status == Status::Removing
             || (status == Status::Exited && container.fixed.host.auto_remove)
@@ -400,7 +401,7 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
         } else if status == Status::Restarting {
             start::schedule_restart(container, Duration::ZERO);
         } else if status == Status::Exited
-            && backoff::starts_at_boot(policy, was_running, exit_code, manually)
+            && backoff::starts_at_boot(policy, exit_code, attempts, manually)
         {
             start::start_later(container);
         }

@@ -263,7 +263,8 @@ impl Engine {
         options: AttachOptions,
     ) -> Result<AttachTicket, EngineError> {
         attach::parse_detach_keys(&options)?;
-        self.on_owner(key, |c| async move { attach::check(&c, options) })
+        let named = key.to_owned();
+        self.on_owner(key, |c| async move { attach::check(&c, &named, options) })
             .await
     }
 

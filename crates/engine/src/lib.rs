@@ -35,6 +35,7 @@ pub mod model;
 mod mounts;
 mod names;
 mod namespaces;
+mod oom;
 mod orphan;
 mod shard;
 mod signals;

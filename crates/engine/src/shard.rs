@@ -26,6 +26,7 @@ use crate::journal::{JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
+use crate::oom::OomWatcher;
 use crate::volumes::{Volumes, image_mount};
 use crate::{EngineError, health};
 
@@ -88,6 +89,8 @@ pub(crate) struct ShardEngine {
     pub(crate) keepers: RefCell<Vec<Rc<KeeperLink>>>,
     pub(crate) journal: RefCell<StateJournal>,
     pub(crate) open_logs: OpenLogs,
+    /// Its containers that may be killed for lack of memory.
+    pub(crate) oom: OomWatcher,
     /// When its containers are probed.
     pub(crate) health: health::clock::Clock,
     /// Whose start is not on disk yet.
@@ -101,6 +104,7 @@ impl ShardEngine {
         shared: Arc<Shared>,
         journal: StateJournal,
     ) -> Result<Rc<Self>, EngineError> {
+        let oom = OomWatcher::new(shared.seccomp.hierarchy.version())?;
         let shard = Rc::new(Self {
             id: gantry_rt::current_shard().0,
             shared,
@@ -108,6 +112,7 @@ impl ShardEngine {
             keepers: RefCell::default(),
             journal: RefCell::new(journal),
             open_logs: OpenLogs::default(),
+            oom,
             health: health::clock::Clock::default(),
             unremembered: Unremembered::default(),
             booted: Cell::new(false),

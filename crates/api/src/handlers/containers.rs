@@ -328,7 +328,9 @@ pub(super) async fn top(call: Call) -> Reply {
         .engine
         .top(&call.key, call.query.get("ps_args"))
         .await?;
-    reply::ok(&serde_json::json!({ "Titles": top.titles, "Processes": top.processes }))
+    // As dockerd has it.
+    let processes = Some(top.processes).filter(|p| !p.is_empty());
+    reply::ok(&serde_json::json!({ "Titles": top.titles, "Processes": processes }))
 }
 
 pub(super) async fn delete(call: Call) -> Reply {

@@ -110,6 +110,7 @@ pub(super) async fn adopt(
             keeper: link.clone(),
             started: None,
             group: group.clone(),
+            oom_kills_told: Cell::new(0),
             exiting: Cell::new(false),
             _root: None,
         }));

@@ -58,17 +58,17 @@ pub(crate) fn parse_detach_keys(options: &AttachOptions) -> Result<Vec<u8>, Engi
     }
 }
 
-/// Checks a request on the owner shard.
+/// Checks a request on the owner shard; `named` is how the client called the container.
 pub(crate) fn check(
     container: &Rc<Container>,
+    named: &str,
     mut options: AttachOptions,
 ) -> Result<AttachTicket, EngineError> {
     let detach_keys = parse_detach_keys(&options)?;
     match container.status() {
         Status::Paused => {
             return Err(EngineError::Conflict(format!(
-                "container {} is paused, unpause the container before attach",
-                container.id
+                "container {named} is paused, unpause the container before attach"
             )));
         }
         Status::Restarting => {

@@ -11,7 +11,7 @@ use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
 use crate::shard::ShardEngine;
-use crate::{EngineError, clock, exec, volumes};
+use crate::{EngineError, clock, exec, oom, volumes};
 
 /// How long an exit waits for the end of output before it is announced. Longer than that, either an
 /// attached client is slow, or a process outside the container was given the pipe.
@@ -67,6 +67,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     {
         tracing::warn!(id = %container.id, "output is still open after the exit");
     }
+    oom::end(container, &run).await;
     fault::reach(Point::ExitDrained);
     settle(container, &run, &exit).await;
 }
@@ -129,7 +130,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
             LOST_ERROR.to_owned()
         };
         state.finished_unix_ns = exit.exited_unix_ns.max(state.started_unix_ns);
-        state.oom_killed = exit.oom_killed;
+        state.oom_killed |= exit.oom_killed;
     };
     let keep = !container.fixed.host.auto_remove;
     if keep && let Err(e) = commit_exit(container, next, change).await {
@@ -146,7 +147,10 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     container.releasing.set(true);
     let lasted = container.end_run();
     exec::exit::container_ended(container);
-    announce(container, exit, code, lasted);
+    if exit.oom_killed && run.oom_kills_told.get() == 0 {
+        container.event("oom", &[]);
+    }
+    announce(container, code, lasted);
     fault::reach(Point::ExitAnnounced);
     release(container, run, durable.is_ok()).await;
     container.releasing.set(false);
@@ -186,10 +190,7 @@ pub(crate) async fn store_record(
     Ok(container.shard.shared.store.commit(batch).await?)
 }
 
-fn announce(container: &Rc<Container>, exit: &ExitReport, code: i32, lasted: Duration) {
-    if exit.oom_killed {
-        container.event("oom", &[]);
-    }
+fn announce(container: &Rc<Container>, code: i32, lasted: Duration) {
     let points = &container.fixed.host.mounts;
     volumes::announce_unmounts(&container.shard.shared, &container.id, points);
     if container.stopping.take() {

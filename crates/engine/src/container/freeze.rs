@@ -77,11 +77,11 @@ pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError
             container.id
         )));
     }
-    thaw(container).await
+    thaw(container, true).await
 }
 
-/// Thaws a paused container; also on the way to its end, under the lock of `stop`.
-pub(crate) async fn thaw(container: &Rc<Container>) -> Result<(), EngineError> {
+/// Thaws a paused container; also on the way to its end, under the lock of `stop`. `tell`: with an event.
+pub(crate) async fn thaw(container: &Rc<Container>, tell: bool) -> Result<(), EngineError> {
     let run = container.running("")?;
     let group = run.group.clone();
     let thawed = files::on_worker(move || Ok(group.thaw()?)).await;
@@ -89,7 +89,9 @@ pub(crate) async fn thaw(container: &Rc<Container>) -> Result<(), EngineError> {
     if container.status() == Status::Paused {
         thawed?;
         container.transition(Status::Running, |_| {})?;
-        container.event("unpause", &[]);
+        if tell {
+            container.event("unpause", &[]);
+        }
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
     container.amend(|inner| inner.state.manually_stopped = true);
     send(container, &run, number).await?;
     if ends {
-        thaw_if_paused(container).await?;
+        thaw_if_paused(container, number).await?;
     }
     if number == signals::KILL {
         let gone = gantry_rt::timeout(KILL_LIMIT, container.until(|s| !s.is_alive())).await;
@@ -70,10 +70,14 @@ pub(crate) async fn send(
     }
 }
 
-/// A frozen process takes no signal: the ones that should end it need it thawed.
-pub(crate) async fn thaw_if_paused(container: &Rc<Container>) -> Result<(), EngineError> {
+/// A frozen process takes no signal: the ones that should end it need it thawed. As with dockerd there is no time to see
+/// that it runs again before it is killed.
+pub(crate) async fn thaw_if_paused(
+    container: &Rc<Container>,
+    signal: i32,
+) -> Result<(), EngineError> {
     if container.status() == Status::Paused {
-        freeze::thaw(container).await?;
+        freeze::thaw(container, signal != signals::KILL).await?;
     }
     Ok(())
 }

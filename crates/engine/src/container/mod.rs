@@ -68,8 +68,6 @@ pub(crate) struct Container {
     pub(crate) gone: Cell<bool>,
     /// An ended run still gives back its control group and its keeper slot.
     pub(crate) releasing: Cell<bool>,
-    /// The record said it runs when the daemon came up, and it did not.
-    pub(crate) was_running_at_boot: Cell<bool>,
     /// The JSON copy of the record is older than the record.
     pub(crate) copy_wanted: Cell<bool>,
     /// The JSON copy is being written.
@@ -104,6 +102,8 @@ pub(crate) struct Run {
     pub(crate) started: Option<Instant>,
     /// Its control group.
     pub(crate) group: Arc<gantry_cgroup::Group>,
+    /// Kills for lack of memory in its group that were told.
+    pub(crate) oom_kills_told: Cell<u64>,
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
     /// Its root file system; not after an adoption, where the exit ends the mount.
@@ -146,7 +146,6 @@ impl Container {
             removing: Cell::new(false),
             gone: Cell::new(false),
             releasing: Cell::new(false),
-            was_running_at_boot: Cell::new(false),
             copy_wanted: Cell::new(false),
             copying: Cell::new(false),
             pending: RefCell::default(),

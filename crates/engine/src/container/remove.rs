@@ -101,7 +101,7 @@ async fn end(container: &Rc<Container>, key: &str) -> Result<(), EngineError> {
         return Ok(());
     };
     kill::send(container, &run, signals::KILL).await?;
-    kill::thaw_if_paused(container).await?;
+    kill::thaw_if_paused(container, signals::KILL).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
         EngineError::Conflict(format!(
             "cannot remove container \"{key}\": could not kill container: did not receive an exit event"

@@ -14,7 +14,7 @@ use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
 use crate::orphan::ProcessName;
-use crate::{EngineError, clock, signals, volumes};
+use crate::{EngineError, clock, oom, signals, volumes};
 
 /// Who wants the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub(crate) async fn start_locked(
             let points = &container.fixed.host.mounts;
             volumes::announce_mounts(&container.shard.shared, &container.id, points);
             container.event("start", &[]);
+            oom::watch_later(container);
             remember::started(container);
             Ok(())
         }
@@ -149,6 +150,7 @@ fn take_over(
         keeper: keeper.clone(),
         started: Some(Instant::now()),
         group,
+        oom_kills_told: Cell::new(0),
         exiting: Cell::new(false),
         _root: Some(launched.root),
     });

@@ -92,7 +92,7 @@ async fn end_processes(
     };
     kill::send(container, &run, signal).await?;
     fault::reach(Point::StopSignalled);
-    kill::thaw_if_paused(container).await?;
+    kill::thaw_if_paused(container, signal).await?;
     let ended = container.until(|s| !s.is_alive());
     match grace(options.timeout_s.or(container.fixed.config.stop_timeout_s)) {
         None => {
@@ -107,7 +107,7 @@ async fn end_processes(
     }
     tracing::info!(id = %container.id, signal, "container did not end in its grace; killed");
     kill::send(container, &run, signals::KILL).await?;
-    kill::thaw_if_paused(container).await?;
+    kill::thaw_if_paused(container, signals::KILL).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive()))
         .await
         .map_err(|_| {

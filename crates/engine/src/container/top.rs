@@ -1,9 +1,9 @@
 //! `top`: the processes of a container, from the host's side.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::{fs, io};
 
 use super::{Container, files};
 use crate::model::{Status, Top};
@@ -114,7 +114,9 @@ fn row(pid: i32, boot_unix_s: i64, users: &BTreeMap<u32, String>) -> Option<Vec<
         users.get(&uid).cloned().unwrap_or_else(|| uid.to_string()),
         pid.to_string(),
         stat.ppid.to_string(),
-        (cpu_s * 100 / alive_s).min(99).to_string(),
+        (stat.cpu_ticks * 100 / TICKS_PER_S / alive_s)
+            .min(99)
+            .to_string(),
         start_text(started, now),
         tty_name(stat.tty),
         format!(
@@ -162,7 +164,14 @@ fn tty_name(device: u32) -> String {
     match major {
         0 => "?".to_owned(),
         4 if minor < 64 => format!("tty{minor}"),
-        136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
+        136..=143 => {
+            let name = format!("pts/{}", (major - 136) * 256 + minor);
+            // Another pseudoterminal file system has the same numbers; `ps` names what the host has.
+            match fs::metadata(format!("/dev/{name}")) {
+                Ok(_) => name,
+                Err(_) => "?".to_owned(),
+            }
+        }
         _ => format!("{major}:{minor}"),
     }
 }
@@ -181,7 +190,12 @@ fn run_ps(args: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
         if with_pids {
             ps.arg(format!("-q{list}"));
         }
-        ps.output().map_err(|e| EngineError::io("run ps", e))
+        ps.output().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => EngineError::System(
+                "ps: exec: \"ps\": executable file not found in $PATH".to_owned(),
+            ),
+            _ => EngineError::io("run ps", e),
+        })
     };
     let mut output = run(true)?;
     if !output.status.success() {
@@ -189,7 +203,9 @@ fn run_ps(args: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
         output = run(false)?;
     }
     if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        // The usage is behind it.
+        let text = String::from_utf8_lossy(&output.stderr);
+        let text = text.trim().lines().next().unwrap_or_default();
         return Err(EngineError::InvalidParameter(format!("ps: {text}")));
     }
     parse_ps(&String::from_utf8_lossy(&output.stdout), pids)
@@ -197,11 +213,23 @@ fn run_ps(args: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
 
 fn check_ps_args(args: &str) -> Result<Vec<String>, EngineError> {
     let words: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
-    // `-o x=y` renames columns: the pid column could not be found.
-    if words.iter().any(|w| w.contains('=')) {
-        return Err(EngineError::InvalidParameter(
-            "specifying custom titles for ps columns is not allowed".to_owned(),
-        ));
+    // `-o cmd=PID` gives another column the title of the one that rows are found by.
+    let pairs = words
+        .iter()
+        .zip(words.iter().skip(1).map(Some).chain([None]));
+    for (at, (word, next)) in pairs.enumerate() {
+        let Some((key, title)) = word.rsplit_once('=') else {
+            continue;
+        };
+        let title = match (title, next) {
+            ("", Some(next)) => next,
+            (title, _) => title,
+        };
+        if at > 0 && key != "pid" && title.starts_with("PID") {
+            return Err(EngineError::InvalidParameter(format!(
+                "specifying \"{key}={title}\" is not allowed"
+            )));
+        }
     }
     Ok(words)
 }
@@ -215,7 +243,7 @@ fn parse_ps(text: &str, pids: &BTreeSet<i32>) -> Result<Top, EngineError> {
         .map(str::to_owned)
         .collect();
     let pid_column = titles.iter().position(|t| t == "PID").ok_or_else(|| {
-        EngineError::InvalidParameter("couldn't find PID field in ps output".to_owned())
+        EngineError::InvalidParameter("Couldn't find PID field in ps output".to_owned())
     })?;
     let mut processes = Vec::new();
     for line in lines {
@@ -265,7 +293,8 @@ mod tests {
             ),
             ("a) b (c", 1, 200, 4200)
         );
-        assert_eq!(tty_name(stat.tty), "pts/0");
+        assert_eq!(tty_name(4 << 8 | 1), "tty1");
+        assert_eq!(tty_name(143 << 8 | 255), "?");
         assert_eq!(tty_name(0), "?");
         assert_eq!(command(b"a\0b\nc\0", "x"), "a b c");
         assert_eq!(command(b"", "x"), "[x]");
@@ -280,6 +309,15 @@ mod tests {
             vec![vec!["5".to_owned(), "sleep 10".to_owned()]]
         );
         assert!(parse_ps("X\n", &pids).is_err());
-        assert!(check_ps_args("-o pid=x").is_err());
+        for (args, fine) in [
+            ("-o pid=x", true),
+            ("-o pid=PID", true),
+            ("-o cmd=X", true),
+            ("-o cmd=PID", false),
+            ("-o cmd= PIDX", false),
+            ("cmd=PID", true),
+        ] {
+            assert_eq!(check_ps_args(args).is_ok(), fine, "{args}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use gantry_cgroup::{Group, Limits, UNLIMITED};
 
 use super::{Container, exit, files};
 use crate::model::*;
-use crate::{EngineError, launch_spec};
+use crate::{EngineError, launch_spec, oom};
 
 /// Changes a container. Everything is checked before anything is changed; a running one's group comes first, then the
 /// record, and only what is durable is shown.
@@ -58,6 +58,7 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
     }
     container.amend(|inner| inner.settings = after);
     files::copy_record_later(container);
+    oom::watch_later(container);
     container.event("update", &[]);
     Ok(())
 }
