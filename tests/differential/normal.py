@@ -18,10 +18,14 @@ STATUS = {"Name", "Umask", "Tgid", "Pid", "PPid", "TracerPid", "Uid", "Gid", "FD
           "SpeculationIndirectBranch", "Cpus_allowed_list", "Mems_allowed_list"}
 PIDS = {"Tgid", "Pid", "PPid", "NStgid", "NSpid", "NSpgid", "NSsid"}
 DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay", "virtiofs", "9p"}
+# Paths of an inspect after the first.
+LATER = re.compile(r"^(ended|call\d+\.answer)\.")
 # One line is one entry, named by its first word.
 KEYED = {"dev", "dev/open", "writable", "masked", "root", "fds", "procs-of-group", "files", "sys/fs/cgroup"}
 # The storage driver's own business.
 DROPPED = re.compile(r"(^|\.)(GraphDriver\..*|Driver)$")
+# A symbolic link as stat shows it.
+LINK = re.compile(r"'([^']*)'")
 # Of the machine: whether somebody switched forwarding on.
 FORWARDING = "IPv4 forwarding is disabled. Networking will not work."
 # How runc names what it mounts on: a descriptor, its own mount of proc, the root file system's place.
@@ -111,8 +115,8 @@ def flat(result, case, names):
     for stage in ("created", "ended"):
         if stage in result:
             spread(put, stage, shown(result[stage], names))
-    # Of the end only what became different.
-    for path in [p for p in out if p.startswith("ended.") and out[p] == out.get("created" + p[5:])]:
+    # Of later looks at it only what became different.
+    for path in [p for p in out if LATER.match(p) and out[p] == out.get(LATER.sub("created.", p))]:
         del out[path]
     if "output" in result:
         output = result["output"].replace("\r\n", "\n")
@@ -182,8 +186,8 @@ def inside(put, output, result, case, names):
             for key, value in limits("\n".join(["", *lines])).items():
                 put(f"limits.{key}", "inherited" if names.limits.get(key) == value else value)
         elif name == "ns":
-            for line in lines:
-                put(f"ns.{line.split(':')[0]}", spaces.get(line, "own"))
+            for link, space in map(LINK.findall, lines):
+                put(f"ns.{link.rpartition('/')[2]}", spaces.get(space, "own"))
         elif name == "mountinfo":
             mounts(put, lines, names)
         elif name == "limits-of-group":
@@ -206,6 +210,9 @@ def inside(put, output, result, case, names):
             put(name, etc_file(name[4:], "\n".join(lines), names))
         elif name == "dev" and (case.host.get("Privileged") or "/dev:/dev" in case.host.get("Binds", ())):
             all_devices(put, lines, names)
+        elif name == "fds":
+            # The directory that was listed was open itself; it is gone when it is looked at.
+            keyed(put, name, [line for line in lines if not line.startswith("stat: ")])
         elif name in KEYED:
             keyed(put, name, lines)
         else:
@@ -213,18 +220,24 @@ def inside(put, output, result, case, names):
 
 
 def keyed(put, section, lines):
-    last = None
+    last, content = None, []
     for line in lines:
+        if line.startswith("in "):
+            last, content = line[3:], []
+            continue
         if line.startswith("| "):
-            put(f"{section}.{last} content", line)
+            content.append(line)
+            put(f"{section}.{last} content", "\n".join(content))
             continue
         words = line.split()
         key = words[3] if section in ("root", "sys/fs/cgroup") else words[0]
         if section == "fds":
-            words[1] = re.sub(r"^.*(/dev/null)$", r"\1", words[1])
+            link, target = LINK.findall(line)
+            key = link.rpartition("/")[2]
+            # Of a bound /dev it is named as on the host.
+            words = [key, re.sub(r"^.*(/dev/null)$", r"\1", target)]
         if section == "dev":
             key = words[3] if line[0] not in "bc" else words[4]
-        last = key
         put(f"{section}.{key}", " ".join(words))
 
 
@@ -250,7 +263,7 @@ def etc_file(name, text, names):
 def group_files(put, lines, names):
     rows = {}
     for line in lines:
-        file, _, value = line.partition(" ")
+        file, _, value = line.partition(":")
         rows.setdefault(file, []).append(value)
     for file, values in rows.items():
         if file.startswith("cpuset/cpuset.cpus") and values == [names.cpus]:

@@ -566,17 +566,3 @@ def test_nothing_starts_where_it_could_be_traced(engine):
     engine.ok("rm", "-f", "debugger")
     engine.ok("run", "--rm", "--pid", "container:donor", "--network", "none", "busybox", "true")
     engine.ok("rm", "-f", "spy", "donor")
-
-
-def test_storage_options(engine):
-    """Without project quotas below the data root a size is refused, as by dockerd; tests/guest has a disk with them."""
-    def ask(**options):
-        status, answer = engine.json("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"StorageOpt": options}})
-        return status, answer.get("message")
-    status, text = ask(nothere="1")
-    assert status in (400, 500) and text == "Unknown option nothere"
-    status, text = ask(size="1g")
-    if status == 201:
-        pytest.skip("the data root's file system has project quotas")
-    assert (status, text) == (500, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
-    assert engine.ok("ps", "-aq") == ""

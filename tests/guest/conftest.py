@@ -40,11 +40,11 @@ def image_tar(workdir):
     return path
 
 
-def boot(kernel_name, workdir, kind=vm.Guest, **options):
+def boot(kernel_name, workdir, **options):
     """A guest of this kernel, up, without a daemon; or a skip."""
     try:
         vm.need_tools()
-        guest = kind(kernels.find(kernel_name), workdir, mkimage.find_busybox(), **options)
+        guest = vm.Guest(kernels.find(kernel_name), workdir, mkimage.find_busybox(), **options)
     except kernels.Unavailable as reason:
         pytest.skip(str(reason))
     try:

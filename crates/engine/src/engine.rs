@@ -21,7 +21,6 @@ use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
 use crate::shard::{Shared, on_shard};
-use crate::storage_quota::{self, StorageQuotas};
 use crate::volumes::{Volumes, image_mount};
 use crate::wait_handle::WaitHandle;
 use crate::{EngineError, ids, list, mounts};
@@ -58,7 +57,6 @@ impl Engine {
         image_mount::make_empty_layers(&config)?;
         crate::container::files::install_init(&config.init_program_path())?;
         let volumes = Volumes::load(&config.data_root, &store, boot.volume_users())?;
-        let quotas = StorageQuotas::open(&config.data_root, boot.storage_quotas())?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,
@@ -68,7 +66,6 @@ impl Engine {
             bus: Bus::default(),
             seccomp: SeccompCache::new()?,
             accounts: AccountsCache::default(),
-            quotas,
             execs: ExecIndex::default(),
             boot,
             closing: AtomicBool::new(false),
@@ -141,13 +138,12 @@ impl Engine {
         mounts::plan(&self.shared, &mut spec)?;
         let mounted = image_mount::hold(&self.shared, &mut spec.mounts)?;
         mounts::check_sources(&spec.mounts).await?;
-        let quota = storage_quota::reserve(&self.shared, &spec.storage_options).await?;
         let id: ContainerId = ids::generate()?.into();
         warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
         let shard = home_shard(&id, self.shared.config.shards);
         let new_id = id.clone();
         on_shard(shard, move |engine| async move {
-            let made = create::create(engine, new_id, spec, image, quota).await;
+            let made = create::create(engine, new_id, spec, image).await;
             drop((hold, mounted));
             made
         })

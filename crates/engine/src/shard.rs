@@ -27,7 +27,6 @@ use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
 use crate::oom::OomWatcher;
-use crate::storage_quota::StorageQuotas;
 use crate::volumes::{Volumes, image_mount};
 use crate::{EngineError, health};
 
@@ -41,7 +40,6 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) seccomp: SeccompCache,
     pub(crate) accounts: AccountsCache,
-    pub(crate) quotas: StorageQuotas,
     pub(crate) execs: ExecIndex,
     pub(crate) boot: BootPlan,
     /// The daemon goes down: nothing new is started, containers go on.
@@ -138,7 +136,7 @@ impl ShardEngine {
     /// Has the starts of the last second recorded, and waits until every run that has ended gave back what it held, at
     /// most [`RELEASE_WAIT`].
     pub(crate) async fn released(&self) {
-        remember::flush(self);
+        remember::settle(self).await;
         let releasing = || {
             let containers = self.containers.borrow();
             containers.values().any(|c| c.releasing.get())

@@ -14,7 +14,6 @@ mod init_layer;
 mod join;
 mod netns;
 mod prepare;
-mod project_quota;
 mod root_mount;
 mod spawn;
 mod spec;
@@ -32,7 +31,6 @@ pub use init_layer::make_init_layer;
 pub use join::{namespace_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
 pub use prepare::{OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare};
-pub use project_quota::{ProjectQuota, set_project};
 pub use root_mount::RootMount;
 pub use spawn::KeeperName;
 pub use spec::{

@@ -46,7 +46,23 @@ pub(crate) fn started(container: &Rc<Container>) {
 }
 
 /// Records those that still run. Nobody waits for it.
-pub(crate) fn flush(shard: &ShardEngine) {
+fn flush(shard: &ShardEngine) {
+    if let Some(batch) = take(shard) {
+        shard.shared.store.commit_later(batch);
+    }
+}
+
+/// Records those that still run; on disk when it returns.
+pub(crate) async fn settle(shard: &ShardEngine) {
+    if let Some(batch) = take(shard)
+        && let Err(e) = shard.shared.store.commit(batch).await
+    {
+        tracing::error!(error = %e, "that containers run could not be made durable");
+    }
+}
+
+/// The records of those that still run, if there are any.
+fn take(shard: &ShardEngine) -> Option<Batch> {
     let mut batch = Batch::new();
     let mut any = false;
     for id in shard.unremembered.ids.take() {
@@ -67,7 +83,5 @@ pub(crate) fn flush(shard: &ShardEngine) {
             }
         }
     }
-    if any {
-        shard.shared.store.commit_later(batch);
-    }
+    any.then_some(batch)
 }
