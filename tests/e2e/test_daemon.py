@@ -69,7 +69,6 @@ FLAGS = [
      "unable to configure the Docker daemon with file /nosuch.json: open /nosuch.json: no such file or directory"),
     (["--bip", "10.0.0.1/8"], "--bip is a flag of dockerd that this version of gantryd does not support"),
     (["--live-restore=false"], "--live-restore is a flag of dockerd that this version of gantryd does not support"),
-    (["--userns-remap=default"], "--userns-remap is a flag of dockerd that this version of gantryd does not support"),
 ]
 
 

@@ -239,18 +239,24 @@ def tracer(workdir):
     return binary.read_bytes()
 
 
-@pytest.mark.gantry
-def test_a_container_that_traces_everything_gains_nothing(engine, tracer):
+def what_a_tracer_sees(engine, tracer, workdir, times, provoke):
+    """What a container with SYS_PTRACE finds out about new processes it can see, which `provoke` makes."""
     engine.ok("run", "-d", "--name", "trace", "--cap-add", "SYS_PTRACE", "busybox", "sleep", "1000")
     done = engine.cli("exec", "-i", "trace", "sh", "-c", "cat > /tracer; chmod +x /tracer", input=tracer, text=False)
     assert done.returncode == 0, done.stderr
     allowed = 0xa80425fb | 1 << 19
-    spy = engine.popen("exec", "trace", "/tracer", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    assert spy.stdout.readline() == b"ready\n"
-    for i in range(100):
-        engine.ok("exec", "-e", f"N={i}", "trace", "true")
-    engine.ok("kill", "trace")
-    out = spy.communicate(timeout=60)[0].decode()
+    seen = workdir / "seen"
+    with open(seen, "wb") as file:
+        spy = engine.popen("exec", "trace", "/tracer", stdin=subprocess.DEVNULL, stdout=file)
+        wait_for(lambda: b"ready" in seen.read_bytes(), "the tracer looks")
+        for i in range(10 * times):
+            provoke(i)
+            # It has to be fast enough to matter.
+            if i >= times and seen.read_bytes().count(b"CAUGHT") >= 5:
+                break
+        engine.ok("kill", "trace")
+        spy.wait(60)
+    out = seen.read_text()
     assert out.count("CAUGHT") >= 5, "the tracer is fast enough to matter\n" + out[-2000:]
     for block in out.split("CAUGHT\n")[1:]:
         block = block.split("END")[0]
@@ -261,6 +267,18 @@ def test_a_container_that_traces_everything_gains_nothing(engine, tracer):
         # The pipe that says that it has executed is all there may be.
         assert all("pipe:" in line for line in block.splitlines() if line.startswith("FD")), block
     assert engine.ok("run", "--rm", "busybox", "echo", "fine") == "fine"
+
+
+@pytest.mark.gantry
+def test_a_container_that_traces_everything_gains_nothing(engine, tracer, workdir):
+    what_a_tracer_sees(engine, tracer, workdir, 100, lambda i: engine.ok("exec", "-e", f"N={i}", "trace", "true"))
+
+
+@pytest.mark.gantry
+def test_a_container_that_is_joined_and_traces_everything_gains_nothing(engine, tracer, workdir):
+    """The last process of a launch is the first that can be seen in a PID namespace with others in it."""
+    beside = ("--pid", "container:trace", "--network", "none")
+    what_a_tracer_sees(engine, tracer, workdir, 40, lambda i: engine.ok("run", "--rm", *beside, "-e", f"N={i}", "busybox", "true"))
 
 
 # --- docker-py -----------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ pub struct DaemonInfo {
     pub id: String,
     /// Data root.
     pub data_root: PathBuf,
+    /// Whether containers are in a user namespace unless they ask for the host's.
+    pub userns_remap: bool,
     /// Release of the kernel.
     pub kernel_version: String,
     /// `PRETTY_NAME` of os-release.
@@ -113,6 +115,7 @@ impl DaemonInfo {
         Machine {
             cpus: self.cpus,
             cgroup_v2: self.cgroup_version == "2",
+            userns_remap: self.userns_remap,
             blkio_weight: self.blkio_weight,
             blkio_weight_device: self.blkio_weight_device,
         }

@@ -65,6 +65,15 @@ impl Query {
     }
 }
 
+/// Go's `strconv.ParseBool`.
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// Docker's truth of a query value.
 fn truth(value: &str) -> bool {
     !matches!(

@@ -82,7 +82,11 @@ pub fn inspect(
         platform: "linux",
         mount_label: "",
         process_label: "",
-        app_armor_profile: "",
+        app_armor_profile: match view.state.started_unix_ns {
+            // What was asked for, whatever the kernel has.
+            0 => fixed.host.security.apparmor_profile.clone(),
+            _ => gantry_engine::apparmor::shown_profile(&fixed.host).to_owned(),
+        },
         exec_ids: (!execs.is_empty()).then(|| execs.iter().map(|id| id.to_string()).collect()),
         graph_driver: graph_driver(view, lowers),
         size_rw: sizes.map(|s| s.rw),

@@ -95,25 +95,38 @@ enum Item {
     One(u64),
 }
 
-fn parse(list: &str, name: &str) -> Result<Item, EngineError> {
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if bare == "ALL" {
+/// One entry of a client's list, with dockerd's rules: `ALL`, or a capability with or without `CAP_`, in any case.
+fn parse(list: &str, name: &str, available: u64) -> Result<Item, EngineError> {
+    let upper = name.to_uppercase();
+    if upper == "ALL" {
         return Ok(Item::All);
     }
-    bit(bare).map(Item::One).ok_or_else(|| {
-        EngineError::InvalidParameter(format!(
-            "invalid {list}: unknown capability: \"CAP_{bare}\""
-        ))
-    })
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let invalid = |reason: &str| {
+        Err(EngineError::InvalidParameter(format!(
+            "invalid {list}: {reason}: \"CAP_{bare}\""
+        )))
+    };
+    match bit(bare) {
+        None => invalid("unknown capability"),
+        Some(bit) if bit & available == 0 => invalid(
+            "capability not supported by your kernel or not available in the current environment",
+        ),
+        Some(bit) => Ok(Item::One(bit)),
+    }
 }
 
-/// The set of a container.
-pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64, EngineError> {
+/// The set of a container, of those that are available.
+pub fn resolve(
+    add: &[String],
+    drop: &[String],
+    privileged: bool,
+    available: u64,
+) -> Result<u64, EngineError> {
     let mut added = 0;
     let mut all_added = false;
     for name in add {
-        match parse("CapAdd", name)? {
+        match parse("CapAdd", name, available)? {
             Item::All => all_added = true,
             Item::One(bit) => added |= bit,
         }
@@ -121,12 +134,12 @@ pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64,
     let mut dropped = 0;
     let mut all_dropped = false;
     for name in drop {
-        match parse("CapDrop", name)? {
+        match parse("CapDrop", name, available)? {
             Item::All => all_dropped = true,
             Item::One(bit) => dropped |= bit,
         }
     }
-    Ok(if privileged {
+    let wanted = if privileged {
         ALL_MASK
     } else if all_added {
         ALL_MASK & !dropped
@@ -134,7 +147,8 @@ pub fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64,
         added
     } else {
         (default_mask() & !dropped) | added
-    })
+    };
+    Ok(wanted & available)
 }
 
 #[cfg(test)]
@@ -152,33 +166,52 @@ mod tests {
 
     #[test]
     fn default_is_dockers() {
-        assert_eq!(resolve(&[], &[], false).unwrap(), 0x0000_0000_a804_25fb);
+        assert_eq!(
+            resolve(&[], &[], false, ALL_MASK).unwrap(),
+            0x0000_0000_a804_25fb
+        );
     }
 
     #[test]
     fn add_and_drop() {
         let net_admin = 1 << 12;
         assert_eq!(
-            resolve(&names(&["cap_net_admin"]), &[], false).unwrap(),
+            resolve(&names(&["cap_net_admin"]), &[], false, ALL_MASK).unwrap(),
             default_mask() | net_admin
         );
         assert_eq!(
-            resolve(&names(&["NET_ADMIN"]), &names(&["ALL"]), false).unwrap(),
+            resolve(&names(&["NET_ADMIN"]), &names(&["ALL"]), false, ALL_MASK).unwrap(),
             net_admin
         );
         assert_eq!(
-            resolve(&names(&["all"]), &names(&["NET_ADMIN"]), false).unwrap(),
+            resolve(&names(&["all"]), &names(&["NET_ADMIN"]), false, ALL_MASK).unwrap(),
             ALL_MASK & !net_admin
         );
-        assert_eq!(resolve(&[], &names(&["CHOWN"]), true).unwrap(), ALL_MASK);
         assert_eq!(
-            resolve(&[], &names(&["CHOWN"]), false).unwrap(),
+            resolve(&[], &names(&["CHOWN"]), true, ALL_MASK).unwrap(),
+            ALL_MASK
+        );
+        assert_eq!(
+            resolve(&[], &names(&["CHOWN"]), false, ALL_MASK).unwrap(),
             default_mask() & !1
         );
-        let unknown = resolve(&[], &names(&["nope"]), false).unwrap_err();
+        let unknown = resolve(&[], &names(&["nope"]), false, ALL_MASK).unwrap_err();
         assert_eq!(
             unknown.to_string(),
             "invalid CapDrop: unknown capability: \"CAP_NOPE\""
+        );
+        let text = |name: &str, available| {
+            resolve(&names(&[name]), &[], false, available)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            text("cap_all", ALL_MASK),
+            "invalid CapAdd: unknown capability: \"CAP_ALL\""
+        );
+        assert_eq!(
+            text("chown", ALL_MASK & !1),
+            "invalid CapAdd: capability not supported by your kernel or not available in the current environment: \"CAP_CHOWN\""
         );
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_launch::Remap;
 use gantry_stream::PumpKind;
 
-use crate::model::LogConfig;
+use crate::model::{HostSpec, LogConfig};
 
 /// Docker's grace of `stop`.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,8 @@ pub struct EngineConfig {
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// How containers' output is read on this kernel.
     pub pump: PumpKind,
+    /// Ids of containers that do not ask for the host's user namespace.
+    pub remap: Option<Arc<Remap>>,
 }
 
 impl EngineConfig {
@@ -57,7 +61,13 @@ impl EngineConfig {
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
             cdi_spec_dirs: Vec::new(),
             pump: PumpKind::default(),
+            remap: None,
         }
+    }
+
+    /// Ids of a container, unless it is in the host's user namespace.
+    pub(crate) fn remap_of(&self, host: &HostSpec) -> Option<&Arc<Remap>> {
+        self.remap.as_ref().filter(|_| !host.host_userns)
     }
 
     /// Directory of all containers.

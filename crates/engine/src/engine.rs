@@ -56,7 +56,8 @@ impl Engine {
             .map_err(|e| EngineError::io(format!("make {}", init_layer.display()), e))?;
         image_mount::make_empty_layers(&config)?;
         crate::container::files::install_init(&config.init_program_path())?;
-        let volumes = Volumes::load(&config.data_root, &store, boot.volume_users())?;
+        let owner = config.remap.as_ref().map(|remap| remap.root());
+        let volumes = Volumes::load(&config.data_root, owner, &store, boot.volume_users())?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,
@@ -134,7 +135,7 @@ impl Engine {
             // A name may come to mean another container.
             *other = view.id.to_string();
         }
-        let mut warnings = create::check(&mut spec, &image, &self.shared.config.default_log)?;
+        let mut warnings = create::check(&mut spec, &image, &self.shared)?;
         mounts::plan(&self.shared, &mut spec)?;
         let mounted = image_mount::hold(&self.shared, &mut spec.mounts)?;
         mounts::check_sources(&spec.mounts).await?;

@@ -19,7 +19,7 @@ use crate::model::*;
 use crate::namespaces::{self, Donors, Namespaces};
 use crate::shard::Shared;
 use crate::user::{self, Identity};
-use crate::{EngineError, capabilities, command, mounts, sysctl};
+use crate::{EngineError, apparmor, capabilities, command, mounts, sysctl};
 
 /// Compiled system call filters, shared by all shards; used on workers only.
 pub(crate) struct SeccompCache {
@@ -137,7 +137,8 @@ fn stage_blocking(
     donors: &Donors,
 ) -> Result<Prepared, EngineError> {
     let devices = devices::resolve(&fixed.host, &shared.config.cdi_spec_dirs)?;
-    let namespaces = donors.open(&fixed.host)?;
+    let remap = shared.config.remap_of(&fixed.host);
+    let namespaces = donors.open(remap, &fixed.host, joined)?;
     let image = shared
         .images
         .snapshot()
@@ -157,6 +158,7 @@ fn stage_blocking(
         upper,
         work: fixed.work_path(),
         volatile: fixed.host.auto_remove,
+        remap: remap.cloned(),
     };
     let network = network(fixed, joined)?;
     mounts::make_ready(shared, &fixed.host.mounts, &id.as_str().into())?;
@@ -181,12 +183,7 @@ fn network(
     joined: Option<&ContainerView>,
 ) -> Result<NamespaceMode, EngineError> {
     Ok(match (&fixed.host.network_mode, joined) {
-        (_, Some(view)) => NamespaceMode::Join(
-            gantry_launch::namespace_of(view.state.pid, view.state.start_time_ticks, "net")
-                .map_err(|e| {
-                    EngineError::io(format!("open the network namespace of {}", view.id), e)
-                })?,
-        ),
+        (_, Some(view)) => NamespaceMode::Join(namespaces::namespace_of(view, "net")?),
         (NetworkMode::Host, None) => NamespaceMode::Host,
         _ => NamespaceMode::New,
     })
@@ -248,8 +245,9 @@ pub(crate) struct Rights {
 /// The rights that a container gives. On a worker: a filter may have to be compiled.
 pub(crate) fn process_rights(shared: &Shared, fixed: &FixedView) -> Result<Rights, EngineError> {
     let host = &fixed.host;
-    let wanted = capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
-    let capabilities = wanted & shared.seccomp.available_caps;
+    let available = shared.seccomp.available_caps;
+    let capabilities =
+        capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged, available)?;
     let seccomp = if host.privileged {
         None
     } else {
@@ -302,6 +300,7 @@ fn build(
         host_network: is_host_network(&network)?,
         own_ipc: !matches!(namespaces.ipc, NamespaceMode::Host),
         own_uts: !host.host_uts,
+        own_user: namespaces.user.is_some(),
     };
     if host.host_uts && !config.domainname.is_empty() {
         // Docker sets it as a parameter.
@@ -337,6 +336,9 @@ fn build(
         ),
         readonly_rootfs: host.readonly_rootfs,
         privileged: host.privileged,
+        // With user namespaces dockerd leaves it to the owners.
+        writable_cgroups: shared.config.remap.is_some()
+            || host.security.writable_cgroups == Some(true),
         shm_size_bytes: host
             .shm_size_bytes
             .filter(|n| *n > 0)
@@ -353,6 +355,9 @@ fn build(
             .collect(),
         network,
         pid: namespaces.pid,
+        joined_proc: namespaces.proc,
+        user: namespaces.user,
+        apparmor_profile: apparmor::profile_of(host)?,
         ipc: namespaces.ipc,
         host_uts: host.host_uts,
         cgroup_namespace: !host.host_cgroup_namespace,
@@ -498,40 +503,39 @@ pub(crate) fn limits(host: &HostSpec) -> Limits {
 const RUNTIME_REFUSES: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: ";
 
 const RLIMITS: [(&str, u32); 16] = [
-    ("as", libc::RLIMIT_AS),
-    ("core", libc::RLIMIT_CORE),
-    ("cpu", libc::RLIMIT_CPU),
-    ("data", libc::RLIMIT_DATA),
-    ("fsize", libc::RLIMIT_FSIZE),
-    ("locks", libc::RLIMIT_LOCKS),
-    ("memlock", libc::RLIMIT_MEMLOCK),
-    ("msgqueue", libc::RLIMIT_MSGQUEUE),
-    ("nice", libc::RLIMIT_NICE),
-    ("nofile", libc::RLIMIT_NOFILE),
-    ("nproc", libc::RLIMIT_NPROC),
-    ("rss", libc::RLIMIT_RSS),
-    ("rtprio", libc::RLIMIT_RTPRIO),
-    ("rttime", libc::RLIMIT_RTTIME),
-    ("sigpending", libc::RLIMIT_SIGPENDING),
-    ("stack", libc::RLIMIT_STACK),
+    ("AS", libc::RLIMIT_AS),
+    ("CORE", libc::RLIMIT_CORE),
+    ("CPU", libc::RLIMIT_CPU),
+    ("DATA", libc::RLIMIT_DATA),
+    ("FSIZE", libc::RLIMIT_FSIZE),
+    ("LOCKS", libc::RLIMIT_LOCKS),
+    ("MEMLOCK", libc::RLIMIT_MEMLOCK),
+    ("MSGQUEUE", libc::RLIMIT_MSGQUEUE),
+    ("NICE", libc::RLIMIT_NICE),
+    ("NOFILE", libc::RLIMIT_NOFILE),
+    ("NPROC", libc::RLIMIT_NPROC),
+    ("RSS", libc::RLIMIT_RSS),
+    ("RTPRIO", libc::RLIMIT_RTPRIO),
+    ("RTTIME", libc::RLIMIT_RTTIME),
+    ("SIGPENDING", libc::RLIMIT_SIGPENDING),
+    ("STACK", libc::RLIMIT_STACK),
 ];
 
-/// The daemon's default limits, overridden by the container's.
+/// The daemon's default limits, overridden by the container's, with the rules and words of the OCI runtime behind
+/// dockerd.
 fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineError> {
     let mut merged: BTreeMap<u32, Rlimit> = BTreeMap::new();
     for limit in default.iter().chain(own) {
-        let (_, resource) = RLIMITS
-            .iter()
-            .find(|(name, _)| *name == limit.name)
-            .ok_or_else(|| {
-                let name = limit.name.to_uppercase();
-                EngineError::System(format!(
-                    "{RUNTIME_REFUSES}wrong rlimit value: RLIMIT_{name}"
-                ))
-            })?;
-        let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
-        // One above the other is for the kernel to refuse, as under dockerd.
-        let (soft, hard) = (value(limit.soft), value(limit.hard));
+        let name = limit.name.to_uppercase();
+        let known = RLIMITS.iter().find(|(known, _)| *known == name);
+        let (_, resource) = known.ok_or_else(|| {
+            EngineError::System(format!(
+                "{RUNTIME_REFUSES}wrong rlimit value: RLIMIT_{name}"
+            ))
+        })?;
+        // A negative one is as large as it is in two's complement; -1 is no limit. One above the other is for the
+        // kernel to refuse, as under dockerd.
+        let (soft, hard) = (limit.soft.cast_unsigned(), limit.hard.cast_unsigned());
         merged.insert(
             *resource,
             Rlimit {
@@ -571,6 +575,12 @@ mod tests {
         .unwrap();
         assert_eq!(merged.len(), 2);
         assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
-        assert!(rlimits(&[], &[limit("nope", 1, 1)]).is_err());
+        let of = |name| rlimits(&[], &[limit(name, 1, 2)]);
+        assert_eq!(of("NOFILE").unwrap().len(), 1);
+        let error = of("nope").unwrap_err().to_string();
+        assert!(
+            error.ends_with("wrong rlimit value: RLIMIT_NOPE"),
+            "{error}"
+        );
     }
 }

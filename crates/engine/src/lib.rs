@@ -9,6 +9,7 @@
 //! - A state transition that the machine does not have is a bug and panics.
 
 mod accounts_cache;
+pub mod apparmor;
 mod backoff;
 mod boot;
 mod capabilities;

@@ -1,12 +1,13 @@
 //! Which namespaces a start gets: new ones, the host's, or those of another container that runs.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use gantry_launch::{NamespaceMode, Shm};
+use gantry_launch::{NamespaceMode, Remap, Shm, UserNamespace};
 
+use crate::EngineError;
 use crate::model::*;
 use crate::shard::Shared;
-use crate::{EngineError, capabilities};
 
 /// The containers that are joined, as they are at the start.
 #[derive(Debug, Default)]
@@ -19,11 +20,12 @@ pub(crate) struct Donors {
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     pub(crate) pid: NamespaceMode,
+    /// A proc of the pid namespace that is joined.
+    pub(crate) proc: Option<OwnedFd>,
     pub(crate) ipc: NamespaceMode,
     pub(crate) shm: Shm,
+    pub(crate) user: Option<UserNamespace>,
 }
-
-const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 const PID: &str = "failed to join PID namespace: ";
 const IPC: &str = "failed to join IPC namespace: ";
@@ -37,32 +39,9 @@ pub(crate) fn donors(shared: &Shared, host: &HostSpec) -> Result<Donors, EngineE
     if let PidMode::Container(key) = &host.pid_mode {
         // Docker does not class this one.
         let system = |e: EngineError| EngineError::System(format!("{PID}{e}"));
-        let donor = running(shared, key).map_err(system)?;
-        refuse_tracers(shared, &donor)?;
-        donors.pid = Some(donor);
+        donors.pid = Some(running(shared, key).map_err(system)?);
     }
     Ok(donors)
-}
-
-/// A first process is in a joined PID namespace from its birth, and until its program runs it has the keeper's rights and
-/// files. Whoever may trace it there (`CAP_SYS_PTRACE`) could take them, so beside such a container nothing is started.
-/// A privileged container has the host's rights anyway.
-fn refuse_tracers(shared: &Shared, donor: &ContainerView) -> Result<(), EngineError> {
-    for other in shared.index.all() {
-        let host = &other.fixed.host;
-        let there = other.id == donor.id
-            || matches!(&host.pid_mode, PidMode::Container(key) if **key == *donor.id);
-        if !there || host.privileged || !other.state.status.is_alive() {
-            continue;
-        }
-        if capabilities::resolve(&host.cap_add, &host.cap_drop, false)? & CAP_SYS_PTRACE != 0 {
-            return Err(EngineError::NotImplemented(format!(
-                "{PID}container {} is in it and may trace (CAP_SYS_PTRACE): starting beside it is not implemented",
-                other.id
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn running(shared: &Shared, key: &str) -> Result<Arc<ContainerView>, EngineError> {
@@ -102,28 +81,57 @@ fn ipc_donor(shared: &Shared, key: &str) -> Result<Arc<ContainerView>, EngineErr
 }
 
 impl Donors {
-    /// Opens what is joined. Blocking.
-    pub(crate) fn open(&self, host: &HostSpec) -> Result<Namespaces, EngineError> {
+    /// Opens what is joined; `network` is the container whose network is. Blocking.
+    pub(crate) fn open(
+        &self,
+        remap: Option<&Arc<Remap>>,
+        host: &HostSpec,
+        network: Option<&ContainerView>,
+    ) -> Result<Namespaces, EngineError> {
         let join = |donor: &Option<Arc<ContainerView>>, kind: &str| match donor {
             None => Ok(NamespaceMode::Host),
-            Some(view) => {
-                gantry_launch::namespace_of(view.state.pid, view.state.start_time_ticks, kind)
-                    .map(NamespaceMode::Join)
-                    .map_err(|e| {
-                        EngineError::io(format!("open the {kind} namespace of {}", view.id), e)
-                    })
-            }
+            Some(view) => namespace_of(view, kind).map(NamespaceMode::Join),
+        };
+        let pid = match host.pid_mode {
+            PidMode::Private => NamespaceMode::New,
+            PidMode::Host | PidMode::Container(_) => join(&self.pid, "pid")?,
+        };
+        let proc = match (&pid, &self.pid) {
+            (NamespaceMode::Join(namespace), Some(view)) => Some(proc_of(view, namespace)?),
+            _ => None,
         };
         Ok(Namespaces {
-            pid: match host.pid_mode {
-                PidMode::Private => NamespaceMode::New,
-                PidMode::Host | PidMode::Container(_) => join(&self.pid, "pid")?,
-            },
+            pid,
+            proc,
             ipc: match host.ipc_mode {
                 IpcMode::Private | IpcMode::Shareable | IpcMode::None => NamespaceMode::New,
                 IpcMode::Host | IpcMode::Container(_) => join(&self.ipc, "ipc")?,
             },
             shm: self.shm(host)?,
+            user: remap.map(|remap| self.user(remap, network)).transpose()?,
+        })
+    }
+
+    /// What belongs to a user namespace can only be had from inside of it, so the user namespace is joined too. Of
+    /// several containers the last one counts, as under dockerd.
+    fn user(
+        &self,
+        remap: &Arc<Remap>,
+        network: Option<&ContainerView>,
+    ) -> Result<UserNamespace, EngineError> {
+        let donor = self.pid.as_deref().or(self.ipc.as_deref()).or(network);
+        if donor.is_some_and(|view| view.fixed.host.host_userns) {
+            return Err(EngineError::System(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: runc \
+                 create failed: user namespaces enabled, but both namespace path and non-matching mapping specified \
+                 -- you may only provide one"
+                    .to_owned(),
+            ));
+        }
+        let join = donor.map(|view| namespace_of(view, "user")).transpose()?;
+        Ok(UserNamespace {
+            remap: remap.clone(),
+            join,
         })
     }
 
@@ -139,4 +147,15 @@ impl Donors {
             _ => Ok(Shm::Own),
         }
     }
+}
+
+/// A namespace of a running container. Blocking.
+pub(crate) fn namespace_of(view: &ContainerView, kind: &str) -> Result<OwnedFd, EngineError> {
+    gantry_launch::namespace_of(view.state.pid, view.state.start_time_ticks, kind)
+        .map_err(|e| EngineError::io(format!("open the {kind} namespace of {}", view.id), e))
+}
+
+fn proc_of(view: &ContainerView, namespace: &OwnedFd) -> Result<OwnedFd, EngineError> {
+    gantry_launch::proc_of(view.state.pid, view.state.start_time_ticks, namespace)
+        .map_err(|e| EngineError::io(format!("make a proc of {}", view.id), e))
 }

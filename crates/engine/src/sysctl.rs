@@ -52,6 +52,8 @@ pub(crate) struct Sharing {
     pub(crate) own_ipc: bool,
     /// Its UTS namespace is not the host's.
     pub(crate) own_uts: bool,
+    /// Its user namespace is not the host's.
+    pub(crate) own_user: bool,
 }
 
 /// Refuses a parameter that the container would share with the host.
@@ -99,7 +101,10 @@ pub(crate) fn of_start(
             ("net.ipv4.ping_group_range", "0 2147483647"),
             ("net.ipv4.ip_unprivileged_port_start", "0"),
         ] {
-            all.insert(name.to_owned(), value.to_owned());
+            // A user namespace may not have all of these groups.
+            if !(sharing.own_user && name == "net.ipv4.ping_group_range") {
+                all.insert(name.to_owned(), value.to_owned());
+            }
         }
     }
     for (name, value) in wanted {
@@ -124,6 +129,7 @@ mod tests {
             host_network,
             own_ipc: true,
             own_uts: true,
+            own_user: false,
         }
     }
 

@@ -168,16 +168,16 @@ pub fn resolve(
                 .map(|g| g.gid),
         );
     }
+    // As Docker: once each of those that are added, whatever the user has already.
+    let mut added = Vec::new();
     for name in group_add {
-        extra.push(resolve_group(name, &accounts.group)?);
-    }
-    extra.truncate(MAX_GROUPS);
-    let mut all = vec![gid];
-    for id in extra {
-        if !all.contains(&id) {
-            all.push(id);
+        let id = resolve_group(name, &accounts.group)?;
+        if !added.contains(&id) {
+            added.push(id);
         }
     }
+    let mut all = vec![gid];
+    all.extend(extra.into_iter().chain(added).take(MAX_GROUPS));
     let home = if home.is_empty() {
         "/".to_owned()
     } else {

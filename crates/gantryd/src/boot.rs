@@ -10,14 +10,14 @@ use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
 use gantry_engine::{Engine, EngineConfig, PumpKind};
 use gantry_image::ImageStore;
-use gantry_launch::OverlayMode;
+use gantry_launch::{OverlayMode, Remap};
 use gantry_rt::ShardId;
 use gantry_store::Store;
 
 use crate::config::Config;
 use crate::files::{self, Identity};
 use crate::listen::{self, Listening};
-use crate::probe;
+use crate::{probe, remap};
 
 /// How often requests in flight are counted at the end.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -60,6 +60,9 @@ pub enum BootError {
     /// there is no such group
     #[error("group {0} not found")]
     Group(String),
+    /// the ids of remapped containers can't be had
+    #[error("{0}")]
+    Remap(String),
     /// the kernel lacks something
     #[error("this kernel lacks {0}: {1}")]
     Kernel(&'static str, String),
@@ -108,14 +111,47 @@ fn failed<E: std::fmt::Display>(name: &'static str) -> impl FnOnce(E) -> BootErr
 
 /// Boots; the daemon answers requests when this returns. A boot that fails leaves no pid file and no socket.
 pub fn boot(config: &Config) -> Result<Daemon, BootError> {
-    let booted = steps(config);
+    let booted = step("find the remapped ids", || remapped_ids(config)).and_then(|ids| match ids {
+        None => steps(config, None),
+        Some(ids) => {
+            step("make the roots", || {
+                files::private_dir(&config.data_root, 0o711)
+            })?;
+            let mut config = config.clone();
+            config.data_root.push(ids.directory());
+            steps(&config, Some(ids))
+        }
+    });
     if booted.is_err() {
         files::remove_pidfile(&config.pidfile);
     }
     booted
 }
 
-fn steps(config: &Config) -> Result<Daemon, BootError> {
+fn remapped_ids(config: &Config) -> Result<Option<remap::Ids>, BootError> {
+    match config.userns_remap.as_str() {
+        "" => Ok(None),
+        setting => remap::resolve(setting).map_err(BootError::Remap),
+    }
+}
+
+/// The user namespace of these ids, after a look whether root file systems can be had for it.
+fn remapped(config: &Config, ids: Option<remap::Ids>) -> Result<Option<Arc<Remap>>, BootError> {
+    const NAME: &str = "set up user namespaces";
+    let Some(ids) = ids else { return Ok(None) };
+    let remap = Remap::new(&keeper_exe()?, ids.uids, ids.gids).map_err(failed(NAME))?;
+    let remap = Arc::new(remap);
+    let dir = config.data_root.join("probe-remap");
+    files::private_dir(&dir, 0o700)?;
+    let probed = gantry_launch::probe_remapped(&dir, &remap).map_err(|e| {
+        let needed = "idmapped layers of overlay (Linux 6.15, and a data root on a file system that can map owners)";
+        BootError::Kernel(needed, e.to_string())
+    });
+    std::fs::remove_dir_all(&dir).map_err(|e| BootError::io("remove", &dir, e))?;
+    probed.map(|()| Some(remap))
+}
+
+fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> {
     let shards = config
         .shards
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -147,6 +183,7 @@ fn steps(config: &Config) -> Result<Daemon, BootError> {
     let images = step("open the images", || {
         ImageStore::open(&config.data_root, store.clone()).map_err(failed("open the images"))
     })?;
+    let remap = step("set up user namespaces", || remapped(config, ids))?;
     let engine = step("open the containers", || {
         let keeper = keeper_exe()?;
         let mut settings = EngineConfig::new(
@@ -157,10 +194,12 @@ fn steps(config: &Config) -> Result<Daemon, BootError> {
         );
         settings.cdi_spec_dirs.clone_from(&config.cdi_spec_dirs);
         settings.pump = ways.pump;
+        settings.remap = remap.clone();
         Engine::open(settings, store, images.clone()).map_err(failed("open the containers"))
     })?;
     let mut daemon = daemon_info(config, &identity, &hierarchy, warnings);
     daemon.ways = ways.names();
+    daemon.userns_remap = remap.is_some();
     let context = Arc::new(Context {
         engine: engine.clone(),
         images,
@@ -395,6 +434,7 @@ fn daemon_info(
         build_time: option_env!("GANTRY_BUILD_TIME").unwrap_or("").to_owned(),
         id: identity.id.clone(),
         data_root: config.data_root.clone(),
+        userns_remap: false,
         kernel_version: uname.release().to_string_lossy().into_owned(),
         operating_system,
         os_version,

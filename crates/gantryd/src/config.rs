@@ -33,6 +33,8 @@ pub struct Config {
     pub shards: Option<usize>,
     /// Directories of CDI specifications; none switches them off.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Whose subordinate ids containers get; empty for nobody's.
+    pub userns_remap: String,
     /// Longest wait for requests in flight at the end.
     pub shutdown_timeout: Duration,
 }
@@ -97,7 +99,7 @@ pub fn resolve(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 /// Keys of daemon.json, each with its flag's value as it is shown in a conflict (`None`: not given).
-fn keys(flags: &Flags) -> [(&'static str, Option<String>); 13] {
+fn keys(flags: &Flags) -> [(&'static str, Option<String>); 14] {
     let list = |all: &[String]| (!all.is_empty()).then(|| format!("[{}]", all.join(" ")));
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
     let features = (!flags.features.is_empty()).then(|| features::shown(&flags.features));
@@ -118,6 +120,7 @@ fn keys(flags: &Flags) -> [(&'static str, Option<String>); 13] {
             "shutdown-timeout",
             flags.shutdown_timeout_s.map(|n| n.to_string()),
         ),
+        ("userns-remap", flags.userns_remap.clone()),
     ]
 }
 
@@ -332,6 +335,11 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
         labels: or_file(&flags.labels, "labels")?,
         shards,
         cdi_spec_dirs,
+        userns_remap: flags
+            .userns_remap
+            .clone()
+            .or(file.text("userns-remap")?)
+            .unwrap_or_default(),
         // A negative one means to wait without a limit; a day is one.
         shutdown_timeout: Duration::from_secs(
             u64::try_from(shutdown_timeout_s).unwrap_or(24 * 3600),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::flags::go_bool;
+use gantry_api::query::go_bool;
 
 /// Feature names with what is set for them.
 pub type Features = BTreeMap<String, bool>;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use gantry_api::query::go_bool;
+
 use crate::features::{self, Features};
 use crate::known::{self, Unbuilt};
 
@@ -36,6 +38,8 @@ pub struct Flags {
     pub shutdown_timeout_s: Option<i64>,
     /// `--shards`, an extension: number of shards
     pub shards: Option<usize>,
+    /// `--userns-remap`
+    pub userns_remap: Option<String>,
     /// `-v`, `--version`
     pub version: bool,
     /// `--validate`
@@ -96,6 +100,7 @@ pub const FLAGS: &[(&str, Option<char>, bool)] = &[
     ("pidfile", Some('p'), false),
     ("shards", None, false),
     ("shutdown-timeout", None, false),
+    ("userns-remap", None, false),
     ("validate", None, true),
     ("version", Some('v'), true),
 ];
@@ -171,15 +176,6 @@ fn short_flags(
     Ok(())
 }
 
-/// Go's `strconv.ParseBool`.
-pub fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Result<(), FlagError> {
     let shown = || short.map_or(format!("--{name}"), |s| format!("-{s}, --{name}"));
     let invalid = |reason: String| FlagError::Invalid {
@@ -220,6 +216,7 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
         "config-file" => flags.config_file = Some(value.into()),
         "log-level" => flags.log_level = Some(value.to_owned()),
         "group" => flags.group = Some(value.to_owned()),
+        "userns-remap" => flags.userns_remap = Some(value.to_owned()),
         "debug" => flags.debug = Some(boolean()?),
         "validate" => flags.validate = boolean()?,
         "version" => flags.version = boolean()?,
@@ -281,6 +278,7 @@ Options:
   -p, --pidfile string       Path to use for daemon PID file (default \"/run/gantry.pid\")
       --shards int           Number of shards (default: CPUs of this process)
       --shutdown-timeout int Seconds that requests in flight get when the daemon ends (default 15)
+      --userns-remap string  User/Group setting for user namespaces
       --validate             Validate daemon configuration and exit
   -v, --version              Print version information and quit
 ";

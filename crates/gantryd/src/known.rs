@@ -128,7 +128,6 @@ pub const UNBUILT: &[Unbuilt] = &[
     boolean("tlsverify", Some("false")),
     boolean("userland-proxy", Some("false")),
     value("userland-proxy-path", "userland-proxy-path"),
-    value("userns-remap", "userns-remap"),
 ];
 
 /// The setting with this flag.

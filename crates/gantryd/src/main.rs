@@ -9,6 +9,7 @@ mod known;
 mod listen;
 mod notify;
 mod probe;
+mod remap;
 mod signals;
 
 use std::process::ExitCode;

@@ -3,9 +3,12 @@
 use crate::wire::{Reader, WireError, Writer};
 
 /// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]). 3: containers in
-/// namespaces that are not their own ([`crate::plan::Plan::shares_namespaces`]). 4: taking over from a dead keeper
-/// ([`Request::Inherit`], [`Request::Adopt`]), and a launch is answered with the process's pidfd.
-pub const PROTOCOL_VERSION: u32 = 4;
+/// namespaces that are not their own. 4: taking over from a dead keeper ([`Request::Inherit`], [`Request::Adopt`]), and a
+/// launch is answered with the process's pidfd. 5: user namespaces, AppArmor profiles, and pid namespaces that are joined
+/// by the last process of a launch.
+pub const PROTOCOL_VERSION: u32 = 5;
+/// First version that knows [`crate::plan::UserNamespace`] and AppArmor profiles, and joins pid namespaces last.
+pub const RIGHTS_VERSION: u32 = 5;
 /// First version that takes over from a dead keeper.
 pub const ADOPT_VERSION: u32 = 4;
 /// First version that knows containers in namespaces that are not their own.

@@ -4,11 +4,14 @@
 //! the container's own), the keeper decodes it before the clone, and the child only walks through it.
 
 mod step;
+mod user;
 
 use std::ffi::CString;
 
 pub use step::Step;
+pub use user::{UserNamespace, UserSource};
 
+use crate::msg::{EXEC_VERSION, NAMESPACES_VERSION, OLDEST_VERSION, RIGHTS_VERSION};
 use crate::wire::{Reader, WireError, Writer};
 
 /// Position of a descriptor in the message that carries the plan.
@@ -133,6 +136,8 @@ pub struct Join {
     /// The filter does not let the process that enters the container make the one that executes the program: that
     /// one loads it itself, last.
     pub filter_last: bool,
+    /// The container has a user namespace of its own, which is joined too (since protocol version 4).
+    pub user_namespace: bool,
 }
 
 /// See the module.
@@ -157,7 +162,8 @@ pub struct Plan {
     /// Network namespace.
     pub network: Namespace,
     /// Process ids. One that is not new has other processes in it: then `may_block` is set too, because what they
-    /// could trace must not share the keeper's memory.
+    /// could trace must not share the keeper's memory. One that is joined is entered by the last process of the launch,
+    /// so no mount of the plan may be a new proc: the daemon brings one of that namespace.
     pub pid: Namespace,
     /// Semaphores, message queues, shared memory.
     pub ipc: Namespace,
@@ -209,6 +215,12 @@ pub struct Plan {
     pub env: Vec<CString>,
     /// An exec (since protocol version 2).
     pub join: Option<Join>,
+    /// The user namespace, if it is not the keeper's (since protocol version 4). `may_block` is set too.
+    pub user: Option<UserNamespace>,
+    /// AppArmor's profile of the program (since protocol version 4).
+    pub apparmor_profile: Option<CString>,
+    /// With a joined pid namespace: as [`Join::filter_last`] (since protocol version 4).
+    pub filter_last: bool,
 }
 
 impl Plan {
@@ -253,18 +265,41 @@ impl Plan {
         w.option(self.join, |w, join| {
             w.u8(join.pidfd).bool(join.filter_last);
         });
-        if self.shares_namespaces() {
+        let version = self.oldest_keeper();
+        if version >= NAMESPACES_VERSION {
             self.pid.encode(&mut w);
             self.ipc.encode(&mut w);
             w.bool(self.host_uts);
         }
+        if version >= RIGHTS_VERSION {
+            w.option(self.user.as_ref(), |w, user| user.encode(w));
+            w.option(self.apparmor_profile.as_ref(), |w, profile| {
+                w.bytes(profile.as_bytes());
+            });
+            w.bool(self.filter_last);
+            w.bool(self.join.is_some_and(|join| join.user_namespace));
+        }
         w.finish()
     }
 
-    /// Whether a namespace that is always new for keepers before
-    /// [`crate::msg::NAMESPACES_VERSION`] is not. They would not see it.
-    pub fn shares_namespaces(&self) -> bool {
-        self.pid != Namespace::New || self.ipc != Namespace::New || self.host_uts
+    /// Protocol version of the oldest keeper that can do this. An older one would not see what it is asked for.
+    pub fn oldest_keeper(&self) -> u32 {
+        let rights = self.user.is_some()
+            || self.apparmor_profile.is_some()
+            || matches!(self.pid, Namespace::Join(_))
+            || self.join.is_some_and(|join| join.user_namespace);
+        let shares = self.pid != Namespace::New || self.ipc != Namespace::New || self.host_uts;
+        match (rights, shares, self.join) {
+            (true, ..) => RIGHTS_VERSION,
+            (_, true, _) => NAMESPACES_VERSION,
+            (.., Some(_)) => EXEC_VERSION,
+            _ => OLDEST_VERSION,
+        }
+    }
+
+    /// Whether the process that is cloned makes another one, which executes the program.
+    pub fn is_staged(&self) -> bool {
+        self.join.is_some() || self.user.is_some() || matches!(self.pid, Namespace::Join(_))
     }
 
     fn encode_process(&self, w: &mut Writer) {
@@ -364,12 +399,16 @@ impl Plan {
                     Ok(Join {
                         pidfd: index(r)?,
                         filter_last: r.bool()?,
+                        user_namespace: false,
                     })
                 })?
             },
             pid: Namespace::New,
             ipc: Namespace::New,
             host_uts: false,
+            user: None,
+            apparmor_profile: None,
+            filter_last: false,
         };
         // Plans that share nothing end here.
         if !r.is_empty() {
@@ -377,20 +416,46 @@ impl Plan {
             plan.ipc = Namespace::decode(&mut r, fds)?;
             plan.host_uts = r.bool()?;
         }
-        if plan.pid != Namespace::New && !plan.may_block {
-            // The child would share the keeper's memory in sight of others.
-            return Err(WireError::Unknown {
-                field: "shared pid namespace without may_block",
-                value: 0,
-            });
+        // Plans of version 3 end here.
+        if !r.is_empty() {
+            plan.user = r.option(|r| UserNamespace::decode(r, fds))?;
+            plan.apparmor_profile = r.option(Reader::cstring)?;
+            plan.filter_last = r.bool()?;
+            let user_namespace = r.bool()?;
+            if let Some(join) = plan.join.as_mut() {
+                join.user_namespace = user_namespace;
+            }
         }
-        if !plan.seccomp.len().is_multiple_of(8) {
-            return Err(WireError::Unknown {
-                field: "seccomp length",
-                value: plan.seccomp.len() as u64,
-            });
-        }
+        plan.check()?;
         Ok(plan)
+    }
+
+    /// What is decodable and may not be.
+    fn check(&self) -> Result<(), WireError> {
+        let refuse = |field: &'static str, value: u64| Err(WireError::Unknown { field, value });
+        if (self.pid != Namespace::New || self.user.is_some()) && !self.may_block {
+            // The child would share the keeper's memory in sight of others, or wait for a process that waits for it.
+            return refuse(
+                "shared pid namespace or user namespace without may_block",
+                0,
+            );
+        }
+        let proc = |op: &MountOp| op.source == MountSource::Proc;
+        if matches!(self.pid, Namespace::Join(_)) && self.mounts.iter().any(proc) {
+            // It would be the host's. Daemons of version 3 send this.
+            return refuse("a new proc in a joined pid namespace", 0);
+        }
+        if self.pid == Namespace::Host && self.user.is_some() {
+            return refuse("a user namespace in the host's pid namespace", 0);
+        }
+        let new_user = |user: &UserNamespace| matches!(user.source, UserSource::New { .. });
+        if matches!(self.pid, Namespace::Join(_)) && self.user.as_ref().is_some_and(new_user) {
+            return refuse("a new user namespace in a joined pid namespace", 0);
+        }
+        if !self.seccomp.len().is_multiple_of(8) {
+            return refuse("seccomp length", self.seccomp.len() as u64);
+        }
+        Ok(())
     }
 }
 
@@ -451,115 +516,4 @@ fn decode_mount(r: &mut Reader<'_>, fds: usize) -> Result<MountOp, WireError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn c(s: &str) -> CString {
-        CString::new(s).expect("no NUL")
-    }
-
-    fn plan(join: Option<Join>) -> Plan {
-        Plan {
-            id: "c.e".into(),
-            may_block: join.is_some(),
-            log_nonblocking: false,
-            rootfs: 0,
-            cgroup_dir: Some(1),
-            cgroup_procs: vec![2, 3],
-            cgroup_namespace: join.is_none(),
-            oom_counter: None,
-            network: Namespace::Host,
-            stdio: StdioFds {
-                stdout_write: Some(1),
-                ..StdioFds::default()
-            },
-            hostname: c("h"),
-            domainname: c(""),
-            mounts: Vec::new(),
-            sysctls: Vec::new(),
-            masked_paths: Vec::new(),
-            mask_dir: None,
-            readonly_paths: Vec::new(),
-            rlimits: vec![Rlimit {
-                resource: 7,
-                soft: 1,
-                hard: 2,
-            }],
-            oom_score_adj: Some(-5),
-            uid: 1,
-            gid: 2,
-            groups: vec![2, 3],
-            capabilities: CapabilityMasks::default(),
-            no_new_privs: true,
-            seccomp: vec![0; 16],
-            cwd_parents: Vec::new(),
-            cwd: c("/"),
-            search_path: true,
-            candidates: vec![c("/bin/true")],
-            argv: vec![c("true")],
-            env: vec![c("A=b")],
-            join,
-            pid: Namespace::New,
-            ipc: Namespace::New,
-            host_uts: false,
-        }
-    }
-
-    #[test]
-    fn shared_namespaces_come_back_and_memory_is_not_shared_in_sight_of_others() {
-        let shared = Plan {
-            may_block: true,
-            pid: Namespace::Join(3),
-            ipc: Namespace::Host,
-            host_uts: true,
-            ..plan(None)
-        };
-        assert_eq!(Plan::decode(&shared.encode(), 4), Ok(shared.clone()));
-        assert_eq!(Plan::decode(&shared.encode(), 3), Err(WireError::NoFd(3)));
-        for pid in [Namespace::Host, Namespace::Join(3)] {
-            let unsafe_one = Plan {
-                may_block: false,
-                pid,
-                ..shared.clone()
-            };
-            assert!(Plan::decode(&unsafe_one.encode(), 4).is_err());
-        }
-    }
-
-    #[test]
-    fn plans_come_back_as_they_went() {
-        let join = |pidfd, filter_last| Some(Join { pidfd, filter_last });
-        for plan in [plan(None), plan(join(3, false)), plan(join(0, true))] {
-            assert_eq!(Plan::decode(&plan.encode(), 4), Ok(plan));
-        }
-    }
-
-    #[test]
-    fn a_plan_without_join_field_is_a_container() {
-        let mut bytes = plan(None).encode();
-        bytes.pop();
-        assert_eq!(Plan::decode(&bytes, 4), Ok(plan(None)));
-    }
-
-    #[test]
-    fn a_pidfd_that_was_not_sent_and_every_cut_are_refused() {
-        let join = Some(Join {
-            pidfd: 4,
-            filter_last: false,
-        });
-        assert_eq!(
-            Plan::decode(&plan(join).encode(), 4),
-            Err(WireError::NoFd(4))
-        );
-        let bytes = plan(Some(Join {
-            pidfd: 1,
-            filter_last: false,
-        }))
-        .encode();
-        // What is cut off exactly before the field is a plan of version 1.
-        let version_1 = bytes.len() - 3;
-        for len in (0..bytes.len()).filter(|len| *len != version_1) {
-            assert!(Plan::decode(&bytes[..len], 4).is_err(), "{len}");
-        }
-    }
-}
+mod tests;

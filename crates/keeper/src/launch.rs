@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use gantry_keeper_proto::fault::{self, Point};
-use gantry_keeper_proto::plan::{FdIndex, Namespace, Plan, Step};
+use gantry_keeper_proto::plan::{FdIndex, Plan, Step};
 
 use crate::child::{self, Context, Done, Failed, Status, at};
 use crate::container::{Ends, wait};
@@ -85,7 +85,7 @@ pub struct Pending {
     /// The request to answer, and the connection it came by.
     pub request: (u64, u32),
     /// The process that was cloned is not the one that executes.
-    pub joins: bool,
+    pub staged: bool,
 }
 
 /// What became of a clone whose pipe has ended.
@@ -93,8 +93,8 @@ pub struct Pending {
 pub enum Outcome {
     /// It has executed its program.
     Executed,
-    /// It has made the process that executed the program, and ended.
-    Entered(i32),
+    /// It has made another process, and ended. That one has executed the program, or given up.
+    Entered(i32, Option<Failed>),
     /// It has given up.
     Failed(Failed),
 }
@@ -156,8 +156,7 @@ impl Launcher {
     ) -> Done<Started> {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
-        let joins = plan.join.is_some();
-        let slow = if plan.may_block || joins {
+        let slow = if plan.may_block || plan.is_staged() {
             Some(Slow::new()?)
         } else {
             None
@@ -179,13 +178,7 @@ impl Launcher {
                 .into_iter()
                 .find(|point| fault::take(*point).is_some()),
         };
-        let clone = || match plan.pid {
-            Namespace::New | Namespace::Host => self.clone(&context),
-            Namespace::Join(namespace) => {
-                let _children = ChildrenIn::join(context.fd(namespace))?;
-                self.clone(&context)
-            }
-        };
+        let clone = || self.clone(&context);
         let cloned = match &slow {
             Some(s) => with_status(&s.status, clone),
             None => clone(),
@@ -202,7 +195,7 @@ impl Launcher {
             pipe: s.read,
             status: s.status,
             request,
-            joins,
+            staged: plan.is_staged(),
         });
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut take = |index: Option<FdIndex>| fds.get_mut(usize::from(index?))?.take();
@@ -251,21 +244,13 @@ impl Launcher {
     }
 }
 
-/// The new namespaces of a launch; an exec joins those there are.
+/// The new namespaces of the process that is cloned. In a user namespace that is not the keeper's they are made later,
+/// so that they belong to it; an exec joins those there are.
 fn namespaces(plan: &Plan) -> i32 {
-    if plan.join.is_some() {
-        return 0;
+    match (&plan.join, &plan.user) {
+        (None, None) => child::new_namespaces(plan),
+        _ => 0,
     }
-    let new = |namespace: Namespace| namespace == Namespace::New;
-    let wanted = [
-        (true, libc::CLONE_NEWNS),
-        (new(plan.pid), libc::CLONE_NEWPID),
-        (new(plan.ipc), libc::CLONE_NEWIPC),
-        (!plan.host_uts, libc::CLONE_NEWUTS),
-        (new(plan.network), libc::CLONE_NEWNET),
-    ];
-    let flags = wanted.iter().filter(|(wanted, _)| *wanted);
-    flags.fold(0, |all, (_, flag)| all | flag)
 }
 
 /// Clones while the page is one that goes to forks.
@@ -278,32 +263,6 @@ fn with_status<T>(page: &StatusPage, clone: impl FnOnce() -> Done<T>) -> Done<T>
         ));
     }
     cloned
-}
-
-/// While it lives, what the keeper clones is born in another pid namespace.
-struct ChildrenIn {
-    own: OwnedFd,
-}
-
-impl ChildrenIn {
-    fn join(namespace: RawFd) -> Done<ChildrenIn> {
-        // Opened before the change, so that the way back can't fail for want of a descriptor.
-        let own = at(Step::PidJoin, raw::pidfd_open(std::process::id()))?;
-        // SAFETY: the descriptor is new and ours alone.
-        let own = unsafe { OwnedFd::from_raw_fd(own) };
-        at(Step::PidJoin, raw::setns(namespace, libc::CLONE_NEWPID))?;
-        Ok(ChildrenIn { own })
-    }
-}
-
-impl Drop for ChildrenIn {
-    fn drop(&mut self) {
-        // The kernel always lets a process go back to where it is itself. If it did not, it would refuse every clone
-        // into a new pid namespace from here on: nothing could start in the wrong one unnoticed.
-        if let Err(errno) = raw::setns(self.own.as_raw_fd(), libc::CLONE_NEWPID) {
-            crate::log(format_args!("back to the own pid namespace: errno {errno}"));
-        }
-    }
 }
 
 struct Slow {
@@ -336,9 +295,10 @@ impl Pending {
     pub fn outcome(&self) -> Outcome {
         let status = self.status.get();
         match (status.failure(), status.child()) {
+            (Some(failed), Some(pid)) if self.staged => Outcome::Entered(pid, Some(failed)),
             (Some(failed), _) => Outcome::Failed(failed),
-            (None, _) if !self.joins => Outcome::Executed,
-            (None, Some(pid)) => Outcome::Entered(pid),
+            (None, _) if !self.staged => Outcome::Executed,
+            (None, Some(pid)) => Outcome::Entered(pid, None),
             // Ended from outside, with the container's group for instance.
             (None, None) => Outcome::Failed(Failed {
                 step: Step::Enter,

@@ -29,8 +29,30 @@ pub fn log(line: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{} {line}", container::now_ns());
 }
 
+/// First argument of a process that only holds a user namespace (`gantry_launch::Remap` says the same).
+const HOLD_USER_NAMESPACE: &str = "user-namespace";
+
+/// Makes a user namespace, says so, and waits until standard input ends: by then its maps are written and it is held
+/// by a descriptor.
+fn hold_user_namespace() -> ExitCode {
+    let made = raw::unshare(libc::CLONE_NEWUSER);
+    let answer = match made {
+        Ok(()) => "ready".to_owned(),
+        Err(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+    };
+    let said = writeln!(std::io::stdout(), "{answer}");
+    let waited = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    match (made, said, waited) {
+        (Ok(()), Ok(()), Ok(_)) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.peek().is_some_and(|arg| arg == HOLD_USER_NAMESPACE) {
+        return hold_user_namespace();
+    }
     let (Some(shard), Some(parent)) =
         (args.next(), args.next().and_then(|p| p.parse::<i32>().ok()))
     else {

@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::sync::atomic::AtomicI32;
 
 /// An errno.
 pub type Errno = i32;
@@ -103,15 +104,6 @@ pub fn unshare(flags: i32) -> SysResult {
 
 pub fn setns(fd: RawFd, kind: i32) -> SysResult {
     call(libc::SYS_setns, &[fd as usize, kind as usize]).map(drop)
-}
-
-/// The caller's id in its own pid namespace.
-pub fn getpid() -> i32 {
-    call(libc::SYS_getpid, &[]).map_or(0, |pid| pid as i32)
-}
-
-pub fn pidfd_open(pid: u32) -> SysResult<RawFd> {
-    call(libc::SYS_pidfd_open, &[pid as usize, 0]).map(|fd| fd as RawFd)
 }
 
 pub fn setsid() -> SysResult {
@@ -271,11 +263,27 @@ pub fn may_execute(at: &CStr) -> SysResult {
     .map(drop)
 }
 
-/// A copy of the calling process as its sibling: a child of its parent, born into the process ids that were joined.
-/// Its pid as the caller sees it; 0 in the new process.
-pub fn fork_sibling() -> SysResult<i32> {
-    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
-    call(libc::SYS_clone, &[flags, 0, 0, 0, 0]).map(|pid| pid as i32)
+/// A copy of the calling process as its sibling: a child of its parent, in the new namespaces that are asked for
+/// (`CLONE_NEW*`), born into the process ids that were joined. Its pid as the caller sees it, which is in `pid` before the
+/// copy runs; 0 in the new process.
+pub fn fork_sibling(namespaces: i32, pid: &AtomicI32) -> SysResult<i32> {
+    let flags = (libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::SIGCHLD) as usize;
+    let args = [flags | namespaces as usize, 0, pid.as_ptr() as usize, 0, 0];
+    call(libc::SYS_clone, &args).map(|pid| pid as i32)
+}
+
+/// Both ends of a pipe, reading end first; they close on exec.
+pub fn pipe() -> SysResult<[RawFd; 2]> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    let args = [ends.as_mut_ptr() as usize, libc::O_CLOEXEC as usize];
+    call(libc::SYS_pipe2, &args).map(|_| ends)
+}
+
+/// Reads one byte; `None` at the end.
+pub fn read_byte(fd: RawFd) -> SysResult<Option<u8>> {
+    let mut byte = 0u8;
+    let n = call(libc::SYS_read, &[fd as usize, &raw mut byte as usize, 1])?;
+    Ok((n == 1).then_some(byte))
 }
 
 fn advise<T>(object: &T, advice: i32) -> SysResult {
@@ -308,6 +316,14 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> SysResult {
         &[0, resource as usize, limit.as_ptr() as usize, 0],
     )
     .map(drop)
+}
+
+/// Soft and hard limit of the calling process.
+pub fn rlimit(resource: u32) -> SysResult<(u64, u64)> {
+    let mut limit: [u64; 2] = [0; 2];
+    let args = [0, resource as usize, 0, limit.as_mut_ptr() as usize];
+    call(libc::SYS_prlimit64, &args)?;
+    Ok((limit[0], limit[1]))
 }
 
 pub fn setgroups(groups: &[u32]) -> SysResult {

@@ -187,11 +187,11 @@ impl Server {
 
     fn watch(&self, container: &Container) {
         // One that only makes the container's process ends before the pipe does, and would wake us until then.
-        let joins = container.pending.as_ref().is_some_and(|p| p.joins);
+        let staged = container.pending.as_ref().is_some_and(|p| p.staged);
         let pidfd = container
             .pidfd
             .as_ref()
-            .filter(|_| !joins)
+            .filter(|_| !staged)
             .map(|fd| (fd, Token::Process(container.slot)));
         let pipe = container
             .pending

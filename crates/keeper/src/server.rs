@@ -381,7 +381,7 @@ impl Server {
         let failed = match pending.outcome() {
             Outcome::Executed => None,
             Outcome::Failed(failed) => Some(failed),
-            Outcome::Entered(pid) => self.entered(slot, pid).err(),
+            Outcome::Entered(pid, failed) => self.entered(slot, pid).err().or(failed),
         };
         self.launched(slot, asked.then_some(number), failed)
     }

@@ -52,6 +52,8 @@ fn spec(id: &str, init: &Launched, argv: &[&str]) -> ExecSpec {
         no_new_privs: false,
         rlimits: vec![],
         oom_score_adj: None,
+        remap: None,
+        apparmor_profile: None,
         group: Arc::new(init.group.clone()),
     }
 }

@@ -58,6 +58,12 @@ pub enum LaunchError {
         /// Exit code Docker gives to it: 127 not found, 126 not executable, 128 otherwise.
         exit_code: i32,
     },
+    /// a user or group that the container's user namespace does not have (text as the OCI runtime behind dockerd words it)
+    #[error(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create \
+         failed: unable to start container process: error during container init: {0}"
+    )]
+    Unmapped(String),
     /// something the daemon does beforehand failed
     #[error("failed to prepare the container: {step} {about}: {}", io_text(.source))]
     Prepare {
@@ -212,9 +218,10 @@ pub enum KeeperError {
         "the keeper speaks protocol version {0}, which cannot start processes in running containers"
     )]
     TooOld(u32),
-    /// the keeper is of an earlier version, which gives every container namespaces of its own
+    /// the keeper is of an earlier version, which cannot do this
     #[error(
-        "the keeper speaks protocol version {0}, which cannot start containers in shared namespaces"
+        "the keeper speaks protocol version {0}; sharing namespaces needs version 3; user namespaces, labels and joining \
+         PID namespaces need version 4. Keepers end with the last of their containers"
     )]
     TooOldToShare(u32),
     /// the connection to the keeper is gone

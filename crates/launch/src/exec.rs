@@ -11,8 +11,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::client::Born;
 use crate::error::{LaunchError, errno_text};
 use crate::prepare::{
-    DaemonEnds, FdTable, Streams, candidates, inline_or_memfd, make_streams, text,
+    DaemonEnds, FdTable, Streams, candidates, filter_last, inline_or_memfd, make_streams, text,
 };
+use crate::remap::Remap;
 use crate::sys::IN_ROOT;
 
 /// `f_type` of a devpts.
@@ -59,6 +60,10 @@ pub struct ExecSpec {
     pub rlimits: Vec<Rlimit>,
     /// Written to oom_score_adj.
     pub oom_score_adj: Option<i32>,
+    /// Ids of the container's user namespace, unless that is the host's.
+    pub remap: Option<Arc<Remap>>,
+    /// AppArmor's profile of the program.
+    pub apparmor_profile: Option<CString>,
     /// The container's control group.
     pub group: Arc<Group>,
 }
@@ -119,6 +124,14 @@ impl LaunchedExec {
 
 /// Descriptors and plan of one process. Blocks.
 pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
+    if let Some(remap) = &spec.remap {
+        remap
+            .check(spec.uid, spec.gid, &spec.groups)
+            .map_err(|reason| LaunchError::Join {
+                reason,
+                exit_code: NOT_STARTED,
+            })?;
+    }
     let mut fds = FdTable::default();
     let pidfd = fds.add_copy(&spec.init)?;
     let attach = spec.group.attach_fds()?;
@@ -133,11 +146,13 @@ pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
         console_size: spec.console_size,
         open_stdin: spec.open_stdin,
         uid: spec.uid,
+        remap: spec.remap.as_deref(),
     };
     let (stdio, ends) = make_streams(streams, || devpts_of(&spec.root), &mut fds)?;
     let join = Join {
         pidfd,
         filter_last: filter_last(spec.seccomp.as_deref().unwrap_or_default(), spec.tty),
+        user_namespace: spec.remap.is_some(),
     };
     let plan = Plan {
         cgroup_dir,
@@ -172,22 +187,6 @@ fn devpts_of(root: &OwnedFd) -> Result<OwnedFd, LaunchError> {
         return Err(failed(rustix::io::Errno::NOTTY));
     }
     Ok(dir)
-}
-
-/// Whether the filter forbids something that is still to be done once it is loaded.
-fn filter_last(program: &[u8], tty: bool) -> bool {
-    let allows =
-        |number: libc::c_long, args: [u64; 6]| gantry_seccomp::allows(program, number as u32, args);
-    let fork = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
-    let terminal = [0, libc::TIOCSCTTY, 0, 0, 0, 0];
-    let fine = allows(libc::SYS_clone, [fork, 0, 0, 0, 0, 0])
-        && allows(libc::SYS_exit_group, [0; 6])
-        && allows(libc::SYS_setsid, [0; 6])
-        && (!tty || allows(libc::SYS_ioctl, terminal))
-        // Rights that only the loading needed are given up after it.
-        && allows(libc::SYS_capset, [0; 6])
-        && allows(libc::SYS_prctl, [libc::PR_CAP_AMBIENT as u64, 0, 0, 0, 0, 0]);
-    !fine
 }
 
 fn describe(spec: &ExecSpec, stdio: StdioFds) -> Result<Plan, LaunchError> {
@@ -229,6 +228,9 @@ fn describe(spec: &ExecSpec, stdio: StdioFds) -> Result<Plan, LaunchError> {
         argv: spec.argv.clone(),
         env: spec.env.clone(),
         join: None,
+        user: None,
+        apparmor_profile: spec.apparmor_profile.clone(),
+        filter_last: false,
     })
 }
 
@@ -267,35 +269,5 @@ pub(crate) fn error(plan: &Plan, step: Step, errno: i32) -> LaunchError {
     LaunchError::Join {
         reason: reason + suffix,
         exit_code,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filter_without_forks_is_loaded_last() {
-        let compiled = |profile: &gantry_seccomp::Profile| {
-            gantry_seccomp::compile(profile, 0, (6, 0))
-                .expect("program")
-                .bytes()
-        };
-        let docker = compiled(&gantry_seccomp::Profile::default_docker());
-        assert!(!filter_last(&docker, true));
-        assert!(!filter_last(&[], true));
-        for (denied, tty, last) in [
-            ("clone", false, true),
-            ("setsid", false, true),
-            ("ioctl", true, true),
-            ("ioctl", false, false),
-            ("unshare", true, false),
-        ] {
-            let text = format!(
-                r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["{denied}"],"action":"SCMP_ACT_ERRNO"}}]}}"#
-            );
-            let profile = gantry_seccomp::Profile::parse(&text).expect("profile");
-            assert_eq!(filter_last(&compiled(&profile), tty), last, "{denied}");
-        }
     }
 }

@@ -5,10 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::sys::process_start_time_ticks;
+use crate::prepare::nosuid_nodev_noexec;
+use crate::sys::{change_mount_attributes, process_start_time_ticks};
+
+/// `f_type` of a proc.
+const PROC_MAGIC: i64 = 0x9fa0;
 
 /// A namespace of a running process that is still the one we mean; `kind` is its name in /proc/PID/ns.
 pub fn namespace_of(pid: i32, start_time_ticks: u64, kind: &str) -> io::Result<OwnedFd> {
@@ -21,24 +25,59 @@ pub fn namespace_of(pid: i32, start_time_ticks: u64, kind: &str) -> io::Result<O
     Ok(namespace)
 }
 
-/// A detached copy of what is mounted at /dev/shm of a running process.
+/// A detached copy of what is mounted at /dev/shm of a running process. Blocking: on a worker.
+pub fn shm_of(pid: i32, start_time_ticks: u64) -> io::Result<OwnedFd> {
+    copy_of(pid, start_time_ticks, "/dev/shm")
+}
+
+/// A detached proc of the pid namespace of a running process, which is also given. Blocking: on a worker.
+///
+/// # Errors
+/// The kernel's. Before Linux 6.18 a proc can only be had of the process itself, which may have none.
+pub fn proc_of(pid: i32, start_time_ticks: u64, namespace: &OwnedFd) -> io::Result<OwnedFd> {
+    match new_proc(namespace) {
+        // The kernel does not know the parameter.
+        Err(Errno::INVAL) => {}
+        made => return Ok(made?),
+    }
+    let proc = copy_of(pid, start_time_ticks, "/proc")?;
+    if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_MAGIC {
+        let text = "the container that is joined has no proc at /proc";
+        return Err(io::Error::other(text));
+    }
+    // It may be read-only there.
+    let (set, clear) = (nosuid_nodev_noexec(), MountAttrFlags::MOUNT_ATTR_RDONLY);
+    change_mount_attributes(proc.as_fd(), set.bits().into(), clear.bits().into())?;
+    Ok(proc)
+}
+
+fn new_proc(namespace: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, "source", "proc")?;
+    rustix::mount::fsconfig_set_fd(&fs, "pidns", namespace)?;
+    rustix::mount::fsconfig_create(&fs)?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    rustix::mount::fsmount(&fs, flags, nosuid_nodev_noexec())
+}
+
+/// A detached copy of what is mounted at a path of a running process.
 ///
 /// Mounts can only be copied from inside of their namespace, and a thread that has entered one does not come back: the
-/// copy is made by a thread of its own. Blocking: on a worker.
-pub fn shm_of(pid: i32, start_time_ticks: u64) -> io::Result<OwnedFd> {
+/// copy is made by a thread of its own.
+fn copy_of(pid: i32, start_time_ticks: u64, path: &'static str) -> io::Result<OwnedFd> {
     let namespace = namespace_of(pid, start_time_ticks, "mnt")?;
     let thread = std::thread::Builder::new()
-        .name("gantry-shm".to_owned())
-        .spawn(move || copy_inside(&namespace))?;
+        .name("gantry-copy".to_owned())
+        .spawn(move || copy_inside(&namespace, path))?;
     match thread.join() {
         Ok(copied) => copied,
         Err(_) => Err(io::Error::other(
-            "the thread that copies /dev/shm has panicked",
+            "the thread that copies a mount has panicked",
         )),
     }
 }
 
-fn copy_inside(namespace: &OwnedFd) -> io::Result<OwnedFd> {
+fn copy_inside(namespace: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     // SAFETY: only the file system attributes (root, working directory, umask) are unshared, no descriptor table;
     // nothing else runs on this thread.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
@@ -46,9 +85,9 @@ fn copy_inside(namespace: &OwnedFd) -> io::Result<OwnedFd> {
     // The container may have put anything there; a link could lead to a mount that is not meant.
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let shm = rustix::fs::openat2(rustix::fs::CWD, "/dev/shm", flags, Mode::empty(), resolve)?;
+    let found = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve)?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(rustix::mount::open_tree(&shm, "", clone)?)
+    Ok(rustix::mount::open_tree(&found, "", clone)?)
 }

@@ -14,6 +14,7 @@ mod init_layer;
 mod join;
 mod netns;
 mod prepare;
+mod remap;
 mod root_mount;
 mod spawn;
 mod spec;
@@ -28,14 +29,17 @@ pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
-pub use join::{namespace_of, shm_of};
+pub use join::{namespace_of, proc_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
-pub use prepare::{OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare};
+pub use prepare::{
+    OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare, probe_remapped,
+};
+pub use remap::{IdRange, MAX_RANGES, Remap};
 pub use root_mount::RootMount;
 pub use spawn::KeeperName;
 pub use spec::{
     BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
     DEFAULT_SHM_BYTES, DeviceNode, LaunchSpec, NamespaceMode, Propagation, Readonly, RootfsSpec,
-    Shm, TmpfsMount,
+    Shm, TmpfsMount, UserNamespace,
 };
 pub use sys::process_start_time_ticks;

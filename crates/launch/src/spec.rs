@@ -8,6 +8,8 @@ use std::sync::Arc;
 use gantry_cgroup::{Hierarchy, Limits};
 use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit};
 
+use crate::remap::Remap;
+
 /// Size of /dev/shm unless asked otherwise.
 pub const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -47,6 +49,8 @@ pub struct RootfsSpec {
     pub work: PathBuf,
     /// Do not sync `upper` when the container ends (`--rm` only).
     pub volatile: bool,
+    /// Owners as a remapped container sees them; on disk they are the image's.
+    pub remap: Option<Arc<Remap>>,
 }
 
 /// A file or directory of the host that appears in the container.
@@ -139,6 +143,15 @@ impl NamespaceMode {
     }
 }
 
+/// A user namespace beside the host's.
+#[derive(Debug)]
+pub struct UserNamespace {
+    /// Its ids.
+    pub remap: Arc<Remap>,
+    /// That of another container ([`crate::namespace_of`]) instead of a new one.
+    pub join: Option<OwnedFd>,
+}
+
 /// What is at /dev/shm.
 #[derive(Debug, Default)]
 pub enum Shm {
@@ -226,6 +239,8 @@ pub struct LaunchSpec {
     pub readonly_rootfs: bool,
     /// sysfs and cgroups writable, every device of the host in /dev.
     pub privileged: bool,
+    /// Cgroups are writable as far as their owners allow.
+    pub writable_cgroups: bool,
     /// Size of /dev/shm.
     pub shm_size_bytes: u64,
     /// Kernel parameters by their dotted names.
@@ -242,6 +257,12 @@ pub struct LaunchSpec {
     pub network: NamespaceMode,
     /// Pid namespace.
     pub pid: NamespaceMode,
+    /// A detached proc of a pid namespace that is joined ([`crate::proc_of`]).
+    pub joined_proc: Option<OwnedFd>,
+    /// User namespace, unless it is the host's.
+    pub user: Option<UserNamespace>,
+    /// AppArmor's profile of the program.
+    pub apparmor_profile: Option<CString>,
     /// IPC namespace.
     pub ipc: NamespaceMode,
     /// The host's UTS namespace; host name and domain name are left alone.

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
 /// Symbolic links followed on the way to one path, as the kernel's own limit.
 const MAX_LINKS: usize = 40;
@@ -27,13 +28,36 @@ pub(crate) fn set_mount_attributes(
     set: u64,
     recursive: bool,
 ) -> io::Result<()> {
-    mount_setattr(mount, set, 0, recursive)
+    mount_setattr(mount, attributes(set, 0, 0), recursive)
+}
+
+/// Shows the owners of a detached mount by the maps of a user namespace.
+pub(crate) fn set_id_map(mount: BorrowedFd<'_>, user_namespace: &OwnedFd) -> io::Result<()> {
+    let namespace = user_namespace.as_raw_fd() as u64;
+    let set = u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits());
+    mount_setattr(
+        mount,
+        libc::mount_attr {
+            userns_fd: namespace,
+            ..attributes(set, 0, 0)
+        },
+        false,
+    )
+}
+
+/// Sets and clears `MOUNT_ATTR_*` bits of a mount.
+pub(crate) fn change_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+) -> io::Result<()> {
+    mount_setattr(mount, attributes(set, clear, 0), false)
 }
 
 /// Takes a copy of a host's mount out of its peer group, and sets `MOUNT_ATTR_*` bits, all in one call: a mount made below
 /// it in the container must not appear on the host, nor the other way round.
 pub(crate) fn make_private(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    mount_setattr(mount, set, libc::MS_PRIVATE, recursive)
+    mount_setattr(mount, attributes(set, 0, libc::MS_PRIVATE), recursive)
 }
 
 /// Sets the propagation of a mount: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`.
@@ -42,27 +66,29 @@ pub(crate) fn set_mount_propagation(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
-    mount_setattr(mount, 0, propagation, recursive)
+    mount_setattr(mount, attributes(0, 0, propagation), recursive)
+}
+
+fn attributes(set: u64, clear: u64, propagation: u64) -> libc::mount_attr {
+    // How access times are kept is one choice: the old one goes.
+    let times = [libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR_STRICTATIME];
+    let old_time = match times.iter().any(|bit| set & bit != 0) {
+        true => libc::MOUNT_ATTR__ATIME,
+        false => 0,
+    };
+    libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear | old_time,
+        propagation,
+        userns_fd: 0,
+    }
 }
 
 fn mount_setattr(
     mount: BorrowedFd<'_>,
-    set: u64,
-    propagation: u64,
+    attributes: libc::mount_attr,
     recursive: bool,
 ) -> io::Result<()> {
-    // How access times are kept is one choice: the old one goes.
-    let times = [libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR_STRICTATIME];
-    let attributes = libc::mount_attr {
-        attr_set: set,
-        attr_clr: if times.iter().any(|bit| set & bit != 0) {
-            libc::MOUNT_ATTR__ATIME
-        } else {
-            0
-        },
-        propagation,
-        userns_fd: 0,
-    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated and the struct lives through the call, which reads it only.
     let result = unsafe {

@@ -43,6 +43,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Only cgroup2 is there.
     pub cgroup_v2: bool,
+    /// Containers are in a user namespace unless they ask for the host's.
+    pub userns_remap: bool,
     /// Block I/O can be weighted.
     pub blkio_weight: bool,
     /// Block I/O can be weighted by device.
@@ -67,6 +69,7 @@ pub fn create_spec(
     refuse_unbuilt(&request, &host)?;
     modes::namespaces(&host)?;
     modes::check_uts(&request, &host)?;
+    modes::check_userns(&host, machine)?;
     let mut warnings = limits::drop_unsupported(&mut host, machine);
     let percent = std::mem::take(&mut host.cpu_percent);
     limits::check(&mut host, machine.cpus)?;
@@ -84,6 +87,7 @@ pub fn create_spec(
         pid_mode: modes::pid(&host.pid_mode),
         ipc_mode: modes::ipc(&host.ipc_mode),
         host_uts: host.uts_mode == "host",
+        host_userns: host.userns_mode == "host",
         host_cgroup_namespace: host.cgroupns_mode == "host",
         devices: devices::mappings(&host),
         device_cgroup_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
@@ -375,8 +379,13 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str, machine: &Machine) {
     host.links = host.links.take().filter(|l| !l.is_empty());
     host.mounts = host.mounts.take().filter(|l| !l.is_empty());
     let unlabelled = host.privileged || host.pid_mode == "host" || host.ipc_mode == "host";
-    if unlabelled && host.security_opt.is_none() {
-        host.security_opt = Some(vec!["label=disable".to_owned()]);
+    let labelled = host.security_opt.iter().flatten().any(|option| {
+        // With the other separator it is no label to dockerd here.
+        option == "label" || option.starts_with("label=")
+    });
+    if unlabelled && !labelled {
+        let options = host.security_opt.get_or_insert_default();
+        options.push("label=disable".to_owned());
     }
     let defaults = |list: &[&str]| Some(list.iter().map(|&s| s.to_owned()).collect());
     if !host.privileged {

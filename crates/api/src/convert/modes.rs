@@ -2,6 +2,7 @@
 
 use gantry_engine::model::{IpcMode, NetworkMode, PidMode};
 
+use super::Machine;
 use crate::error::ApiError;
 use crate::wire::create::{CreateRequest, Endpoint, HostConfig};
 
@@ -178,6 +179,31 @@ pub(super) fn check_uts(request: &CreateRequest, host: &HostConfig) -> Result<()
         ));
     }
     Ok(())
+}
+
+/// What a container in a user namespace can't have. As under dockerd every mode but `host` means one.
+pub(super) fn check_userns(host: &HostConfig, machine: &Machine) -> Result<(), ApiError> {
+    if !machine.userns_remap || host.userns_mode == "host" {
+        return Ok(());
+    }
+    let refused = [
+        (
+            host.privileged,
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when running privileged mode",
+        ),
+        (
+            host.network_mode == "host",
+            "cannot share the host's network namespace when user namespaces are enabled",
+        ),
+        (
+            host.pid_mode == "host",
+            "cannot share the host PID namespace when user namespaces are enabled",
+        ),
+    ];
+    match refused.iter().find(|(asked, _)| *asked) {
+        Some((_, text)) => Err(ApiError::invalid(*text)),
+        None => Ok(()),
+    }
 }
 
 /// `PidMode`, which is valid.

@@ -149,19 +149,38 @@ fn security_options() {
             "{{\"Image\":\"b\",\"HostConfig\":{{\"SecurityOpt\":[{o}]}}}}"
         ))
     };
-    assert!(
-        with("\"no-new-privileges\"")
-            .unwrap()
-            .host
-            .security
-            .no_new_privileges
-    );
-    assert!(with("\"seccomp=unconfined\"").is_ok());
-    assert_eq!(
-        with("\"foo=bar\"").unwrap_err().message,
-        "invalid --security-opt 2: \"foo=bar\""
-    );
-    assert_eq!(with("\"apparmor=mine\"").unwrap_err().status.as_u16(), 501);
+    let parsed = |o: &str| with(o).unwrap().host.security;
+    assert!(parsed("\"no-new-privileges\"").no_new_privileges);
+    assert!(parsed("\"no-new-privileges:1\"").no_new_privileges);
+    assert!(!parsed("\"no-new-privileges\",\"no-new-privileges=false\"").no_new_privileges);
+    assert_eq!(parsed("\"writable-cgroups\"").writable_cgroups, Some(true));
+    assert_eq!(parsed("\"apparmor=mine\"").apparmor_profile, "mine");
+    for taken in [
+        "seccomp=unconfined",
+        "seccomp=",
+        "label=disable",
+        "label:type:x",
+        "label=bogus",
+    ] {
+        assert!(with(&format!("\"{taken}\"")).is_ok(), "{taken}");
+    }
+    for (refused, kind) in [
+        ("foo=bar", 2),
+        ("=", 2),
+        ("no-new-privileges=", 2),
+        ("no-new-privileges:true:false", 2),
+        ("writable-cgroups=maybe", 2),
+        // The client's own way to say MaskedPaths and ReadonlyPaths.
+        ("systempaths=unconfined", 2),
+        ("apparmor", 1),
+        ("seccomp", 1),
+        ("", 1),
+    ] {
+        assert_eq!(
+            with(&format!("\"{refused}\"")).unwrap_err().message,
+            format!("invalid --security-opt {kind}: \"{refused}\"")
+        );
+    }
 }
 
 #[test]

@@ -123,6 +123,7 @@ mod tests {
     const MACHINE: Machine = Machine {
         cpus: 2,
         cgroup_v2: false,
+        userns_remap: false,
         blkio_weight: false,
         blkio_weight_device: false,
     };

@@ -216,7 +216,7 @@ pub struct Inspect {
     pub platform: &'static str,
     pub mount_label: &'static str,
     pub process_label: &'static str,
-    pub app_armor_profile: &'static str,
+    pub app_armor_profile: String,
     #[serde(rename = "ExecIDs")]
     pub exec_ids: Option<Vec<String>>,
     pub host_config: HostConfig,

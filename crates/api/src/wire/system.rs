@@ -196,7 +196,7 @@ fn features(daemon: &DaemonInfo) -> Value {
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },
         "InitCommit": { "ID": "" },
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "SecurityOptions": security_options(daemon),
         "LiveRestoreEnabled": true,
         "ExperimentalBuild": false,
         "Isolation": "",
@@ -210,6 +210,19 @@ fn features(daemon: &DaemonInfo) -> Value {
             "RemoteManagers": null,
         },
     })
+}
+
+/// In dockerd's order.
+fn security_options(daemon: &DaemonInfo) -> Vec<&'static str> {
+    let all = [
+        (gantry_engine::apparmor::is_enabled(), "name=apparmor"),
+        (true, "name=seccomp,profile=builtin"),
+        (daemon.userns_remap, "name=userns"),
+        // Where it is what containers get.
+        (daemon.cgroup_version == "2", "name=cgroupns"),
+    ];
+    let all = all.iter().filter(|(on, _)| *on);
+    all.map(|(_, option)| *option).collect()
 }
 
 /// Open file descriptors of this process (the one that counts them is not counted).

@@ -21,7 +21,7 @@ const MAX_NAME_ATTEMPTS: u32 = 64;
 pub(crate) fn check(
     spec: &mut CreateSpec,
     image: &Image,
-    default_log: &LogConfig,
+    shared: &Shared,
 ) -> Result<Vec<String>, EngineError> {
     if let Some(name) = &spec.name {
         names::validate(name)?;
@@ -32,6 +32,7 @@ pub(crate) fn check(
         &spec.host.cap_add,
         &spec.host.cap_drop,
         spec.host.privileged,
+        shared.seccomp.available_caps(),
     )?;
     if !spec.config.stop_signal.is_empty() {
         signals::parse(&spec.config.stop_signal)?;
@@ -56,7 +57,7 @@ pub(crate) fn check(
         ));
     }
     if spec.host.log.driver.is_empty() {
-        spec.host.log = default_log.clone();
+        spec.host.log = shared.config.default_log.clone();
     }
     super::logs::check_config(&spec.config, &spec.host.log)?;
     Ok(Vec::new())

@@ -13,7 +13,7 @@ use crate::model::FixedView;
 use crate::orphan::ProcessName;
 use crate::shard::Shared;
 use crate::user::{self, Accounts, Identity};
-use crate::{EngineError, command};
+use crate::{EngineError, apparmor, command};
 
 /// Exit code Docker gives to a program that is not there.
 const NOT_FOUND: i32 = 127;
@@ -114,6 +114,8 @@ fn build(inputs: &Inputs) -> Result<ExecSpec, EngineError> {
         no_new_privs: fixed.host.security.no_new_privileges,
         rlimits: rights.rlimits,
         oom_score_adj: oom_score_adj(&fixed.host),
+        remap: inputs.shared.config.remap_of(&fixed.host).cloned(),
+        apparmor_profile: apparmor::profile_of(&fixed.host)?,
         group: inputs.group.clone(),
     })
 }

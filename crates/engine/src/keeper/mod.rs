@@ -12,7 +12,7 @@ use std::sync::Arc;
 use gantry_keeper_proto::msg::UNKNOWN_STATUS;
 use gantry_launch::{
     HandOver, KeeperClient, KeeperError, KeeperEvent, KeeperName, LaunchError, Launched,
-    LaunchedExec, Orphan, Prepared, PreparedExec,
+    LaunchedExec, Orphan, Prepared, PreparedExec, Step,
 };
 use gantry_rt::sync::Notify;
 use gantry_stream::{Pump, PumpKind};
@@ -77,6 +77,12 @@ impl From<LaunchError> for EngineError {
                 Some(libc::EXDEV) => EngineError::InvalidParameter(message),
                 _ => EngineError::System(message),
             },
+            // dockerd sees a wrong path in these words.
+            LaunchError::Child {
+                step: Step::Sysctl,
+                errno: libc::ENOENT,
+                ..
+            } => EngineError::InvalidParameter(message),
             LaunchError::Keeper(e) => e.into(),
             _ => EngineError::System(message),
         }

@@ -94,6 +94,8 @@ pub struct HostSpec {
     pub ipc_mode: IpcMode,
     /// The host's UTS namespace.
     pub host_uts: bool,
+    /// The host's user namespace, whatever the daemon remaps.
+    pub host_userns: bool,
     /// The host's cgroup namespace.
     pub host_cgroup_namespace: bool,
     /// Devices of the host.
@@ -269,6 +271,10 @@ pub struct SecurityOptions {
     pub no_new_privileges: bool,
     /// `seccomp=...`.
     pub seccomp: SeccompChoice,
+    /// `apparmor=...`, the last one; empty for none.
+    pub apparmor_profile: String,
+    /// `writable-cgroups`, if it was given.
+    pub writable_cgroups: Option<bool>,
 }
 
 /// Which system call filter a container gets.

@@ -96,8 +96,8 @@ pub(super) fn make_top(top: &Path) -> Result<(), EngineError> {
     made.map_err(|e| EngineError::io(format!("make directory {}", top.display()), e))
 }
 
-/// Makes the directory of one; what is there stays.
-pub(super) fn make_directory(dir: &Path) -> Result<(), EngineError> {
+/// Makes the directory of one, for containers whose root is this user and group of the host; what is there stays.
+pub(super) fn make_directory(dir: &Path, owner: Option<(u32, u32)>) -> Result<(), EngineError> {
     let failed = |e: io::Error| {
         let reason = match e.raw_os_error() {
             Some(libc::ENAMETOOLONG) => "file name too long".to_owned(),
@@ -120,7 +120,11 @@ pub(super) fn make_directory(dir: &Path) -> Result<(), EngineError> {
         .create(&data)
         .map_err(failed)?;
     // Whatever the daemon's umask.
-    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed)
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    match owner {
+        Some((uid, gid)) => std::os::unix::fs::chown(&data, Some(uid), Some(gid)).map_err(failed),
+        None => Ok(()),
+    }
 }
 
 /// The record is durable.
@@ -352,7 +356,7 @@ mod tests {
     fn directories_without_a_record_go_only_when_they_are_empty() {
         let dir = tempfile::tempdir().expect("tempdir");
         for name in ["known", "empty", "full", "new"] {
-            make_directory(&dir.path().join(name)).expect("made");
+            make_directory(&dir.path().join(name), None).expect("made");
         }
         for name in ["empty", "full"] {
             settle(&dir.path().join(name)).expect("settled");

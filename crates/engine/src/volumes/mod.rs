@@ -72,7 +72,8 @@ async fn get_or_make(
             let prefix = format!("create {}: ", volume.name);
             local::check_options(volume.options.as_ref()).map_err(|e| e.prefixed(&prefix))?;
             let dir = shared.volumes.dir(&volume.name);
-            on_worker(move || local::make_directory(&dir))
+            let owner = shared.config.remap.as_ref().map(|remap| remap.root());
+            on_worker(move || local::make_directory(&dir, owner))
                 .await
                 .map_err(|e| e.prefixed(&prefix))?;
             Ok((volume, Some(new)))
@@ -189,6 +190,7 @@ pub(crate) async fn populate(
     }
     let (shared, image) = (shared.clone(), image.clone());
     let (upper, work) = (fixed.upper_path(), fixed.work_path());
+    let remap = shared.config.remap_of(&fixed.host).cloned();
     let copy = move || {
         let mut lowers = shared.images.rootfs(&image)?;
         lowers.push(shared.config.init_layer_dir());
@@ -197,6 +199,7 @@ pub(crate) async fn populate(
             upper,
             work,
             volatile: false,
+            remap,
         };
         copy_up(&root, &jobs)
     };

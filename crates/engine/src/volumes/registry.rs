@@ -44,6 +44,7 @@ impl Volumes {
     /// Reads the records and finishes what a kill interrupted. Blocks.
     pub(crate) fn load(
         data_root: &Path,
+        owner: Option<(u32, u32)>,
         store: &Store,
         users: BTreeMap<String, Vec<ContainerId>>,
     ) -> Result<Self, EngineError> {
@@ -58,7 +59,7 @@ impl Volumes {
         for (name, bytes) in store.read_all(Table::Volumes)? {
             match serde_json::from_slice::<Volume>(&bytes) {
                 Ok(volume) if volume.version <= VOLUME_VERSION => {
-                    local::make_directory(&volumes.dir(&name))?;
+                    local::make_directory(&volumes.dir(&name), owner)?;
                     let users = users.get(&name).into_iter().flatten().cloned().collect();
                     let entry = Entry {
                         volume: Arc::new(volume),

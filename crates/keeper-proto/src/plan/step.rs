@@ -63,4 +63,7 @@ steps! {
     Enter = 39, "make a process in the container";
     PidJoin = 40, "join the pid namespace";
     IpcJoin = 41, "join the ipc namespace";
+    UserNamespace = 42, "enter the user namespace";
+    UserMap = 43, "write the id maps of the user namespace";
+    AppArmor = 44, "apply the apparmor profile";
 }

@@ -18,6 +18,13 @@ fn extra_capabilities(context: &Context<'_>) -> u64 {
     }
 }
 
+/// Root of a user namespace that was entered: until then the process is a user that is unknown there.
+pub(super) fn become_root() -> Done {
+    at(Step::Identity, raw::setgroups(&[]))?;
+    at(Step::Identity, raw::setresgid(0))?;
+    at(Step::Identity, raw::setresuid(0))
+}
+
 /// Becomes the container's user with everything decided, and finds the program. What is left is to [`seal`] and to
 /// execute it.
 pub(super) fn prepare<'a>(context: &Context<'a>) -> Done<&'a CStr> {

@@ -13,7 +13,7 @@ use gantry_keeper_proto::plan::{Join, Step};
 use super::{Context, Done, Never, at, identity, mounts, program};
 use crate::raw;
 
-/// Everything but user (never another one) and time.
+/// Everything but user and time.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
@@ -24,30 +24,47 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 pub(super) fn run(context: &Context<'_>, join: Join) -> Done<Never> {
     super::fresh_state()?;
     super::join_cgroups(context)?;
-    mounts::write_own_oom_score(context)?;
-    at(Step::Join, raw::setns(context.fd(join.pidfd), NAMESPACES))?;
+    mounts::write_oom_score(context)?;
+    super::confine(context)?;
+    super::raise_limits(context)?;
+    super::leave_keyring()?;
+    let user = match join.user_namespace {
+        true => libc::CLONE_NEWUSER,
+        false => 0,
+    };
+    let joined = raw::setns(context.fd(join.pidfd), NAMESPACES | user);
+    at(Step::Join, joined)?;
     super::standard_streams(context)?;
     at(Step::CloseFiles, super::close_files(context))?;
     super::limit(context)?;
+    if join.user_namespace {
+        identity::become_root()?;
+    }
     let chosen = identity::prepare(context)?;
+    enter(context, join.filter_last, chosen)
+}
+
+/// Makes the process that executes, and ends: the pid namespace has been joined, everything else is done.
+pub(super) fn enter(
+    context: &Context<'_>,
+    filter_last: bool,
+    chosen: &std::ffi::CStr,
+) -> Done<Never> {
     // The keeper reads what is written there, and must not believe anybody in the container.
     at(Step::Status, raw::keep_from_forks(context.status))?;
-    if !join.filter_last {
+    if !filter_last {
         identity::seal(context)?;
     }
-    match at(Step::Enter, raw::fork_sibling())? {
-        0 => inside(context, join, chosen),
-        pid => {
-            context.status.set_child(pid);
-            raw::exit(0)
-        }
+    match at(Step::Enter, raw::fork_sibling(0, &context.status.child))? {
+        0 => inside(context, filter_last, chosen),
+        _ => raw::exit(0),
     }
 }
 
 /// The process in the container. It cannot tell the keeper any more; to the client it has been started.
-fn inside(context: &Context<'_>, join: Join, chosen: &std::ffi::CStr) -> ! {
+fn inside(context: &Context<'_>, filter_last: bool, chosen: &std::ffi::CStr) -> ! {
     let tty = context.plan.stdio.tty_slave.map(|_| 0);
-    let ready = super::session(tty).and_then(|()| match join.filter_last {
+    let ready = super::session(tty).and_then(|()| match filter_last {
         true => identity::seal(context),
         false => Ok(()),
     });

@@ -7,6 +7,7 @@ mod identity;
 mod join;
 mod mounts;
 mod program;
+mod staged;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -36,10 +37,6 @@ impl Status {
     /// The process that was made in the container, if there is one.
     pub fn child(&self) -> Option<i32> {
         Some(self.child.load(Ordering::Acquire)).filter(|pid| *pid > 0)
-    }
-
-    fn set_child(&self, pid: i32) {
-        self.child.store(pid, Ordering::Release);
     }
 
     /// What failed, if anything.
@@ -145,28 +142,57 @@ pub extern "C" fn entry(context: *const libc::c_void) -> ! {
 enum Never {}
 
 fn run(context: &Context<'_>) -> Done<Never> {
-    let plan = context.plan;
     fresh_state()?;
     join_cgroups(context)?;
+    mounts::write_oom_score(context)?;
+    confine(context)?;
+    if context.plan.is_staged() {
+        return staged::run(context);
+    }
+    take_session(context)?;
+    let chosen = furnish(context)?;
+    identity::seal(context)?;
+    program::execute(context, chosen)
+}
+
+/// The namespaces that are the container's own, as clone(2) takes them.
+pub fn new_namespaces(plan: &Plan) -> i32 {
+    let new = |namespace: Namespace| namespace == Namespace::New;
+    let wanted = [
+        (true, libc::CLONE_NEWNS),
+        (new(plan.pid), libc::CLONE_NEWPID),
+        (new(plan.ipc), libc::CLONE_NEWIPC),
+        (!plan.host_uts, libc::CLONE_NEWUTS),
+        (new(plan.network), libc::CLONE_NEWNET),
+    ];
+    let flags = wanted.iter().filter(|(wanted, _)| *wanted);
+    flags.fold(0, |all, (_, flag)| all | flag)
+}
+
+/// Makes everything around the program, in the container's namespaces, and finds it. What is left is to
+/// [`identity::seal`] and to execute it.
+fn furnish<'a>(context: &Context<'a>) -> Done<&'a std::ffi::CStr> {
+    let plan = context.plan;
+    if plan.cgroup_namespace {
+        at(Step::CgroupNamespace, raw::unshare(libc::CLONE_NEWCGROUP))?;
+    }
     join_network(context)?;
     join_ipc(context)?;
-    session(plan.stdio.tty_slave.map(|slave| context.fd(slave)))?;
     standard_streams(context)?;
-    mounts::attach_root(context)?;
-    mounts::attach_all(context)?;
+    mounts::attach(context)?;
     if !plan.host_uts {
         name_host(plan)?;
     }
     mounts::write_sysctls(context)?;
-    mounts::write_oom_score(context)?;
     mounts::mask(context)?;
     mounts::make_readonly(context)?;
     // From here on no descriptor of the host is open, so no path of the container can lead out through one.
     at(Step::CloseFiles, close_files(context))?;
     limit(context)?;
-    let chosen = identity::prepare(context)?;
-    identity::seal(context)?;
-    program::execute(context, chosen)
+    if !plan.is_staged() {
+        leave_keyring()?;
+    }
+    identity::prepare(context)
 }
 
 /// Nothing of the keeper's that a program would notice.
@@ -179,11 +205,30 @@ fn join_cgroups(context: &Context<'_>) -> Done {
     for (i, index) in context.plan.cgroup_procs.iter().enumerate() {
         at_detail(Step::CgroupAttach, i, raw::write(context.fd(*index), b"0"))?;
     }
-    if context.plan.cgroup_namespace {
-        at(Step::CgroupNamespace, raw::unshare(libc::CLONE_NEWCGROUP))?;
-    }
     context.reach(Point::ChildBegin);
     Ok(())
+}
+
+/// What AppArmor is to make of the program, when it is executed.
+fn confine(context: &Context<'_>) -> Done {
+    const PREFIX: &[u8] = b"exec ";
+    const MAX_BYTES: usize = 1024;
+    let Some(profile) = &context.plan.apparmor_profile else {
+        return Ok(());
+    };
+    let mut text = [0u8; MAX_BYTES];
+    let parts = PREFIX.iter().chain(profile.to_bytes());
+    let len = PREFIX.len() + profile.count_bytes();
+    text.iter_mut()
+        .zip(parts)
+        .for_each(|(place, byte)| *place = *byte);
+    let text = at(Step::AppArmor, text.get(..len).ok_or(libc::ENAMETOOLONG))?;
+    // Where several modules are stacked, the common file is another's.
+    let written = match mounts::write_of_host(context, c"self/attr/apparmor/exec", text) {
+        Err(libc::ENOENT) => mounts::write_of_host(context, c"self/attr/exec", text),
+        written => written,
+    };
+    at(Step::AppArmor, written)
 }
 
 fn name_host(plan: &Plan) -> Done {
@@ -237,6 +282,11 @@ fn loopback_up() -> SysResult {
     result
 }
 
+fn take_session(context: &Context<'_>) -> Done {
+    let slave = context.plan.stdio.tty_slave;
+    session(slave.map(|slave| context.fd(slave)))
+}
+
 /// A session of its own, with this terminal if there is one.
 fn session(tty: Option<RawFd>) -> Done {
     at(Step::Session, raw::setsid())?;
@@ -286,6 +336,25 @@ fn limit(context: &Context<'_>) -> Done {
             raw::set_rlimit(limit.resource, limit.soft, limit.hard),
         )?;
     }
+    Ok(())
+}
+
+/// Raises hard limits that only the host's root can raise. What is lowered is lowered at the end.
+fn raise_limits(context: &Context<'_>) -> Done {
+    for (i, limit) in context.plan.rlimits.iter().enumerate() {
+        let (soft, hard) = at_detail(Step::Rlimit, i, raw::rlimit(limit.resource))?;
+        if limit.hard > hard {
+            at_detail(
+                Step::Rlimit,
+                i,
+                raw::set_rlimit(limit.resource, soft, limit.hard),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn leave_keyring() -> Done {
     match raw::new_session_keyring() {
         // Kernels without keyrings, and hosts whose own filter forbids them.
         Err(libc::ENOSYS | libc::EPERM | libc::EACCES) => Ok(()),

@@ -9,21 +9,19 @@ use super::{Context, Done, at, at_detail};
 use crate::raw::{self, SysResult};
 use crate::setup::ROOT_POINT;
 
-/// Makes the root file system `/`.
-pub(super) fn attach_root(context: &Context<'_>) -> Done {
-    let root = context.fd(context.plan.rootfs);
-    let point = at(Step::Rootfs, raw::resolve(ROOT_POINT, false))?;
-    at(Step::Rootfs, raw::move_mount(root, point))?;
-    at(Step::Rootfs, raw::fchdir(root))?;
-    // The old root ends up on top of the new one, and is what "." leads to for umount.
-    at(Step::Pivot, raw::pivot_root(c".", c"."))?;
-    at(Step::OldRoot, raw::umount(c".", libc::MNT_DETACH))?;
-    at(Step::Pivot, raw::chdir(c"/"))
+/// proc and sysfs of a user namespace, made ahead; `None` once they are taken, or for the keeper's own namespace.
+#[derive(Default)]
+struct Kernel {
+    proc: Option<RawFd>,
+    sysfs: Option<RawFd>,
 }
 
-pub(super) fn attach_all(context: &Context<'_>) -> Done {
+/// Makes the root file system `/`, and attaches what is mounted in it.
+pub(super) fn attach(context: &Context<'_>) -> Done {
+    let mut kernel = make_kernel(context)?;
+    attach_root(context)?;
     for (i, op) in context.plan.mounts.iter().enumerate() {
-        let tree = at_detail(Step::Mount, i, tree_of(context, op))?;
+        let tree = at_detail(Step::Mount, i, tree_of(context, op, &mut kernel))?;
         let target = at_detail(
             Step::MountTarget,
             i,
@@ -37,11 +35,53 @@ pub(super) fn attach_all(context: &Context<'_>) -> Done {
     Ok(())
 }
 
-fn tree_of(context: &Context<'_>, op: &MountOp) -> SysResult<RawFd> {
+/// In a user namespace these can only be made while the host's are in sight, which they are on the point of the root
+/// until the old root is gone.
+fn make_kernel(context: &Context<'_>) -> Done<Kernel> {
+    let mut kernel = Kernel::default();
+    let Some(user) = &context.plan.user else {
+        return Ok(kernel);
+    };
+    for view in user.views {
+        at(Step::Rootfs, put_on_root_point(context.fd(view)))?;
+    }
+    for (i, op) in context.plan.mounts.iter().enumerate() {
+        let (place, kind) = match op.source {
+            MountSource::Proc => (&mut kernel.proc, c"proc"),
+            MountSource::Sysfs => (&mut kernel.sysfs, c"sysfs"),
+            _ => continue,
+        };
+        *place = Some(at_detail(Step::Mount, i, raw::new_fs(kind, op.attributes))?);
+    }
+    Ok(kernel)
+}
+
+fn put_on_root_point(tree: RawFd) -> SysResult {
+    let point = raw::resolve(ROOT_POINT, false)?;
+    let moved = raw::move_mount(tree, point);
+    raw::close(point);
+    moved
+}
+
+fn attach_root(context: &Context<'_>) -> Done {
+    let root = context.fd(context.plan.rootfs);
+    at(Step::Rootfs, put_on_root_point(root))?;
+    at(Step::Rootfs, raw::fchdir(root))?;
+    // The old root ends up on top of the new one, and is what "." leads to for umount.
+    at(Step::Pivot, raw::pivot_root(c".", c"."))?;
+    at(Step::OldRoot, raw::umount(c".", libc::MNT_DETACH))?;
+    at(Step::Pivot, raw::chdir(c"/"))
+}
+
+fn tree_of(context: &Context<'_>, op: &MountOp, kernel: &mut Kernel) -> SysResult<RawFd> {
+    let made = |ahead: &mut Option<RawFd>, kind: &CStr| match ahead.take() {
+        Some(tree) => Ok(tree),
+        None => raw::new_fs(kind, op.attributes),
+    };
     match &op.source {
         MountSource::Tree(fd) => Ok(context.fd(*fd)),
-        MountSource::Proc => raw::new_fs(c"proc", op.attributes),
-        MountSource::Sysfs => raw::new_fs(c"sysfs", op.attributes),
+        MountSource::Proc => made(&mut kernel.proc, c"proc"),
+        MountSource::Sysfs => made(&mut kernel.sysfs, c"sysfs"),
         MountSource::Mqueue => raw::new_fs(c"mqueue", op.attributes),
         MountSource::Inside(path) => clone_at(path),
     }
@@ -73,28 +113,13 @@ pub(super) fn write_sysctls(context: &Context<'_>) -> Done {
     Ok(())
 }
 
-pub(super) fn write_oom_score(context: &Context<'_>) -> Done {
-    let Some(score) = context.plan.oom_score_adj else {
-        return Ok(());
-    };
-    let mut digits = [0u8; 12];
-    let text = decimal(score, &mut digits);
-    // Its own directory by number: "self" would be a symbolic link, and in a shared namespace it is not number 1.
-    let mut pid_digits = [0u8; 12];
-    let pid = decimal(raw::getpid(), &mut pid_digits);
-    let mut path = [0u8; 40];
-    let parts = [&b"/proc/"[..], pid, &b"/oom_score_adj"[..]];
-    let bytes = parts.iter().flat_map(|part| part.iter());
-    for (place, byte) in path.iter_mut().zip(bytes) {
-        *place = *byte;
-    }
-    let path = CStr::from_bytes_until_nul(&path).map_err(|_| libc::EINVAL);
-    let written = path.and_then(|path| write_file(path, text));
-    at(Step::OomScore, written)
+/// Writes a file of the host's /proc, for which a process of the host may have rights that it is about to lose.
+pub(super) fn write_of_host(context: &Context<'_>, path: &CStr, value: &[u8]) -> SysResult {
+    write_file_at(context.proc, path, 0, value)
 }
 
-/// As [`write_oom_score`] for a process that still sees the host's /proc.
-pub(super) fn write_own_oom_score(context: &Context<'_>) -> Done {
+/// Of the calling process, which may only raise it once it has left the host's user namespace.
+pub(super) fn write_oom_score(context: &Context<'_>) -> Done {
     let Some(score) = context.plan.oom_score_adj else {
         return Ok(());
     };
@@ -102,8 +127,23 @@ pub(super) fn write_own_oom_score(context: &Context<'_>) -> Done {
     let text = decimal(score, &mut digits);
     at(
         Step::OomScore,
-        write_file_at(context.proc, c"self/oom_score_adj", 0, text),
+        write_of_host(context, c"self/oom_score_adj", text),
     )
+}
+
+/// Writes the map of a process that was just made: `name` is `uid_map` or `gid_map`.
+pub(super) fn write_map(context: &Context<'_>, pid: i32, name: &CStr, map: &[u8]) -> Done {
+    let mut digits = [0u8; 12];
+    let pid = decimal(pid, &mut digits);
+    let mut path = [0u8; 32];
+    let parts = [pid, b"/", name.to_bytes()];
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    for (place, byte) in path.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| libc::EINVAL);
+    let written = path.and_then(|path| write_of_host(context, path, map));
+    at(Step::UserMap, written)
 }
 
 /// Decimal digits without formatting machinery.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, NAMESPACES_VERSION, Reply, Request};
+use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, Reply, Request};
 use gantry_keeper_proto::plan::{Plan, Step};
 
 use super::{KeeperClient, Launched, unexpected};
@@ -40,7 +40,7 @@ impl KeeperClient {
             mut group,
         } = prepared.into_parts();
         let version = self.version.get();
-        if plan.shares_namespaces() && version < NAMESPACES_VERSION {
+        if version < plan.oldest_keeper() {
             return Err(KeeperError::TooOldToShare(version).into());
         }
         let answer = self.born(&plan, plan_bytes, &fds).await;
@@ -70,6 +70,9 @@ impl KeeperClient {
             return Err(KeeperError::TooOld(version).into());
         }
         let (plan, plan_bytes, fds, ends) = prepared.into_parts();
+        if version < plan.oldest_keeper() {
+            return Err(KeeperError::TooOldToShare(version).into());
+        }
         let answer = self.born(&plan, plan_bytes, &fds).await;
         drop(fds);
         let born = answer?.map_err(|f| exec::error(&plan, f.step, f.errno))?;

@@ -11,6 +11,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::rootfs;
 use crate::error::LaunchError;
+use crate::remap::Remap;
 use crate::spec::{BindMount, Propagation, Readonly};
 use crate::sys::{Kind, set_mount_attributes, set_mount_propagation};
 
@@ -30,7 +31,10 @@ const PROC_FILES: &[&str] = &[
 ];
 
 /// Makes the tree, with its attributes.
-pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
+pub(crate) fn mount(
+    bind: &BindMount,
+    remap: Option<&Remap>,
+) -> Result<(OwnedFd, Kind), LaunchError> {
     check_target(bind)?;
     // A private mount that becomes a slave stays private.
     if !(bind.propagation_optional && bind.propagation == Propagation::Slave) {
@@ -41,7 +45,7 @@ pub(crate) fn mount(bind: &BindMount) -> Result<(OwnedFd, Kind), LaunchError> {
         let about = about.clone();
         move |e: io::Error| LaunchError::prepare(step, about, e)
     };
-    let tree = clone(bind)?;
+    let tree = clone(bind, remap)?;
     let propagation = match bind.propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
@@ -76,7 +80,8 @@ pub(crate) fn kinds_differ(bind: &BindMount) -> LaunchError {
     }
 }
 
-fn clone(bind: &BindMount) -> Result<OwnedFd, LaunchError> {
+/// Of an image the owners are the container's.
+fn clone(bind: &BindMount, remap: Option<&Remap>) -> Result<OwnedFd, LaunchError> {
     let about = bind.source.display().to_string();
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if !bind.non_recursive {
@@ -93,8 +98,8 @@ fn clone(bind: &BindMount) -> Result<OwnedFd, LaunchError> {
                 _ => LaunchError::prepare("bind", about, e),
             });
         }
-        (None, false) => return rootfs::union(&bind.layers, &about),
-        (Some(_), false) => rootfs::union(&bind.layers, &about)?,
+        (None, false) => return rootfs::union(&bind.layers, remap, &about),
+        (Some(_), false) => rootfs::union(&bind.layers, remap, &about)?,
         (Some(_), true) => {
             let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&bind.source, directory, Mode::empty())

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
+use crate::remap::Remap;
 use crate::spec::DeviceNode;
 use crate::sys::{make_node, make_private};
 
@@ -27,6 +28,8 @@ const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 const DIRECTORIES: &[&str] = &["pts", "shm", "mqueue"];
+/// Group of terminals.
+const TTY_GROUP: u32 = 5;
 /// Host devices a privileged container gets at most.
 const MAX_HOST_DEVICES: usize = 4096;
 /// Nesting of directories below the host's /dev that is followed.
@@ -196,15 +199,28 @@ pub(crate) fn nosuid_nodev_noexec() -> MountAttrFlags {
 }
 
 /// An own devpts. It belongs to no namespace, so it can be made here and used before the container exists.
-pub(crate) fn devpts() -> io::Result<OwnedFd> {
+pub(crate) fn devpts(remap: Option<&Remap>) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let gid = remap.map_or(Some(TTY_GROUP), |remap| remap.host_gid(TTY_GROUP));
+    let gid = gid.ok_or(io::ErrorKind::InvalidInput)?.to_string();
     let options = [
         ("newinstance", ""),
         ("ptmxmode", "0666"),
         ("mode", "0620"),
-        ("gid", "5"),
+        ("gid", gid.as_str()),
     ];
-    new_fs("devpts", "devpts", &options, attributes)
+    let devpts = new_fs("devpts", "devpts", &options, attributes)?;
+    if let Some((uid, gid)) = remap.map(Remap::root) {
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(uid),
+            rustix::fs::Gid::from_raw(gid),
+        );
+        for name in ["", "ptmx"] {
+            let flags = AtFlags::EMPTY_PATH;
+            rustix::fs::chownat(&devpts, name, Some(uid), Some(gid), flags)?;
+        }
+    }
+    Ok(devpts)
 }
 
 /// A terminal of that devpts (its first: /dev/pts/0): master and slave.

@@ -16,7 +16,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use gantry_keeper_proto::plan::{Namespace, Plan, StdioFds, Step};
+use gantry_keeper_proto::plan::{
+    Namespace, Plan, StdioFds, Step, UserNamespace as PlanUser, UserSource,
+};
 use gantry_keeper_proto::scm::MAX_MESSAGE_BYTES;
 use gantry_keeper_proto::wire::lossy;
 use rustix::fs::MemfdFlags;
@@ -26,14 +28,16 @@ use self::cgroup::PreparedGroup;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
 use crate::netns;
-use crate::spec::{LaunchSpec, NamespaceMode};
+use crate::remap::Remap;
+use crate::spec::{LaunchSpec, NamespaceMode, UserNamespace};
 use crate::sys::{Kind, set_mount_attributes};
 
 pub(crate) use cgroup::GroupGuard;
+pub(crate) use dev::nosuid_nodev_noexec;
 pub(crate) use fds::FdTable;
-pub(crate) use program::{candidates, text};
+pub(crate) use program::{candidates, filter_last, text};
 pub use root_view::{RootEntry, RootView};
-pub use rootfs::{OverlayMode, overlay_mode};
+pub use rootfs::{OverlayMode, overlay_mode, probe_remapped};
 pub(crate) use stdio::{DaemonEnds, Streams, make as make_streams};
 
 /// Plans above this travel as a memfd.
@@ -76,7 +80,10 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let mut fds = FdTable::default();
     let mut group = cgroup::prepare(&spec.cgroup, &spec.id, spec.cgroup_namespace, &mut fds)?;
     let root = rootfs::mount(&spec.rootfs)?;
-    let devpts = dev::devpts().map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
+    let remap = spec.user.as_ref().map(|user| &*user.remap);
+    let checked = remap.map(|remap| remap.check(spec.uid, spec.gid, &spec.groups));
+    checked.transpose().map_err(LaunchError::Unmapped)?;
+    let devpts = devpts(remap).map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
     let (stdio, ends) = stdio::make(Streams::of(spec), || copy_of(&devpts), &mut fds)?;
     let rootfs_blocks = spec
         .rootfs
@@ -84,7 +91,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         .iter()
         .chain([&spec.rootfs.upper])
         .any(|p| rootfs::may_block(p));
-    let mut mounts = Mounts::new(&root, &mut fds)?;
+    let mut mounts = Mounts::new(&root, remap, &mut fds)?;
     mounts.standard(spec, devpts)?;
     mounts.cgroup(std::mem::take(&mut group.trees), spec)?;
     mounts.devices(spec)?;
@@ -107,15 +114,21 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
             NamespaceMode::Join(fd) => Namespace::Join(mounts.fds().add_copy(fd)?),
         })
     };
-    let ready = spec.network.is_new().then(netns::take).flatten();
+    // What is there already belongs to the host's user namespace.
+    let may_be_ready = spec.network.is_new() && spec.user.is_none();
+    let ready = may_be_ready.then(netns::take).flatten();
     let network = match ready {
         Some(made) => namespace(&NamespaceMode::Join(made))?,
         None => namespace(&spec.network)?,
     };
     let (pid, ipc) = (namespace(&spec.pid)?, namespace(&spec.ipc)?);
+    let user = spec.user.as_ref();
+    let user = user.map(|user| user_namespace(user, mounts.fds()));
+    let user = user.transpose()?;
     let rootfs = mounts.fds().add(root)?;
     // Where others can see the child it must not share the keeper's memory.
-    let may_block = mounts.may_block || rootfs_blocks || group.frozen || !spec.pid.is_new();
+    let may_block =
+        mounts.may_block || rootfs_blocks || group.frozen || !spec.pid.is_new() || user.is_some();
     let mounts = mounts.finish();
     let plan = Plan {
         may_block,
@@ -125,6 +138,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         network,
         pid,
         ipc,
+        user,
         ..describe(spec, &group, stdio)?
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
@@ -139,6 +153,23 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         parts,
         discarded: group.discarded,
     })
+}
+
+fn devpts(remap: Option<&Remap>) -> std::io::Result<OwnedFd> {
+    let _acting = remap.map(Remap::act_as_root).transpose()?;
+    dev::devpts(remap)
+}
+
+fn user_namespace(spec: &UserNamespace, fds: &mut FdTable) -> Result<PlanUser, LaunchError> {
+    let source = match &spec.join {
+        Some(namespace) => UserSource::Join(fds.add_copy(namespace)?),
+        None => UserSource::New {
+            uid_map: spec.remap.uid_map(),
+            gid_map: spec.remap.gid_map(),
+        },
+    };
+    let views = mounts::kernel_views(fds)?;
+    Ok(PlanUser { source, views })
 }
 
 fn copy_of(fd: &OwnedFd) -> Result<OwnedFd, LaunchError> {
@@ -214,6 +245,10 @@ fn describe(
         argv: spec.argv.clone(),
         env: spec.env.clone(),
         join: None,
+        user: None,
+        apparmor_profile: spec.apparmor_profile.clone(),
+        filter_last: matches!(spec.pid, NamespaceMode::Join(_))
+            && program::filter_last(spec.seccomp.as_deref().unwrap_or_default(), spec.tty),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The container's mounts, in order: what every container has, then what its client asked for, shallow before deep.
 
 use std::ffi::CString;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 
 use gantry_keeper_proto::plan::{FdIndex, MountOp, MountSource};
@@ -11,7 +12,8 @@ use super::fds::FdTable;
 use super::program::absolute;
 use super::{bind, dev, rootfs, tmpfs};
 use crate::error::LaunchError;
-use crate::spec::{BindFile, BindMount, LaunchSpec, Shm};
+use crate::remap::{ActingAsRoot, Remap};
+use crate::spec::{BindFile, BindMount, LaunchSpec, NamespaceMode, Shm};
 use crate::sys::{IN_ROOT, Kind, ensure, make_private};
 
 /// Targets under these are made by the kernel or not at all.
@@ -29,6 +31,7 @@ pub(crate) struct Mounts<'a> {
     trees: Vec<(String, OwnedFd)>,
     /// /sys/fs/cgroup is a tmpfs, in which a place to mount on can be made.
     cgroup_tmpfs: bool,
+    remap: Option<&'a Remap>,
     pub(crate) may_block: bool,
 }
 
@@ -37,12 +40,17 @@ fn failed(step: &'static str, about: &str) -> impl Fn(std::io::Error) -> LaunchE
 }
 
 impl<'a> Mounts<'a> {
-    pub(crate) fn new(root: &OwnedFd, fds: &'a mut FdTable) -> Result<Mounts<'a>, LaunchError> {
+    pub(crate) fn new(
+        root: &OwnedFd,
+        remap: Option<&'a Remap>,
+        fds: &'a mut FdTable,
+    ) -> Result<Mounts<'a>, LaunchError> {
         let mut mounts = Mounts {
             ops: Vec::new(),
             fds,
             trees: Vec::new(),
             cgroup_tmpfs: false,
+            remap,
             may_block: false,
         };
         mounts.remember("/", root)?;
@@ -65,6 +73,12 @@ impl<'a> Mounts<'a> {
         Ok(())
     }
 
+    /// Until the result is dropped, what is made belongs to the container's root.
+    fn act(&self) -> Result<Option<ActingAsRoot>, LaunchError> {
+        let acting = self.remap.map(Remap::act_as_root).transpose();
+        acting.map_err(failed("act as", "the container's root"))
+    }
+
     /// Makes the target in the tree it falls into.
     pub(crate) fn ensure(&self, target: &str, kind: Kind) -> Result<(), LaunchError> {
         let in_kernel_tree = KERNEL_TREES
@@ -76,6 +90,7 @@ impl<'a> Mounts<'a> {
         let Some((tree, rest)) = self.tree_of(target) else {
             return Ok(());
         };
+        let _acting = self.act()?;
         ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
     }
 
@@ -156,7 +171,7 @@ impl<'a> Mounts<'a> {
         devpts: OwnedFd,
     ) -> Result<(), LaunchError> {
         let noexec = dev::nosuid_nodev_noexec();
-        self.kernel(MountSource::Proc, "/proc", noexec)?;
+        self.proc(spec)?;
         self.dev(spec, devpts)?;
         let sys = if spec.privileged {
             noexec
@@ -169,6 +184,27 @@ impl<'a> Mounts<'a> {
         self.below_dev(spec)
     }
 
+    fn proc(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        if spec.pid.is_new() || matches!(spec.pid, NamespaceMode::Host) {
+            return self.kernel(MountSource::Proc, "/proc", dev::nosuid_nodev_noexec());
+        }
+        let missing =
+            || failed("find", "/proc of the joined container")(ErrorKind::NotFound.into());
+        let tree = spec.joined_proc.as_ref().ok_or_else(missing)?;
+        let tree = rustix::io::fcntl_dupfd_cloexec(tree, 3)
+            .map_err(|e| failed("duplicate", "/proc")(e.into()))?;
+        self.ensure("/proc", Kind::Directory)?;
+        let fd = self.fds.add(tree)?;
+        let target = absolute("mount target", "/proc")?;
+        self.ops.push(MountOp {
+            source: MountSource::Tree(fd),
+            target,
+            attributes: 0,
+            no_symlinks: true,
+        });
+        Ok(())
+    }
+
     /// /dev with its terminals. A client's own /dev takes the place of all of it but the container's terminal.
     fn dev(&mut self, spec: &LaunchSpec, devpts: OwnedFd) -> Result<(), LaunchError> {
         if let Some(dev) = own(spec, DEV) {
@@ -179,8 +215,10 @@ impl<'a> Mounts<'a> {
             return Ok(());
         }
         let with_shm = !matches!(spec.shm, Shm::Absent);
-        let dev_tree =
-            dev::dev(spec.tty, spec.privileged, with_shm).map_err(failed("make", DEV))?;
+        let dev_tree = {
+            let _acting = self.act()?;
+            dev::dev(spec.tty, spec.privileged, with_shm).map_err(failed("make", DEV))?
+        };
         self.tree(dev_tree, DEV, Kind::Directory)?;
         self.tree(devpts, "/dev/pts", Kind::Directory)
     }
@@ -203,6 +241,7 @@ impl<'a> Mounts<'a> {
     }
 
     fn shm(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+        let acting = self.act()?;
         let tree = match &spec.shm {
             Shm::Absent => return Ok(()),
             Shm::Own => dev::shm(spec.shm_size_bytes),
@@ -210,12 +249,14 @@ impl<'a> Mounts<'a> {
             Shm::Of(tree) => rustix::io::fcntl_dupfd_cloexec(tree, 3).map_err(Into::into),
         };
         let tree = tree.map_err(failed("make", "/dev/shm"))?;
+        drop(acting);
         self.tree(tree, "/dev/shm", Kind::Directory)
     }
 
     /// Device nodes, in whatever tree they fall into.
     pub(crate) fn devices(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
         let theirs = own(spec, DEV).is_some();
+        let _acting = self.act()?;
         for node in &spec.devices {
             // Nothing is made in a directory of the host.
             if theirs && below(&node.path, DEV).is_some() {
@@ -236,7 +277,7 @@ impl<'a> Mounts<'a> {
             layers => layers,
         };
         self.may_block |= sources.iter().any(|path| rootfs::may_block(path));
-        let (tree, kind) = bind::mount(mount)?;
+        let (tree, kind) = bind::mount(mount, self.remap)?;
         self.ensure(&mount.target, kind)?;
         if self
             .kind_at(&mount.target)
@@ -280,7 +321,10 @@ impl<'a> Mounts<'a> {
                 Wanted::Mount(mount) => self.mount(mount)?,
                 Wanted::Tmpfs(t) => {
                     let covered = self.mode_at(target).filter(|_| !in_our_dev(target));
-                    let tree = tmpfs::mount(t, covered)?;
+                    let tree = {
+                        let _acting = self.act()?;
+                        tmpfs::mount(t, covered, self.remap)?
+                    };
                     self.tree(tree, target, Kind::Directory)?;
                 }
             }
@@ -296,6 +340,12 @@ impl<'a> Mounts<'a> {
             | OpenTreeFlags::AT_RECURSIVE;
         let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags)
             .map_err(|e| LaunchError::prepare("bind", about.clone(), e))?;
+        if let Some(remap) = self.remap {
+            // The daemon's own files, made for the container.
+            remap
+                .apply(tree.as_fd())
+                .map_err(failed("map the owners of", &about))?;
+        }
         let attributes = match bind.readonly {
             true => u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
             false => 0,
@@ -308,6 +358,7 @@ impl<'a> Mounts<'a> {
 
     /// An empty read-only directory to mask others with.
     pub(crate) fn mask_dir(&mut self) -> Result<FdIndex, LaunchError> {
+        let _acting = self.act()?;
         let tree = dev::new_fs(
             "tmpfs",
             "tmpfs",
@@ -330,7 +381,7 @@ impl<'a> Mounts<'a> {
             return Ok(());
         }
         let mut attributes = dev::nosuid_nodev_noexec();
-        if !spec.privileged {
+        if !(spec.privileged || spec.writable_cgroups) {
             attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }
         for (name, tree) in &trees {
@@ -343,22 +394,9 @@ impl<'a> Mounts<'a> {
             }
             return Ok(());
         }
-        let base = dev::new_fs(
-            "tmpfs",
-            "tmpfs",
-            &[("mode", "755")],
-            dev::nosuid_nodev_noexec(),
-        )
-        .map_err(failed("make", top))?;
-        for (name, _) in &trees {
-            // A name of one component in a file system that was just made: nothing can be in the way.
-            rustix::fs::mkdirat(&base, name.as_str(), Mode::from_raw_mode(0o755))
-                .map_err(|e| failed("make the cgroup directory", name)(e.into()))?;
-            for alias in name.split(',').filter(|_| name.contains(',')) {
-                rustix::fs::symlinkat(name.as_str(), &base, alias)
-                    .map_err(|e| failed("link", alias)(e.into()))?;
-            }
-        }
+        let acting = self.act()?;
+        let base = hierarchies(&trees).map_err(failed("make", top))?;
+        drop(acting);
         // Writable, as under dockerd: only the hierarchies in it are not.
         self.tree(base, top, Kind::Directory)?;
         self.cgroup_tmpfs = true;
@@ -382,6 +420,32 @@ fn claimed(spec: &LaunchSpec, target: &str) -> bool {
 /// What the client mounts there.
 fn own<'s>(spec: &'s LaunchSpec, target: &str) -> Option<&'s BindMount> {
     spec.mounts.iter().find(|m| m.target == target)
+}
+
+/// A directory for every hierarchy, and links for those with several controllers.
+fn hierarchies(trees: &[(String, OwnedFd)]) -> std::io::Result<OwnedFd> {
+    let attributes = dev::nosuid_nodev_noexec();
+    let base = dev::new_fs("tmpfs", "tmpfs", &[("mode", "755")], attributes)?;
+    for (name, _) in trees {
+        // A name of one component in a file system that was just made: nothing can be in the way.
+        rustix::fs::mkdirat(&base, name.as_str(), Mode::from_raw_mode(0o755))?;
+        for alias in name.split(',').filter(|_| name.contains(',')) {
+            rustix::fs::symlinkat(name.as_str(), &base, alias)?;
+        }
+    }
+    Ok(base)
+}
+
+/// Detached copies of the host's whole proc and sysfs.
+pub(crate) fn kernel_views(fds: &mut FdTable) -> Result<[FdIndex; 2], LaunchError> {
+    let mut view = |path: &'static str| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+            .map_err(|e| failed("copy", path)(e.into()))?;
+        make_private(tree.as_fd(), 0, false).map_err(failed("copy", path))?;
+        fds.add(tree)
+    };
+    Ok([view("/proc")?, view("/sys")?])
 }
 
 /// The rest of `path` behind the directory `tree`, if it lies in it.

@@ -94,6 +94,23 @@ pub(crate) fn sysctl_name(path: &str) -> String {
     relative.chars().map(swapped).collect()
 }
 
+/// Whether the filter forbids something that is still to be done once it is loaded, where the last process is made after
+/// that.
+pub(crate) fn filter_last(program: &[u8], tty: bool) -> bool {
+    let allows =
+        |number: libc::c_long, args: [u64; 6]| gantry_seccomp::allows(program, number as u32, args);
+    let fork = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+    let terminal = [0, libc::TIOCSCTTY, 0, 0, 0, 0];
+    let fine = allows(libc::SYS_clone, [fork, 0, 0, 0, 0, 0])
+        && allows(libc::SYS_exit_group, [0; 6])
+        && allows(libc::SYS_setsid, [0; 6])
+        && (!tty || allows(libc::SYS_ioctl, terminal))
+        // Rights that only the loading needed are given up after it.
+        && allows(libc::SYS_capset, [0; 6])
+        && allows(libc::SYS_prctl, [libc::PR_CAP_AMBIENT as u64, 0, 0, 0, 0, 0]);
+    !fine
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +158,30 @@ mod tests {
             "net.ipv4.conf.eth0/1.forwarding"
         );
         assert!(sysctl_path("net../../x").is_err());
+    }
+
+    #[test]
+    fn a_filter_without_forks_is_loaded_last() {
+        let compiled = |profile: &gantry_seccomp::Profile| {
+            gantry_seccomp::compile(profile, 0, (6, 0))
+                .expect("program")
+                .bytes()
+        };
+        let docker = compiled(&gantry_seccomp::Profile::default_docker());
+        assert!(!filter_last(&docker, true));
+        assert!(!filter_last(&[], true));
+        for (denied, tty, last) in [
+            ("clone", false, true),
+            ("setsid", false, true),
+            ("ioctl", true, true),
+            ("ioctl", false, false),
+            ("unshare", true, false),
+        ] {
+            let text = format!(
+                r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["{denied}"],"action":"SCMP_ACT_ERRNO"}}]}}"#
+            );
+            let profile = gantry_seccomp::Profile::parse(&text).expect("profile");
+            assert_eq!(filter_last(&compiled(&profile), tty), last, "{denied}");
+        }
     }
 }

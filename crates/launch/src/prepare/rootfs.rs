@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::error::LaunchError;
+use crate::remap::Remap;
 use crate::spec::RootfsSpec;
 use crate::sys::make_private;
 
@@ -43,6 +44,10 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
         make_private(tree.as_fd(), 0, false).map_err(|e| {
             LaunchError::prepare("set the propagation of the root file system", about(), e)
         })?;
+        if let Some(remap) = &spec.remap {
+            let failed = |e| LaunchError::prepare("map the owners of", about(), e);
+            remap.apply(tree.as_fd()).map_err(failed)?;
+        }
         return Ok(tree);
     }
     make_dir(&spec.work).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
@@ -50,9 +55,10 @@ pub(crate) fn mount(spec: &RootfsSpec) -> Result<OwnedFd, LaunchError> {
         clear_volatile_marker(&spec.work)
             .map_err(|e| LaunchError::prepare("clear the overlay marker", about(), e))?;
     }
-    let mounted = match overlay_mode() {
-        OverlayMode::Lowers => overlay(spec),
-        OverlayMode::Mount => crate::prepare::rootfs_old::overlay(spec),
+    let mounted = match (overlay_mode(), &spec.remap) {
+        (OverlayMode::Mount, None) => crate::prepare::rootfs_old::overlay(spec),
+        // An old kernel refuses remapped layers.
+        (OverlayMode::Lowers, _) | (_, Some(_)) => overlay(spec),
     };
     mounted.map_err(|(step, e)| LaunchError::prepare(step, about(), e))
 }
@@ -95,25 +101,46 @@ pub fn overlay_mode() -> OverlayMode {
 }
 
 /// The union of layers, read-only; nothing is attached anywhere.
-pub(crate) fn union(layers: &[PathBuf], about: &str) -> Result<OwnedFd, LaunchError> {
+pub(crate) fn union(
+    layers: &[PathBuf],
+    remap: Option<&Remap>,
+    about: &str,
+) -> Result<OwnedFd, LaunchError> {
     let make = || -> Result<OwnedFd, io::Error> {
         let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(&fs, "source", "overlay")?;
+        // Detached mounts end with their descriptors.
+        let mut held = Vec::new();
         for lower in layers {
-            set_path(&fs, "lowerdir+", lower)?;
+            match remap {
+                None => set_path(&fs, "lowerdir+", lower)?,
+                Some(remap) => {
+                    let lower = mapped(lower, remap)?;
+                    rustix::mount::fsconfig_set_fd(&fs, "lowerdir+", &lower)?;
+                    held.push(lower);
+                }
+            }
         }
         rustix::mount::fsconfig_create(&fs).map_err(|e| explain(&fs, e))?;
         let readonly = MountAttrFlags::MOUNT_ATTR_RDONLY;
         let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, readonly)?;
         Ok(mount)
     };
-    match overlay_mode() {
-        OverlayMode::Lowers => {
+    match (overlay_mode(), remap) {
+        (OverlayMode::Mount, None) => crate::prepare::rootfs_old::union(layers)
+            .map_err(|(step, e)| LaunchError::prepare(step, about, e)),
+        (OverlayMode::Lowers, _) | (_, Some(_)) => {
             make().map_err(|e| LaunchError::prepare("mount the image", about, e))
         }
-        OverlayMode::Mount => crate::prepare::rootfs_old::union(layers)
-            .map_err(|(step, e)| LaunchError::prepare(step, about, e)),
     }
+}
+
+/// A detached copy of the mount at a directory, with its owners mapped.
+fn mapped(path: &Path, remap: &Remap) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+    remap.apply(tree.as_fd())?;
+    Ok(tree)
 }
 
 fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
@@ -121,19 +148,80 @@ fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(at("fsopen overlay"))?;
     rustix::mount::fsconfig_set_string(&fs, "source", "overlay").map_err(at("overlay source"))?;
-    for lower in &spec.lowers {
-        set_path(&fs, "lowerdir+", lower).map_err(at("overlay lowerdir+"))?;
-    }
-    set_path(&fs, "upperdir", &spec.upper).map_err(at("overlay upperdir"))?;
-    set_path(&fs, "workdir", &spec.work).map_err(at("overlay workdir"))?;
+    // Detached mounts end with their descriptors.
+    let _layers = match &spec.remap {
+        None => set_layers(&fs, spec).map(|()| Vec::new())?,
+        Some(remap) => set_remapped_layers(&fs, spec, remap).map_err(|e| ("map owners", e))?,
+    };
     // Without an index the upper directory can be mounted again while an old mount of it still dies.
     rustix::mount::fsconfig_set_string(&fs, "index", "off").map_err(at("overlay index"))?;
     if spec.volatile {
         rustix::mount::fsconfig_set_flag(&fs, "volatile").map_err(at("overlay volatile"))?;
     }
-    rustix::mount::fsconfig_create(&fs).map_err(|e| ("create the overlay", explain(&fs, e)))?;
+    {
+        // What the overlay makes itself on its upper layer belongs to who mounts it.
+        let acting = spec.remap.as_ref().map(|remap| remap.act_as_root());
+        let _acting = acting.transpose().map_err(|e| ("act as root", e))?;
+        rustix::mount::fsconfig_create(&fs).map_err(|e| ("create the overlay", explain(&fs, e)))?;
+    }
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).map_err(at("mount the overlay"))
+}
+
+fn set_layers(fs: &OwnedFd, spec: &RootfsSpec) -> Result<(), (&'static str, io::Error)> {
+    let at = |step: &'static str| move |e: rustix::io::Errno| (step, io::Error::from(e));
+    for lower in &spec.lowers {
+        set_path(fs, "lowerdir+", lower).map_err(at("overlay lowerdir+"))?;
+    }
+    set_path(fs, "upperdir", &spec.upper).map_err(at("overlay upperdir"))?;
+    set_path(fs, "workdir", &spec.work).map_err(at("overlay workdir"))
+}
+
+/// Every layer with its owners mapped: on disk they stay those of the image, so that layers are shared between
+/// containers of every map, and what is read from there (a commit, say) needs no way back. Detached mounts as layers:
+/// Linux 6.15. They have to be held until the overlay is made.
+fn set_remapped_layers(fs: &OwnedFd, spec: &RootfsSpec, remap: &Remap) -> io::Result<Vec<OwnedFd>> {
+    let mut held = Vec::with_capacity(spec.lowers.len() + 1);
+    for lower in &spec.lowers {
+        let lower = mapped(lower, remap)?;
+        rustix::mount::fsconfig_set_fd(fs, "lowerdir+", &lower)?;
+        held.push(lower);
+    }
+    // The work directory must be on the mount of the upper layer.
+    let parent = spec
+        .upper
+        .parent()
+        .filter(|p| spec.work.parent() == Some(p));
+    let parent = mapped(parent.ok_or(io::ErrorKind::InvalidInput)?, remap)?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for (key, path) in [("upperdir", &spec.upper), ("workdir", &spec.work)] {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let inner = rustix::fs::openat(&parent, name, directory, Mode::empty())?;
+        rustix::mount::fsconfig_set_fd(fs, key, &inner)?;
+    }
+    held.push(parent);
+    Ok(held)
+}
+
+/// Whether the root file systems of remapped containers can be mounted from this directory: the reason why not.
+///
+/// # Errors
+/// The kernel's, with the step that failed.
+pub fn probe_remapped(dir: &Path, remap: &Arc<Remap>) -> Result<(), LaunchError> {
+    let spec = RootfsSpec {
+        lowers: vec![dir.join("lower")],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        volatile: false,
+        remap: Some(remap.clone()),
+    };
+    let about = || dir.display().to_string();
+    make_dir(&spec.lowers[0]).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
+    let root = mount(&spec)?;
+    let made = remap
+        .act_as_root()
+        .and_then(|_acting| crate::sys::ensure(root.as_fd(), "a", crate::sys::Kind::Directory));
+    made.map_err(|e| LaunchError::prepare("write to a remapped overlay in", about(), e))
 }
 
 fn set_path(fs: &OwnedFd, key: &str, path: &Path) -> rustix::io::Result<()> {

@@ -1,11 +1,13 @@
 //! tmpfs mounts as clients ask for them.
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 
 use rustix::mount::MountAttrFlags;
 
 use super::dev;
 use crate::error::LaunchError;
+use crate::remap::Remap;
 use crate::spec::TmpfsMount;
 
 /// Options with a value that are passed to the kernel as they are.
@@ -62,13 +64,24 @@ fn parse(options: &str) -> Result<Parsed<'_>, LaunchError> {
     Ok((values, attributes))
 }
 
-/// Mounts it, detached. Without a mode of its own it has that of the directory it covers.
-pub(crate) fn mount(spec: &TmpfsMount, covered: Option<u32>) -> Result<OwnedFd, LaunchError> {
+/// Mounts it, detached. Without a mode of its own it has that of the directory it covers. Its owners are given as the
+/// container's ids.
+pub(crate) fn mount(
+    spec: &TmpfsMount,
+    covered: Option<u32>,
+    remap: Option<&Remap>,
+) -> Result<OwnedFd, LaunchError> {
     let (mut options, attributes) = parse(&spec.options)?;
     let mode = covered.map_or_else(|| "1777".to_owned(), |mode| format!("{mode:o}"));
     if !options.iter().any(|(key, _)| *key == "mode") {
         options.push(("mode", &mode));
     }
+    let on_host = |(key, value)| Ok((key, on_host(key, value, remap)?));
+    let options: Vec<(&str, Cow<'_, str>)> = options
+        .into_iter()
+        .map(on_host)
+        .collect::<Result<_, LaunchError>>()?;
+    let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_ref())).collect();
     dev::new_fs("tmpfs", "tmpfs", &options, attributes)
         .map_err(|e| LaunchError::mount_tmpfs(&spec.target, &flags(attributes), &spec.options, e))
 }
@@ -84,6 +97,26 @@ fn flags(attributes: MountAttrFlags) -> String {
     ];
     let set = all.iter().filter(|(flag, _)| attributes.contains(*flag));
     set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
+}
+
+/// The value of an option with an id of the host in place of the container's.
+fn on_host<'v>(
+    key: &str,
+    value: &'v str,
+    remap: Option<&Remap>,
+) -> Result<Cow<'v, str>, LaunchError> {
+    let Some(remap) = remap.filter(|_| matches!(key, "uid" | "gid")) else {
+        return Ok(value.into());
+    };
+    let found = value.parse().ok().and_then(|id| match key {
+        "uid" => remap.host_uid(id),
+        _ => remap.host_gid(id),
+    });
+    let id = found.ok_or_else(|| LaunchError::Invalid {
+        what: "tmpfs option",
+        value: format!("{key}={value}"),
+    })?;
+    Ok(id.to_string().into())
 }
 
 #[cfg(test)]
