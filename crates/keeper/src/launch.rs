@@ -291,6 +291,11 @@ impl Slow {
 }
 
 impl Pending {
+    /// The process that executes, if another one has made it. It is known before it runs.
+    pub fn child(&self) -> Option<i32> {
+        self.status.get().child()
+    }
+
     /// The pipe has ended: what became of the child.
     pub fn outcome(&self) -> Outcome {
         let status = self.status.get();

@@ -21,7 +21,10 @@ impl Server {
             let Some(pid) = ended_child(libc::P_ALL, 0, libc::WNOWAIT) else {
                 return;
             };
-            let known = self.slots.iter().flatten().any(|c| c.pid == pid);
+            // What a launch has just made belongs to a slot that does not know it yet.
+            let known = self.slots.iter().flatten().any(|c| {
+                c.pid == pid || c.pending.as_ref().is_some_and(|p| p.child() == Some(pid))
+            });
             if known {
                 // Its own event collects it, and the next sweep goes on behind it.
                 return;
