@@ -104,6 +104,7 @@ def test_files_have_the_owners_of_the_image_inside_and_on_disk(eng):
     out = sh(eng, "touch /x /tmp/y /dev/shm/z; stat -c '%u:%g' / /etc /etc/hosts /x /tmp/y /dev /dev/pts /dev/shm /dev/shm/z /sys/fs/cgroup /w",
              "-w", "/w/d", "--user", "0")
     assert set(out.split()) == {"0:0"}, out
+    assert sh(eng, "stat -c '%u:%g' /img /img/etc/passwd", "--mount", "type=image,source=busybox,target=/img").split() == ["0:0"] * 2
     box(eng, "--user", "1000", "--tmpfs", "/t:uid=5,gid=6,mode=700")
     assert eng.ok("exec", "box", "stat", "-c", "%u:%g:%a", "/t") == "5:6:700"
     eng.ok("exec", "box", "sh", "-c", "echo hi > /tmp/of-1000; ls -ln /proc/self/fd/0 /dev/null")
