@@ -177,6 +177,7 @@ mod tests {
             upper: make("upper"),
             work: make("work"),
             volatile: true,
+            remap: None,
         };
         let before = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         let tree = overlay(&spec).expect("overlay");
