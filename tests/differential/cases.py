@@ -259,6 +259,36 @@ updated("cpu", {"CpuShares": 500}, {"CpuShares": 700, "CpuPeriod": 50000, "CpuQu
 updated("nano-cpus", {}, {"NanoCpus": 500000000}, "cpu/cpu.cfs_quota_us", 50000)
 updated("policy", {}, {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "CpuShares": 300}, "cpu/cpu.shares", 300)
 
+# Processes in containers that run.
+def executed(name, wanted, host=None, config=None, **kw):
+    body = {"AttachStdout": True, "AttachStderr": True, "Cmd": SHELL, **wanted}
+    case(f"exec-{name}", host, {"Cmd": ["sh", "-c", "echo ready; exec sleep 600"], **(config or {})}, calls=(
+        ("READY", "ready", None), ("EXEC", "/containers/@id/exec", body), ("POST", "/containers/@id/kill", None)), **kw)
+
+
+executed("default", {})
+executed("like-its-container", {}, {"Memory": 64 * MIB, "OomScoreAdj": 100, "CapAdd": ["NET_ADMIN"], "GroupAdd": ["50"],
+                                    "Ulimits": [{"Name": "nofile", "Soft": 100, "Hard": 200}]},
+         {"User": "alice", "WorkingDir": "/opt", "Env": ["A=b", "HOME=/x"], "Hostname": "box"})
+executed("own", {"User": "33:50", "WorkingDir": "/mnt", "Env": ["C=d", "A=over"]}, {}, {"Env": ["A=b"], "WorkingDir": "/opt"})
+executed("root-in-users", {"User": "0"}, {"CapDrop": ["CHOWN"], "GroupAdd": ["50"]}, {"User": "1000:1000"})
+executed("privileged", {"Privileged": True})
+executed("in-privileged", {"User": "alice"}, {"Privileged": True})
+executed("tty", {"Tty": True, "ConsoleSize": [30, 90]})
+executed("tty-in-tty", {"Tty": True, "Env": ["TERM=vt100"]}, {}, {"Tty": True})
+executed("no-new-privileges", {}, {"SecurityOpt": ["no-new-privileges", "seccomp=unconfined"], "ReadonlyRootfs": True})
+executed("private-cgroup", {}, {"CgroupnsMode": "private", "Init": True})
+executed("host", {}, {"PidMode": "host", "NetworkMode": "host", "IpcMode": "host"})
+executed("exit-code", {"Cmd": ["sh", "-c", "echo out; exit 9"]})
+executed("killed", {"Cmd": ["sh", "-c", "kill -9 $$"]})
+executed("no-user", {"User": "nobodyhere"})
+executed("no-workdir", {"WorkingDir": "/not/here"})
+executed("no-program", {"Cmd": ["nothere"]})
+executed("no-permission", {"Cmd": ["/etc/passwd"]})
+executed("directory", {"Cmd": ["/etc"]})
+executed("no-command", {"Cmd": []})
+executed("bad-env", {"Env": ["=x"]})
+
 # The rest.
 case("init", {"Init": True})
 case("init-tty-user", {"Init": True}, {"Tty": True, "User": "alice"})

@@ -3,6 +3,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import re
 
 RECORDED = pathlib.Path(__file__).with_name("recorded") / "dockerd-28.5.2.json"
 INTENDED = pathlib.Path(__file__).with_name("intended.json")
@@ -88,12 +89,13 @@ DEPENDING = {
 
 def depends(case, path, different):
     """Whether the value at a path follows from one of the facts that are different here."""
+    path = re.sub(r"^exec\d+\.", "", path)
     pairs = [pair for fact in different for pair in DEPENDING[fact]]
     return any(fnmatch.fnmatchcase(case, cases) and fnmatch.fnmatchcase(path, paths) for cases, paths in pairs)
 
 
-# Documents that others are recorded as differences to: a life with the probe, one without, one that never began.
-BASES = ("default", "exit-code", "refused-program-missing")
+# Documents that others are recorded as differences to: a life with the probe, one without, one that never began, an exec.
+BASES = ("default", "exit-code", "refused-program-missing", "exec-default")
 
 
 def pack(documents):

@@ -12,7 +12,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests/e2e")]
 
 import mkimage  # noqa: E402
-from engine import External  # noqa: E402,F401
+from engine import External, wait_for  # noqa: E402,F401
 
 API = "/v1.48"
 PREFIX = "gdiff-"
@@ -159,7 +159,7 @@ class Driver:
             return result
         self.ids["id"] = id = answer["Id"]
         result["created"] = self.json("GET", f"/containers/{id}/json")[1]
-        with Attached(self.engine, id, case.config.get("Tty")) as attached:
+        with Stream(self.engine, f"/containers/{id}/attach?stream=1&stdout=1&stderr=1", None, case.config.get("Tty")) as attached:
             status, answer = self.json("POST", f"/containers/{id}/start")
             result["start"] = {"status": status, "answer": answer}
             if status == 204:
@@ -177,7 +177,22 @@ class Driver:
         if method == "READY":
             attached.until(path.encode())
             return None
+        if method == "EXEC":
+            return self.execute(self.put_in(path), body)
         return self.json(method, self.put_in(path), body)
+
+
+    def execute(self, path, body):
+        """A process in a running container: the answers, its output, what is shown of it afterwards."""
+        result = {"create": self.json("POST", path, body)}
+        if result["create"][0] != 201:
+            return result
+        id = result["create"][1]["Id"]
+        with Stream(self.engine, f"/exec/{id}/start", {"Tty": body.get("Tty", False)}, body.get("Tty")) as stream:
+            result["start"], result["output"] = stream.status, stream.rest()
+        wait_for(lambda: not self.json("GET", f"/exec/{id}/json")[1]["Running"], "the end of an exec")
+        result["inspect"] = self.json("GET", f"/exec/{id}/json")[1]
+        return result
 
 
 def namespaces_of(pid):
@@ -185,23 +200,25 @@ def namespaces_of(pid):
     return {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds}
 
 
-class Attached:
-    """The output of a container from its first byte."""
+class Stream:
+    """The output of a container or an exec from its first byte; a refusal is all of it."""
 
-    def __init__(self, engine, id, tty):
-        self.engine, self.id, self.tty = engine, id, tty
+    def __init__(self, engine, path, body, tty):
+        self.engine, self.path, self.tty = engine, path, tty
+        self.body = b"" if body is None else json.dumps(body).encode()
 
     def __enter__(self):
         self.sock = self.engine.connect()
-        path = f"{API}/containers/{self.id}/attach?stream=1&stdout=1&stderr=1"
-        self.sock.sendall(f"POST {path} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-                          "Content-Length: 0\r\n\r\n".encode())
+        self.sock.sendall(f"POST {API}{self.path} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+                          f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n\r\n".encode() + self.body)
         self.file = self.sock.makefile("rb")
-        line = self.file.readline()
-        assert b" 101 " in line, line
-        while self.file.readline() != b"\r\n":
-            pass
-        self.data = b""
+        self.status, self.data, length = int(self.file.readline().split()[1]), b"", 0
+        while (line := self.file.readline()) != b"\r\n":
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if self.status != 101:
+            self.data, self.tty = self.file.read(length), True
+            self.sock.shutdown(socket.SHUT_RDWR)
         return self
 
     def __exit__(self, *_):

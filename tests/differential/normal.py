@@ -108,7 +108,9 @@ def flat(result, case, names):
         if stage in result:
             spread(put, stage, result[stage])
     for index, answer in enumerate(result.get("calls", ())):
-        if answer is not None:
+        if isinstance(answer, dict):
+            executed(put, f"exec{index}.", answer, result, case, names)
+        elif answer is not None:
             spread(put, f"call{index}", {"status": answer[0], "answer": shown(answer[1], names)})
     if "wait" in result:
         spread(put, "wait", {"status": result["wait"][0], "answer": result["wait"][1]})
@@ -119,13 +121,27 @@ def flat(result, case, names):
     for path in [p for p in out if LATER.match(p) and out[p] == out.get(LATER.sub("created.", p))]:
         del out[path]
     if "output" in result:
-        output = result["output"].replace("\r\n", "\n")
-        output = output.removeprefix("ready\n")
-        if output.startswith("@@ "):
-            inside(put, output, result, case, names)
-        else:
-            put("output", output)
+        written(put, result["output"], result, case, names)
     return out
+
+
+def executed(put, prefix, answer, result, case, names):
+    def below(path, value):
+        put(prefix + path, value)
+    spread(below, "create", {"status": answer["create"][0], "answer": answer["create"][1]})
+    if "inspect" in answer:
+        below("start", answer["start"])
+        answer["inspect"]["Pid"] = "PID" if answer["inspect"]["Pid"] else 0
+        spread(below, "inspect", answer["inspect"])
+        written(below, answer["output"], result, case, names)
+
+
+def written(put, output, result, case, names):
+    output = output.replace("\r\n", "\n").removeprefix("ready\n")
+    if output.startswith("@@ "):
+        inside(put, output, result, case, names)
+    else:
+        put("output", output)
 
 
 def spread(put, path, value):
