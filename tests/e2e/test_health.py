@@ -338,6 +338,53 @@ def test_stuck_probes_never_pile_up(engine):
     assert until(engine, "box", "unhealthy")["FailingStreak"] >= 3
 
 
+FREEZER = "/sys/fs/cgroup/freezer/docker"
+
+
+@pytest.mark.gantry
+@pytest.mark.skipif(not os.path.isdir("/sys/fs/cgroup/freezer"), reason="with cgroup2 a frozen process can be killed")
+def test_a_probe_that_can_not_be_killed_counts_as_failing(engine):
+    run(engine, "box", shell("sleep 2; true", Timeout=800 * MS, Retries=3))
+    wait_for(lambda: inspect(engine, "box")["ExecIDs"], "a probe runs")
+    freezer = f"{FREEZER}/{inspect(engine, 'box')['Id']}/freezer.state"
+    with open(freezer, "w") as f:
+        f.write("FROZEN")
+    try:
+        found = until(engine, "box", "unhealthy")
+        assert found["FailingStreak"] == 3
+        assert [r["Output"] for r in found["Log"][-2:]] == ["the health check before this one does not end"] * 2
+        assert len(inspect(engine, "box")["ExecIDs"]) == 1, "and none is beside it"
+    finally:
+        with open(freezer, "w") as f:
+            f.write("THAWED")
+    wait_for(lambda: health(engine, "box")["Log"][-1]["Output"] == "Health check exceeded timeout (800ms)",
+             "probing goes on")
+
+
+@pytest.mark.gantry
+def test_a_container_that_waits_for_its_probe_costs_nothing(engine):
+    """Neither a task nor a descriptor."""
+    def cost():
+        return {key: sum(s[key] for s in engine.debug()["shards"]) for key in ("tasks_alive", "mailbox_len")} | {
+            "fds": len(os.listdir(f"/proc/{engine.pid}/fd"))}
+
+    def settled():
+        first = cost()
+        return wait_for(lambda: (now := cost()) == first and now, "it is at rest", timeout_s=10)
+    engine.ok("run", "-d", "--network", "none", "--name", "one", "busybox", "sleep", "600")
+    costs = []
+    for name, wanted in (("plain", None), ("checked", check("CMD", "true", Interval=500 * S))):
+        time.sleep(0.5)
+        before = settled()
+        for n in range(4):
+            run(engine, f"{name}{n}", wanted)
+        time.sleep(1.5)
+        after = settled()
+        costs.append({key: after[key] - before[key] for key in before})
+    # Four of them: the daemon's own work comes and goes with a task or two.
+    assert all(costs[1][key] - costs[0][key] < 3 for key in costs[0]), costs
+
+
 def test_ended_probes_do_not_fill_the_memory(engine):
     run(engine, "box", check("CMD", "true", Interval=20 * MS))
     first = wait_for(lambda: [e for e in events(engine, "box") if e["Action"] == "exec_die"], "a probe ends")[0]

@@ -16,7 +16,7 @@ use crate::{EngineError, clock as wall_clock};
 /// How long the start of a probe may take before the check counts as failed. It is not part of the probe's own limit.
 pub const PROBE_START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a killed probe is waited for before its failure is told.
-pub const PROBE_KILL_LIMIT: Duration = Duration::from_secs(10);
+pub const PROBE_KILL_LIMIT: Duration = Duration::from_secs(5);
 
 const BOTH: SubscribeOptions = SubscribeOptions {
     stdout: true,
@@ -25,6 +25,8 @@ const BOTH: SubscribeOptions = SubscribeOptions {
 
 /// Exit code of what could not be run or took too long.
 const NO_EXIT_CODE: i32 = -1;
+
+const STILL_RUNS: &str = "the health check before this one does not end";
 
 /// How a probe came out, and the exec that must end before the next one.
 struct Outcome {
@@ -48,25 +50,40 @@ pub(super) async fn run(container: &Rc<Container>, slot: clock::Slot) {
     let epoch = monitor.epoch.get();
     let (start_unix_ns, since_start) = (wall_clock::unix_ns(), container.since_start());
     let outcome = perform(container, monitor, epoch, slot).await;
-    if let Some((exit_code, output)) = outcome.found
-        && !monitor.is_over(epoch)
-    {
+    let tell = |start_unix_ns: i64, since_start, (exit_code, output)| {
         let result = ProbeResult {
             start_unix_ns,
             end_unix_ns: wall_clock::unix_ns().max(start_unix_ns),
             exit_code,
             output,
         };
-        tell(container, monitor, result, since_start);
+        if !monitor.is_over(epoch) {
+            tell_result(container, monitor, result, since_start);
+        }
+    };
+    if let Some(found) = outcome.found {
+        tell(start_unix_ns, since_start, found);
     }
-    if let Some(exec) = outcome.exec {
-        exec.until(|phase| matches!(phase, Phase::Exited(_))).await;
-        forget_older(container, monitor, exec);
+    let Some(exec) = outcome.exec else { return };
+    let ended = || exec.until(|phase| matches!(phase, Phase::Exited(_)));
+    while gantry_rt::timeout(container.next_probe_delay(monitor), ended())
+        .await
+        .is_err()
+    {
+        // Another one beside it would pile up; that this one can't be run is no better than a failure.
+        let found = (NO_EXIT_CODE, STILL_RUNS.to_owned());
+        tell(wall_clock::unix_ns(), container.since_start(), found);
     }
+    forget_older(container, monitor, exec);
 }
 
 /// A new result: the health, and an event if it is another.
-fn tell(container: &Rc<Container>, monitor: &Monitor, result: ProbeResult, since_start: Duration) {
+fn tell_result(
+    container: &Rc<Container>,
+    monitor: &Monitor,
+    result: ProbeResult,
+    since_start: Duration,
+) {
     let before = monitor.health().unwrap_or_default();
     let old_status = before.status;
     let after = rules::after_probe(before, &monitor.check, result, since_start);
