@@ -88,8 +88,22 @@ impl ProcessName {
             0 => Ok(true),
             _ => match io::Error::last_os_error() {
                 e if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+                // An older kernel. The pidfd was the process's a moment ago, and as long as the group has members its
+                // number is not given to another.
+                e if e.raw_os_error() == Some(libc::EINVAL) => self.kill_group_by_number(),
                 e => Err(e),
             },
+        }
+    }
+
+    fn kill_group_by_number(self) -> io::Result<bool> {
+        let Some(leader) = Pid::from_raw(self.pid) else {
+            return Ok(false);
+        };
+        match rustix::process::kill_process_group(leader, Signal::KILL) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -169,6 +183,33 @@ mod tests {
             .is_none()
         );
         assert!(ProcessName { pid: 0, ..own }.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn groups_are_killed_whole() {
+        use std::io::Read;
+        use std::os::unix::process::CommandExt;
+        for by_number in [false, true] {
+            let mut leader = Command::new("sh")
+                .args(["-c", "sleep 60 & echo; wait"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            let mut output = leader.stdout.take().unwrap();
+            output.read_exact(&mut [0]).unwrap();
+            let name = name_of(leader.id());
+            let killed = match by_number {
+                true => name.kill_group_by_number(),
+                false => name.kill_group(),
+            };
+            assert!(killed.unwrap());
+            leader.wait().unwrap();
+            // Ends when the last one that holds it has.
+            assert_eq!(output.read(&mut [0]).unwrap(), 0);
+            assert!(!name.kill_group().unwrap());
+        }
     }
 
     #[test]
