@@ -7,7 +7,9 @@ import tempfile
 
 import leaks
 import pytest
+import test_faults
 from engine import Daemon, gantryd_binary, wait_for
+from faults import FaultyDaemon
 from test_exec import create, ended, start
 
 pytestmark = pytest.mark.gantry
@@ -16,11 +18,11 @@ MAP_UID, MAP_GID = f"0 {UID} 65536", f"0 {GID} 65536"
 NS_GET_USERNS = 0xB701
 
 
-class Remapped(Daemon):
+class OwnEtc:
     """A gantryd that sees files of its own for users and subordinate ids."""
 
-    def __init__(self, root, setting="dockremap"):
-        super().__init__(root, ["--userns-remap", setting])
+    def remap(self):
+        self.args += ["--userns-remap", "dockremap"]
         self.etc = self.workdir / "etc"
         self.etc.mkdir()
         for name in ("passwd", "group"):
@@ -34,11 +36,19 @@ class Remapped(Daemon):
         return ["unshare", "-m", "--propagation", "private", "sh", "-c", script, str(self.etc), *super().command(sock)]
 
 
-@pytest.fixture(scope="module")
-def remapped(workdir, image_tar):
+class Remapped(OwnEtc, Daemon):
+    """It has no fault points."""
+
+
+class RemappedFaulty(OwnEtc, FaultyDaemon):
+    """It can be stopped at fault points."""
+
+
+def started(kind, workdir, image_tar):
     if not all(os.path.exists(f) for f in ("/etc/subuid", "/etc/subgid")):
         pytest.skip("no /etc/subuid to put another in front of")
-    eng = Remapped(pathlib.Path(tempfile.mkdtemp(prefix="rmp-", dir=workdir)))
+    eng = kind(pathlib.Path(tempfile.mkdtemp(prefix="rmp-", dir=workdir)))
+    eng.remap()
     try:
         eng.start()
     except AssertionError:
@@ -46,6 +56,12 @@ def remapped(workdir, image_tar):
             pytest.skip("this kernel has no detached idmapped layers (Linux 6.15)")
         raise
     eng.ok("load", "-i", str(image_tar))
+    return eng
+
+
+@pytest.fixture(scope="module")
+def remapped(workdir, image_tar):
+    eng = started(Remapped, workdir, image_tar)
     yield eng
     eng.remove_all()
     eng.ok("volume", "prune", "-af")
@@ -226,6 +242,43 @@ def test_a_keeper_that_dies_early_leaves_no_half_container(eng):
         eng.cli("rm", "-f", "early")
     wait_for(lambda: not eng.ok("ps", "-aq"), "no container is left")
     leaks.assert_no_growth(eng, before)
+
+
+@pytest.fixture(scope="module")
+def faulty(workdir, image_tar):
+    eng = started(RemappedFaulty, workdir, image_tar)
+    yield eng
+    eng.disarm()
+    eng.revive()
+    eng.remove_all()
+    eng.stop()
+    leaks.assert_nothing_left(eng)
+
+
+@pytest.mark.parametrize("victim", test_faults.VICTIMS)
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+def test_kill_9_while_the_process_makes_the_first_one(faulty, victim, beside, monkeypatch):
+    """The launches in which the process that the keeper clones is not the one that executes the program."""
+    eng, args = faulty, ()
+    # The host's root, which is nobody inside, can make no file there.
+    monkeypatch.setattr(test_faults, "go", lambda eng: eng.ok("exec", "xx", "touch", "/go"))
+    if beside:
+        box(eng, name="donor")
+        args = ("--pid", "container:donor")
+    for point in test_faults.points_of(("keeper.launch.cloned", "child.begin", "child.exec", "keeper.exec.entered", "keeper.launch.noted"), victim):
+        eng.made.add(eng.ok("create", "--name", "xx", "--network", "none", *args, "busybox", "sh", "-c", test_faults.PROGRAM))
+        eng.arm(point, "stop")
+        starting = test_faults.Doing(eng, "POST", "/containers/xx/start")
+        test_faults.strike(eng, point, victim)
+        status = starting.done()
+        state = test_faults.true_state(eng, "xx")
+        assert status != 204 or state["Running"], (point, state)
+        if not state["Running"]:
+            eng.ok("start", "xx")
+        assert maps_of(eng.inspect("xx")["State"]["Pid"])[0] == MAP_UID
+        test_faults.finish(eng, victim == test_faults.BOTH)
+        test_faults.remove(eng)
+    eng.remove_all()
 
 
 def test_settings_that_name_nobody():
