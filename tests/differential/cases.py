@@ -245,9 +245,10 @@ case("mounts-image-subpath", {"Mounts": [{"Type": "image", "Source": "probe:late
 
 # Changes of a container that runs; the probe begins when they are in force.
 def updated(name, host, change, file, value):
-    wait = f'echo ready; until [ "$(cat /sys/fs/cgroup/{file})" = {value} ]; do sleep 0.05; done; exec sh /probe.sh'
+    wait = f'echo ready; until [ "$(cat /sys/fs/cgroup/{file})" = {value} ]; do sleep 0.05; done; sh /probe.sh; sleep 600'
     case(f"update-{name}", host, {"Cmd": ["sh", "-c", wait]}, calls=(
-        ("READY", "ready", None), ("POST", "/containers/@id/update", change), ("GET", "/containers/@id/json", None)))
+        ("READY", "ready", None), ("POST", "/containers/@id/update", change), ("GET", "/containers/@id/json", None),
+        ("READY", "@@ end", None), ("POST", "/containers/@id/kill", None)))
 
 
 updated("pids", {"PidsLimit": 50}, {"PidsLimit": 60}, "pids/pids.max", 60)
@@ -262,7 +263,8 @@ updated("policy", {}, {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCoun
 # Processes in containers that run.
 def executed(name, wanted, host=None, config=None, **kw):
     body = {"AttachStdout": True, "AttachStderr": True, "Cmd": SHELL, **wanted}
-    case(f"exec-{name}", host, {"Cmd": ["sh", "-c", "echo ready; exec sleep 600"], **(config or {})}, calls=(
+    # The shell stays: the probe shows what the first process is.
+    case(f"exec-{name}", host, {"Cmd": ["sh", "-c", "echo ready; sleep 600; true"], **(config or {})}, calls=(
         ("READY", "ready", None), ("EXEC", "/containers/@id/exec", body), ("POST", "/containers/@id/kill", None)), **kw)
 
 
