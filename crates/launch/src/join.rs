@@ -40,6 +40,10 @@ pub fn proc_of(pid: i32, start_time_ticks: u64, namespace: &OwnedFd) -> io::Resu
         Err(Errno::INVAL) => {}
         made => return Ok(made?),
     }
+    copied_proc(pid, start_time_ticks)
+}
+
+fn copied_proc(pid: i32, start_time_ticks: u64) -> io::Result<OwnedFd> {
     let proc = copy_of(pid, start_time_ticks, "/proc")?;
     if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_MAGIC {
         let text = "the container that is joined has no proc at /proc";
@@ -90,4 +94,35 @@ fn copy_inside(namespace: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(rustix::mount::open_tree(&found, "", clone)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_a_proc_lead_to_the_processes_of_the_namespace() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let pid = std::process::id() as i32;
+        let start = process_start_time_ticks(pid).expect("start time");
+        let namespace = namespace_of(pid, start, "pid").expect("namespace");
+        let made = new_proc(&namespace).map_err(Some);
+        let copied = copied_proc(pid, start).map_err(|e| Errno::from_io_error(&e));
+        for (proc, way) in [(made, "made"), (copied, "copied")] {
+            let proc = match proc {
+                // Before Linux 6.18 only the other way is there.
+                Err(Some(Errno::INVAL)) if way == "made" => continue,
+                proc => proc.expect(way),
+            };
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&proc, format!("{pid}/stat"), flags, Mode::empty()).expect(way);
+            let found = rustix::fs::fstatvfs(&proc).expect("statvfs").f_flag;
+            let wanted =
+                rustix::fs::StatVfsMountFlags::NOEXEC | rustix::fs::StatVfsMountFlags::NODEV;
+            assert!(found.contains(wanted), "{way}: {found:?}");
+        }
+        assert!(copied_proc(pid, start + 1).is_err());
+    }
 }
