@@ -144,7 +144,8 @@ def test_a_paused_container_refuses(engine):
     assert status == 409 and b"container box is paused, unpause the container before attach" in data
     assert engine.json("GET", "/v1.48/containers/box/top")[1]["Processes"][0][-1] == "sleep 600"
     engine.ok("kill", "box")
-    assert events(engine, cid)[-3:] in (["pause", "kill", "die"], ["top", "kill", "die"])
+    wait_for(lambda: "die" in events(engine, cid), "its end is told")
+    assert [e for e in events(engine, cid) if e != "top"] == ["create", "start", "pause", "kill", "die"]
     assert post(engine, "box/pause") == (409, f"container {cid} is not running")
     assert post(engine, "box/unpause") == (500, f"Container {cid} is not paused")
 
