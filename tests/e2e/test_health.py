@@ -3,9 +3,12 @@ import concurrent.futures
 import datetime
 import json
 import os
+import signal
 import time
 
+import leaks
 import pytest
+from conftest import FULL
 from engine import wait_for
 
 NONE = {"NetworkMode": "none"}
@@ -458,6 +461,29 @@ def test_a_new_daemon_begins_anew_with_what_runs(private_daemon, how):
     wait_for(lambda: len(probes()) == 1, "the next one runs")
     eng.ok("unpause", "frozen")
     until(eng, "frozen", "healthy")
+
+
+@pytest.mark.gantry
+def test_probing_goes_on_whatever_is_killed(private_daemon):
+    eng, boxes = private_daemon, [f"box{n}" for n in range(12 if FULL else 4)]
+    for box in boxes:
+        run(eng, box, shell("sleep 0.2; exit 0", Interval=100 * MS, Timeout=60 * S, Retries=1000))
+    for killed in ("keepers", "daemon", "both") * (4 if FULL else 1):
+        for box in boxes:
+            until(eng, box, "healthy")
+        if killed != "daemon":
+            for pid, name in leaks.engine_processes(eng).items():
+                if "keeper" in name:
+                    os.kill(pid, signal.SIGKILL)
+        if killed != "keepers":
+            eng.kill9()
+            eng.start()
+        after = time.time()
+        for box in boxes:
+            wait_for(lambda: any(moment(r["Start"]) > after and r["ExitCode"] == 0 for r in health(eng, box)["Log"]),
+                     f"{box} is probed after {killed} died")
+    for box in boxes:
+        assert inspect(eng, box)["State"]["Status"] == "running" and len(inspect(eng, box)["ExecIDs"] or []) <= 1
 
 
 def test_many_containers(engine):
