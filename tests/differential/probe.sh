@@ -61,7 +61,8 @@ for p in / /etc /etc/hosts /etc/resolv.conf /etc/hostname /dev /dev/shm /dev/pts
     [ -d $p ] && [ -z "$e" ] && made="$made $f"
     said $p
 done
-[ -z "$made" ] || rm $made
+# Another container of the machine may have the same one at this moment.
+[ -z "$made" ] || rm -f $made
 s pids; set_aside="$*"; set -- /proc/[0-9]*; [ $# -le 6 ] && echo few || echo many; set -- $set_aside
 s sys/fs/cgroup; [ -d /sys/fs/cgroup ] && { cd /sys/fs/cgroup; stat -c '%A %u %g %N' *; cd - >/dev/null; }
 s limits-of-group
