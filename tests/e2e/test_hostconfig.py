@@ -573,3 +573,17 @@ def test_a_joined_pid_namespace_is_the_others(engine):
     engine.ok("kill", "donor")
     assert engine.ok("wait", "guest") == "137"
     engine.ok("rm", "donor", "guest")
+
+
+def test_storage_options(engine):
+    """Without project quotas below the data root a size is refused, as by dockerd; tests/guest has a disk with them."""
+    def ask(**options):
+        status, answer = engine.json("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"StorageOpt": options}})
+        return status, answer.get("message")
+    status, text = ask(nothere="1")
+    assert status in (400, 500) and text == "Unknown option nothere"
+    status, text = ask(size="1g")
+    if status == 201:
+        pytest.skip("the data root's file system has project quotas")
+    assert (status, text) == (500, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+    assert engine.ok("ps", "-aq") == ""

@@ -40,11 +40,11 @@ def image_tar(workdir):
     return path
 
 
-def boot(kernel_name, workdir, **options):
+def boot(kernel_name, workdir, kind=vm.Guest, **options):
     """A guest of this kernel, up, without a daemon; or a skip."""
     try:
         vm.need_tools()
-        guest = vm.Guest(kernels.find(kernel_name), workdir, mkimage.find_busybox(), **options)
+        guest = kind(kernels.find(kernel_name), workdir, mkimage.find_busybox(), **options)
     except kernels.Unavailable as reason:
         pytest.skip(str(reason))
     try:

@@ -21,7 +21,7 @@ MIRROR = "http://deb.debian.org/debian"
 APT_TIMEOUT_S = 300
 # In this order, each after what it depends on: what a guest boots with, and what `guest-load` loads on demand.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "overlay", "loop")
-FURTHER_MODULES = ("xfs", "bfq", "tun", "erofs", "zram", "9pnet_virtio", "9p", "veth", "bridge", "dummy")
+FURTHER_MODULES = ("xfs", "bfq", "tun", "erofs", "zram", "9pnet_virtio", "9p", "veth", "bridge", "dummy", "quota_v2")
 
 
 class Unavailable(Exception):

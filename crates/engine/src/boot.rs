@@ -143,6 +143,13 @@ impl BootPlan {
             .map(|record| record.id.clone())
     }
 
+    /// Quotas that containers have.
+    pub(crate) fn storage_quotas(&self) -> Vec<StorageQuota> {
+        let records = locked(&self.records);
+        let quotas = records.values().map(|record| record.host.storage_quota);
+        quotas.flatten().collect()
+    }
+
     /// Volumes that containers name, before any container is taken.
     pub(crate) fn volume_users(&self) -> BTreeMap<String, Vec<ContainerId>> {
         volumes::users_of(locked(&self.records).values())

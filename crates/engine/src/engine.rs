@@ -21,6 +21,7 @@ use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
 use crate::shard::{Shared, on_shard};
+use crate::storage_quota::{self, StorageQuotas};
 use crate::volumes::{Volumes, image_mount};
 use crate::wait_handle::WaitHandle;
 use crate::{EngineError, ids, list, mounts};
@@ -58,6 +59,7 @@ impl Engine {
         crate::container::files::install_init(&config.init_program_path())?;
         let owner = config.remap.as_ref().map(|remap| remap.root());
         let volumes = Volumes::load(&config.data_root, owner, &store, boot.volume_users())?;
+        let quotas = StorageQuotas::open(&config.data_root, boot.storage_quotas())?;
         let index = Index::new(config.shards);
         let shared = Shared {
             store,
@@ -67,6 +69,7 @@ impl Engine {
             bus: Bus::default(),
             seccomp: SeccompCache::new()?,
             accounts: AccountsCache::default(),
+            quotas,
             execs: ExecIndex::default(),
             boot,
             closing: AtomicBool::new(false),
@@ -139,12 +142,13 @@ impl Engine {
         mounts::plan(&self.shared, &mut spec)?;
         let mounted = image_mount::hold(&self.shared, &mut spec.mounts)?;
         mounts::check_sources(&spec.mounts).await?;
+        let quota = storage_quota::reserve(&self.shared, &spec.storage_options).await?;
         let id: ContainerId = ids::generate()?.into();
         warnings.extend(create::limit_warnings(&self.shared, &id, &spec.host).await);
         let shard = home_shard(&id, self.shared.config.shards);
         let new_id = id.clone();
         on_shard(shard, move |engine| async move {
-            let made = create::create(engine, new_id, spec, image).await;
+            let made = create::create(engine, new_id, spec, image, quota).await;
             drop((hold, mounted));
             made
         })

@@ -40,6 +40,7 @@ mod oom;
 mod orphan;
 mod shard;
 mod signals;
+mod storage_quota;
 mod sysctl;
 pub mod user;
 mod volumes;

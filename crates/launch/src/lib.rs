@@ -14,6 +14,7 @@ mod init_layer;
 mod join;
 mod netns;
 mod prepare;
+mod project_quota;
 mod remap;
 mod root_mount;
 mod spawn;
@@ -34,6 +35,7 @@ pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
 pub use prepare::{
     OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare, probe_remapped,
 };
+pub use project_quota::{ProjectQuota, set_project};
 pub use remap::{IdRange, MAX_RANGES, Remap};
 pub use root_mount::RootMount;
 pub use spawn::KeeperName;

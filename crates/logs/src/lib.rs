@@ -15,7 +15,7 @@ mod segment;
 pub mod time;
 
 pub use file::JsonFile;
-pub use options::{BadOption, JsonFileOptions, check_delivery};
+pub use options::{BadOption, JsonFileOptions, check_delivery, parse_size};
 pub use read::{LogQuery, LogStream, read, read_path};
 pub use segment::LogState;
 

@@ -184,8 +184,8 @@ fn parse_bool(text: &str) -> Result<bool, BadOption> {
     }
 }
 
-/// A size as Docker's units read it: "10m", "1.5k", "10 kb", "100".
-fn parse_size(text: &str, base: f64) -> Result<u64, BadOption> {
+/// A size in bytes as Docker's units read it: "10m", "1.5k", "10 kb", "100"; `base` is what k stands for.
+pub fn parse_size(text: &str, base: f64) -> Result<u64, BadOption> {
     let bad = || BadOption::Size(text.to_owned());
     let last = text
         .rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')

@@ -130,9 +130,11 @@ pub fn create_spec(
         init: host.init == Some(true),
         annotations: host.annotations.clone().unwrap_or_default(),
         mounts: Vec::new(),
+        storage_quota: None,
     };
     mounts::label_anonymous(host.mounts.as_deref_mut().unwrap_or_default());
     let volume_driver = host.volume_driver.clone();
+    let storage_options = host.storage_opt.clone().unwrap_or_default();
     let wire = keep(&request, host)?;
     let spec = CreateSpec {
         name,
@@ -141,6 +143,7 @@ pub fn create_spec(
         mounts: mounts.requests,
         volumes_from: mounts.from,
         volume_driver,
+        storage_options,
         wire,
     };
     Ok((spec, warnings))
@@ -226,10 +229,6 @@ fn refuse_unbuilt(request: &CreateRequest, host: &HostConfig) -> Result<(), ApiE
             "publishing ports (PortBindings, PublishAllPorts; docker run -p, -P)",
         ),
         (some(&host.links), "links (Links)"),
-        (
-            host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
-            "storage options (StorageOpt)",
-        ),
         (
             !request.mac_address.is_empty(),
             "MAC addresses (MacAddress)",

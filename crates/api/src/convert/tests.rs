@@ -91,7 +91,6 @@ fn what_is_not_built_is_refused_loudly() {
     for host in [
         r#"{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}"#,
         r#"{"PublishAllPorts":true}"#,
-        r#"{"StorageOpt":{"size":"1g"}}"#,
         r#"{"Links":["a:b"]}"#,
         r#"{"LogConfig":{"Type":"syslog"}}"#,
     ] {

@@ -12,6 +12,7 @@ use super::{Container, files};
 use crate::command::{self, ImageDefaults};
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
+use crate::storage_quota::Reserved;
 use crate::{EngineError, capabilities, clock, launch_spec, names, signals, volumes};
 
 /// Made-up names tried before giving up.
@@ -196,6 +197,7 @@ pub(crate) async fn create(
     id: ContainerId,
     spec: CreateSpec,
     image: Arc<Image>,
+    quota: Reserved,
 ) -> Result<(), EngineError> {
     let (path, args) = command::resolve_argv(&spec.config)?;
     let CreateSpec {
@@ -212,6 +214,7 @@ pub(crate) async fn create(
             _ => crate::ids::short(&id).to_owned(),
         };
     }
+    host.storage_quota = quota.quota();
     let name = reserve(&shard, &id, name.as_deref())?;
     let acquired = match volumes::acquire(&shard.shared, &id, mounts).await {
         Ok((acquired, points)) => {
@@ -249,6 +252,7 @@ pub(crate) async fn create(
         return Err(e);
     }
     acquired.finish();
+    quota.keep();
     shard.containers.borrow_mut().insert(id, container.clone());
     container.publish();
     container.event("create", &[]);

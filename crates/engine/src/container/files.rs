@@ -39,12 +39,13 @@ pub(crate) async fn make_dirs(
     container: &Rc<Container>,
     record: Vec<u8>,
 ) -> Result<(), EngineError> {
-    let fixed = container.fixed.clone();
+    let (fixed, shared) = (container.fixed.clone(), container.shard.shared.clone());
     on_worker(move || {
         make_dir(&fixed.dir, 0o710)?;
         make_dir(&fixed.dir.join("rootfs"), 0o710)?;
         make_dir(&fixed.upper_path(), 0o755)?;
         make_dir(&fixed.work_path(), 0o700)?;
+        shared.quotas.apply(&fixed)?;
         write_replacing(&fixed.dir.join(RECORD_FILE), &record)
     })
     .await

@@ -9,7 +9,7 @@ use gantry_store::{Batch, Table};
 use super::rename::name_key;
 use super::{Container, files, kill, wait};
 use crate::model::{RemoveOptions, Status};
-use crate::{EngineError, exec, signals, volumes};
+use crate::{EngineError, exec, signals, storage_quota, volumes};
 
 /// Removes a container; with `force` a running one is killed first.
 ///
@@ -185,6 +185,7 @@ async fn take_apart(
     wait::announce_removal(container);
     container.changed.notify_all();
     files::delete_trash_later(&container.fixed.dir);
+    storage_quota::release_later(&shard.shared, container.fixed.host.storage_quota);
     reap_images_later(container);
     Ok(())
 }

@@ -26,6 +26,8 @@ pub struct CreateSpec {
     pub volumes_from: Vec<VolumesFrom>,
     /// Driver of volumes that are declared; empty means the local one.
     pub volume_driver: String,
+    /// Options of the storage (`size`); they become a quota.
+    pub storage_options: BTreeMap<String, String>,
     /// The client's document, kept by the `api` crate to echo it in inspect; opaque here.
     pub wire: Arc<str>,
 }
@@ -82,6 +84,15 @@ pub struct ContainerConfig {
     pub network_disabled: bool,
 }
 
+/// A limit on what a container writes to its root file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageQuota {
+    /// The limit.
+    pub bytes: u64,
+    /// The project of the file system that counts it.
+    pub project: u32,
+}
+
 /// How the host runs a container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -102,7 +113,7 @@ pub struct HostSpec {
     pub devices: Vec<DeviceMapping>,
     /// Rules of the client for device nodes (`c 1:3 rwm`); they are read at the start.
     pub device_cgroup_rules: Vec<String>,
-    /// Devices that drivers are to find; there are none, so the start fails.
+    /// Devices that drivers are to find.
     pub device_requests: Vec<DeviceRequest>,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
@@ -122,6 +133,8 @@ pub struct HostSpec {
     pub security: SecurityOptions,
     /// Size of /dev/shm; `None` means 64 MiB.
     pub shm_size_bytes: Option<u64>,
+    /// How much it may write to its root file system; `None`: no limit of its own.
+    pub storage_quota: Option<StorageQuota>,
     /// Paths that get a tmpfs, with mount options (`size=64m,mode=1777`).
     pub tmpfs: BTreeMap<String, String>,
     /// `name:address` lines for /etc/hosts (`host-gateway` is resolved by the network part).
