@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
-use super::rootfs;
+use super::{rootfs, rootfs_old};
 use crate::error::LaunchError;
 use crate::remap::Remap;
 use crate::spec::{BindMount, Propagation, Readonly};
@@ -87,46 +87,47 @@ fn clone(bind: &BindMount, remap: Option<&Remap>) -> Result<OwnedFd, LaunchError
     if !bind.non_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let subpath = bind.subpath.as_deref().filter(|s| !s.is_empty());
-    let top = match (subpath, bind.layers.is_empty()) {
-        (None, true) => {
-            let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags);
-            return tree.map_err(|e| match e {
-                rustix::io::Errno::NOTDIR => LaunchError::MountKind {
-                    what: format!("failed to fulfil mount request: open {about}"),
-                },
-                _ => LaunchError::prepare("bind", about, e),
-            });
+    let Some(subpath) = bind.subpath.as_deref().filter(|s| !s.is_empty()) else {
+        if !bind.layers.is_empty() {
+            return rootfs::union(&bind.layers, remap, &about);
         }
-        (None, false) => return rootfs::union(&bind.layers, remap, &about),
-        (Some(_), false) => rootfs::union(&bind.layers, remap, &about)?,
-        (Some(_), true) => {
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.source, flags);
+        return tree.map_err(|e| match e {
+            rustix::io::Errno::NOTDIR => LaunchError::MountKind {
+                what: format!("failed to fulfil mount request: open {about}"),
+            },
+            _ => LaunchError::prepare("bind", about, e),
+        });
+    };
+    let not_there = |e: io::Error| LaunchError::Subpath {
+        base: about.clone(),
+        subpath: subpath.to_owned(),
+        source: e,
+    };
+    let find = |top: &OwnedFd| -> io::Result<OwnedFd> {
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let path = OFlags::PATH | OFlags::CLOEXEC;
+        let inner = rustix::fs::openat2(top, subpath, path, Mode::empty(), beneath)?;
+        Ok(inner)
+    };
+    let top = match (bind.layers.is_empty(), remap) {
+        (true, _) => {
             let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&bind.source, directory, Mode::empty())
                 .map_err(|e| LaunchError::prepare("bind", &about, e))?
         }
-    };
-    let subpath = subpath.unwrap_or_default();
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let path = OFlags::PATH | OFlags::CLOEXEC;
-    let inner = rustix::fs::openat2(&top, subpath, path, Mode::empty(), beneath).map_err(|e| {
-        LaunchError::Subpath {
-            base: about.clone(),
-            subpath: subpath.to_owned(),
-            source: e.into(),
+        // Where owners can be mapped, a mount that is attached nowhere can be copied in part too (6.15).
+        (false, Some(_)) => rootfs::union(&bind.layers, remap, &about)?,
+        (false, None) => {
+            return rootfs_old::part_of_union(&bind.layers, find).map_err(|(step, e)| match step {
+                rootfs_old::FIND => not_there(e),
+                _ => LaunchError::prepare(step, &about, e),
+            });
         }
-    })?;
-    let tree = rustix::mount::open_tree(&inner, "", flags | OpenTreeFlags::AT_EMPTY_PATH);
-    tree.map_err(|e| {
-        let step = match e {
-            // Before, only what is attached somewhere can be copied.
-            rustix::io::Errno::INVAL if !bind.layers.is_empty() => {
-                "bind a part of an image (it needs Linux 6.15)"
-            }
-            _ => "bind",
-        };
-        LaunchError::prepare(step, about, e)
-    })
+    };
+    let inner = find(&top).map_err(not_there)?;
+    rustix::mount::open_tree(&inner, "", flags | OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(|e| LaunchError::prepare("bind", &about, e))
 }
 
 fn set_readonly(tree: &OwnedFd, readonly: Readonly) -> io::Result<()> {

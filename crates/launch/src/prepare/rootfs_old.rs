@@ -1,5 +1,6 @@
 //! The overlay of a kernel before 6.7: mount(2), which attaches it somewhere. So that this is nowhere anyone looks, a thread
-//! takes a mount namespace of its own for the call and keeps a detached copy of the mount.
+//! takes a mount namespace of its own for the call and keeps a detached copy of the mount. A part of a union is found so
+//! on every kernel.
 
 use std::ffi::CString;
 use std::io;
@@ -16,6 +17,9 @@ use crate::spec::RootfsSpec;
 const MAX_OPTION_BYTES: usize = 4096 - 1;
 
 type Step = (&'static str, io::Error);
+
+/// The step of [`part_of_union`] that is about the part itself.
+pub(crate) const FIND: &str = "find the part";
 
 fn at(step: &'static str) -> impl Fn(io::Error) -> Step {
     move |e| (step, e)
@@ -48,12 +52,43 @@ pub(crate) fn union(layers: &[PathBuf]) -> Result<OwnedFd, Step> {
     })
 }
 
+/// What `find` finds in the union of layers, read-only: before 6.15 only a mount that is attached can be copied in part.
+pub(crate) fn part_of_union(
+    layers: &[PathBuf],
+    find: impl Fn(&OwnedFd) -> io::Result<OwnedFd> + Sync,
+) -> Result<OwnedFd, Step> {
+    let layers = Layers {
+        lowers: layers,
+        upper: None,
+        volatile: false,
+    };
+    apart(|| {
+        let target = attach(&layers)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::open(&target, flags, Mode::empty())
+            .map_err(|e| at("open the overlay")(e.into()))?;
+        let part = find(&top).map_err(at(FIND))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH)
+            .map_err(|e| at("detach a part of the overlay")(e.into()))
+    })
+}
+
 fn detached(layers: &Layers<'_>) -> Result<OwnedFd, Step> {
-    // A namespace cannot be left again by a thread that others have work for.
+    apart(|| {
+        let target = attach(layers)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(rustix::fs::CWD, &target, flags)
+            .map_err(|e| at("detach the overlay")(e.into()))
+    })
+}
+
+/// Runs it in a thread of its own: a mount namespace cannot be left again by a thread that others have work for.
+fn apart(make: impl FnOnce() -> Result<OwnedFd, Step> + Send) -> Result<OwnedFd, Step> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("overlay".to_owned())
-            .spawn_scoped(scope, || mounted(layers))
+            .spawn_scoped(scope, make)
             .map_err(at("start a thread for the overlay"))?;
         thread.join().unwrap_or_else(|_| {
             Err(at("mount the overlay")(io::Error::other(
@@ -63,7 +98,8 @@ fn detached(layers: &Layers<'_>) -> Result<OwnedFd, Step> {
     })
 }
 
-fn mounted(layers: &Layers<'_>) -> Result<OwnedFd, Step> {
+/// Attaches the overlay in a mount namespace of the calling thread and says where.
+fn attach(layers: &Layers<'_>) -> Result<CString, Step> {
     // SAFETY: the thread is ours alone and ends after this function: nobody else sees its directory or mounts change.
     // The file table stays shared.
     if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } < 0 {
@@ -99,9 +135,7 @@ fn mounted(layers: &Layers<'_>) -> Result<OwnedFd, Step> {
     let target = target.unwrap_or(Path::new("/")).as_os_str().as_bytes();
     let target = CString::new(target).map_err(|e| at("mount the overlay")(e.into()))?;
     mount(c"overlay", &target, c"overlay", flags, &options).map_err(at("mount the overlay"))?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    rustix::mount::open_tree(rustix::fs::CWD, &target, flags)
-        .map_err(|e| at("detach the overlay")(e.into()))
+    Ok(target)
 }
 
 fn options(
@@ -189,6 +223,13 @@ mod tests {
         let inside = |name: &str| format!("/proc/self/fd/{}/{name}", both.as_raw_fd());
         assert_eq!(std::fs::read(inside("lowest")).expect("read"), b"1");
         assert!(std::fs::write(inside("new"), "2").is_err(), "read-only");
+        let lowest = |top: &OwnedFd| {
+            let found = rustix::fs::openat(top, "lowest", OFlags::PATH, Mode::empty());
+            found.map_err(io::Error::from)
+        };
+        let part = part_of_union(&spec.lowers[118..], lowest).expect("part");
+        let path = format!("/proc/self/fd/{}", part.as_raw_fd());
+        assert_eq!(std::fs::read(path).expect("read"), b"1");
         let after = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         assert!(
             !after.contains("layer,") && after.lines().count() <= before.lines().count() + 1,
