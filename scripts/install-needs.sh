@@ -12,6 +12,8 @@ if [ "${1:-}" = test ]; then
     need zstd zstd
     need strace strace
     need pip3 python3-pip
+    need crun crun
+    [ -x /usr/sbin/runc ] || need runc runc
     command -v docker >/dev/null 2>&1 || {
         # Debian: docker-cli where it exists (13 and newer), else docker.io
         if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; else missing="$missing docker.io"; fi

@@ -138,7 +138,7 @@ class Daemon(External):
         self.data_root, self.exec_root = root / "data", root / "exec"
         self.log_path = root / "gantryd.log"
         self.mark = uuid.uuid4().hex
-        self.args, self.process, self.extra_env = list(args), None, {}
+        self.args, self.process, self.extra_env = [*os.environ.get("GANTRY_TEST_ARGS", "").split(), *args], None, {}
 
     def command(self, sock=None):
         return [gantryd_binary(), "-H", sock or self.host, "--data-root", str(self.data_root),

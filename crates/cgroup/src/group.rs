@@ -273,6 +273,17 @@ impl Group {
         Ok(fds)
     }
 
+    /// `cgroup.procs` in cgroup2 beside version 1, for a runtime that only knows one of them; `None` elsewhere.
+    pub fn hybrid_procs(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let dir = self.v2_path().filter(|_| self.version == Version::Hybrid);
+        let Some(path) = dir.map(|dir| dir.join("cgroup.procs")) else {
+            return Ok(None);
+        };
+        open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map(Some)
+            .map_err(|error| CgroupError::io("open", path, error.into()))
+    }
+
     /// Puts a process into the group in every hierarchy.
     pub fn attach(&self, pid: i32) -> Result<(), CgroupError> {
         let pid = pid.to_string();

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_cgroup::Group;
-use gantry_launch::AdoptedContainer;
+use gantry_launch::{AdoptedContainer, Bundle};
 use gantry_rt::reply::ReplySender;
 use gantry_store::{Store, Table};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::EngineConfig;
-use crate::container::{Container, exit, files, remove, start};
+use crate::container::{Container, exit, external, files, remove, start};
 use crate::journal::{self, JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::cgroup_parent;
@@ -70,6 +70,9 @@ impl BootPlan {
             std::fs::create_dir_all(&dir)
                 .map_err(|e| EngineError::io(format!("make directory {}", dir.display()), e))?;
         }
+        let names = config.runtimes.external.keys().map(String::as_str);
+        Bundle::make_roots(&config.exec_root, names)
+            .map_err(|e| EngineError::io("make the directories of bundles", e))?;
         let stored = store.read_all(Table::Containers)?;
         if !stored.is_empty() {
             let known: FxHashSet<&str> = stored.iter().map(|(id, _)| id.as_str()).collect();
@@ -153,6 +156,11 @@ impl BootPlan {
     /// Volumes that containers name, before any container is taken.
     pub(crate) fn volume_users(&self) -> BTreeMap<String, Vec<ContainerId>> {
         volumes::users_of(locked(&self.records).values())
+    }
+
+    /// Whether a keeper has it; known when the shards have met.
+    pub(crate) fn is_adopted(&self, id: &str) -> bool {
+        locked(&self.meeting).adopted.contains_key(id)
     }
 
     /// Takes the records of one shard: what its keepers know, and what hashes to it and no keeper knows.
@@ -246,6 +254,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
         }
     }
     let report = settle(&shard, &containers, adopted).await;
+    external::sweep(&shard).await;
     containers.iter().for_each(Container::begin_health_anew);
     containers.iter().for_each(oom::watch_later);
     remove_left_groups(&shard, &containers).await;

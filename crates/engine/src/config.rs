@@ -9,6 +9,7 @@ use gantry_launch::Remap;
 use gantry_stream::PumpKind;
 
 use crate::model::{HostSpec, LogConfig};
+use crate::runtimes::Runtimes;
 
 /// Docker's grace of `stop`.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,8 @@ pub struct EngineConfig {
     pub default_log: LogConfig,
     /// Limits of processes of containers that name none.
     pub default_ulimits: Vec<crate::model::Ulimit>,
+    /// Runtimes, until [`crate::Engine::set_runtimes`].
+    pub runtimes: Runtimes,
     /// Name servers of containers that name none.
     pub dns: Vec<String>,
     /// Parent control group of containers that name none.
@@ -57,6 +60,7 @@ impl EngineConfig {
                 options: BTreeMap::new(),
             },
             default_ulimits: Vec::new(),
+            runtimes: Runtimes::default(),
             dns: Vec::new(),
             cgroup_parent: DEFAULT_CGROUP_PARENT.to_owned(),
             cdi_spec_dirs: Vec::new(),

@@ -20,6 +20,7 @@ use crate::exec::index::ExecIndex;
 use crate::index::Index;
 use crate::launch_spec::SeccompCache;
 use crate::model::*;
+use crate::runtimes::{Chosen, Runtimes};
 use crate::shard::{Shared, on_shard};
 use crate::storage_quota::{self, StorageQuotas};
 use crate::volumes::{Volumes, image_mount};
@@ -70,6 +71,7 @@ impl Engine {
             seccomp: SeccompCache::new()?,
             accounts: AccountsCache::default(),
             quotas,
+            runtimes: Chosen::new(config.runtimes.clone()),
             execs: ExecIndex::default(),
             boot,
             closing: AtomicBool::new(false),
@@ -78,6 +80,16 @@ impl Engine {
         Ok(Engine {
             shared: Arc::new(shared),
         })
+    }
+
+    /// The runtimes there are.
+    pub fn runtimes(&self) -> Arc<Runtimes> {
+        self.shared.runtimes.get()
+    }
+
+    /// Replaces the runtimes; containers that run keep theirs.
+    pub fn set_runtimes(&self, runtimes: Runtimes) {
+        self.shared.runtimes.set(runtimes);
     }
 
     /// Brings the current shard up: connects its keeper, adopts what runs, reconciles the records.
@@ -129,6 +141,7 @@ impl Engine {
                 "the daemon is shutting down".to_owned(),
             ));
         }
+        self.runtimes().find(&spec.host.runtime)?;
         let image = self.shared.images.snapshot().resolve(&spec.config.image)?;
         // Until the container is visible to who removes images.
         let hold = self.shared.images.hold(&image.id)?;

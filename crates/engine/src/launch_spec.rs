@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use gantry_cgroup::{DeviceRule, Hierarchy, Limits};
 use gantry_launch::{
-    BindFile, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
+    BindFile, Bundle, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
     LaunchSpec, NamespaceMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
 };
 use gantry_seccomp::{PROGRAM_CACHE_CAPACITY, Profile, ProgramCache};
 
 use crate::config::{DEFAULT_CGROUP_PARENT, DEFAULT_SHM_BYTES};
-use crate::container::{Container, files};
+use crate::container::{Container, external, files};
 use crate::devices::{self, Devices};
 use crate::model::*;
 use crate::namespaces::{self, Donors, Namespaces};
@@ -24,6 +24,7 @@ use crate::{EngineError, apparmor, capabilities, command, mounts, sysctl};
 /// Compiled system call filters, shared by all shards; used on workers only.
 pub(crate) struct SeccompCache {
     default: Arc<Profile>,
+    pub(crate) kernel: (u32, u32),
     programs: Mutex<ProgramCache>,
     pub(crate) hierarchy: Arc<Hierarchy>,
     /// What this daemon itself may have: nobody can be given more.
@@ -43,6 +44,7 @@ impl SeccompCache {
         let hierarchy = Hierarchy::detect()?;
         Ok(Self {
             default: Arc::new(Profile::default_docker()),
+            kernel,
             programs: Mutex::new(ProgramCache::new(PROGRAM_CACHE_CAPACITY, kernel)),
             hierarchy: Arc::new(hierarchy),
             available_caps: capabilities::available()?,
@@ -54,19 +56,24 @@ impl SeccompCache {
         self.available_caps
     }
 
+    /// The profile to enforce, if there is one.
+    pub(crate) fn profile(&self, of: &SeccompChoice) -> Result<Option<Arc<Profile>>, EngineError> {
+        let profile = match of {
+            SeccompChoice::Unconfined => return Ok(None),
+            SeccompChoice::Default => self.default.clone(),
+            SeccompChoice::Profile(text) => Arc::new(parse_profile(text)?),
+        };
+        Ok(Some(profile).filter(|p| p.enforces()))
+    }
+
     fn program(
         &self,
         choice: &SeccompChoice,
         caps_mask: u64,
     ) -> Result<Option<Arc<[u8]>>, EngineError> {
-        let profile = match choice {
-            SeccompChoice::Unconfined => return Ok(None),
-            SeccompChoice::Default => self.default.clone(),
-            SeccompChoice::Profile(text) => Arc::new(parse_profile(text)?),
-        };
-        if !profile.enforces() {
+        let Some(profile) = self.profile(choice)? else {
             return Ok(None);
-        }
+        };
         let mut programs = self.programs.lock().unwrap_or_else(|e| e.into_inner());
         let program = programs
             .get(&profile, caps_mask)
@@ -86,13 +93,20 @@ impl From<gantry_cgroup::CgroupError> for EngineError {
 }
 
 /// Prepares a launch on a worker.
-pub(crate) async fn stage(container: &Rc<Container>) -> Result<Prepared, EngineError> {
+pub(crate) async fn stage(
+    container: &Rc<Container>,
+    bundle: Option<Arc<Bundle>>,
+) -> Result<Prepared, EngineError> {
     let shared = container.shard.shared.clone();
     let fixed = container.settings();
     let id = container.id.to_string();
     let joined = joined_container(&shared, &fixed)?;
     let donors = namespaces::donors(&shared, &fixed.host)?;
-    files::on_worker(move || stage_blocking(&shared, &fixed, id, joined.as_deref(), &donors)).await
+    files::on_worker(move || {
+        let spec = specify(&shared, &fixed, id, joined.as_deref(), &donors)?;
+        external::prepare(&shared, &fixed, &spec, bundle.as_deref())
+    })
+    .await
 }
 
 /// The container whose network is joined; it must run.
@@ -129,13 +143,13 @@ fn joined_container(
     Ok(Some(view))
 }
 
-fn stage_blocking(
+fn specify(
     shared: &Shared,
     fixed: &FixedView,
     id: String,
     joined: Option<&ContainerView>,
     donors: &Donors,
-) -> Result<Prepared, EngineError> {
+) -> Result<LaunchSpec, EngineError> {
     let devices = devices::resolve(&fixed.host, &shared.config.cdi_spec_dirs)?;
     let remap = shared.config.remap_of(&fixed.host);
     let namespaces = donors.open(remap, &fixed.host, joined)?;
@@ -162,7 +176,7 @@ fn stage_blocking(
     };
     let network = network(fixed, joined)?;
     mounts::make_ready(shared, &fixed.host.mounts, &id.as_str().into())?;
-    let spec = build(
+    build(
         shared,
         fixed,
         Inputs {
@@ -174,8 +188,7 @@ fn stage_blocking(
             namespaces,
             devices,
         },
-    )?;
-    Ok(gantry_launch::prepare(&spec)?)
+    )
 }
 
 fn network(

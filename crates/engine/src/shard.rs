@@ -27,6 +27,7 @@ use crate::keeper::KeeperLink;
 use crate::launch_spec::SeccompCache;
 use crate::model::ContainerId;
 use crate::oom::OomWatcher;
+use crate::runtimes::Chosen;
 use crate::storage_quota::StorageQuotas;
 use crate::volumes::{Volumes, image_mount};
 use crate::{EngineError, health};
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) seccomp: SeccompCache,
     pub(crate) accounts: AccountsCache,
     pub(crate) quotas: StorageQuotas,
+    pub(crate) runtimes: Chosen,
     pub(crate) execs: ExecIndex,
     pub(crate) boot: BootPlan,
     /// The daemon goes down: nothing new is started, containers go on.

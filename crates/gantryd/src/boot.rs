@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
-use gantry_engine::{Engine, EngineConfig, PumpKind};
+use gantry_engine::{Engine, EngineConfig, PumpKind, Runtimes};
 use gantry_image::ImageStore;
 use gantry_launch::{OverlayMode, Remap};
 use gantry_rt::ShardId;
@@ -195,6 +195,7 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
         settings.cdi_spec_dirs.clone_from(&config.cdi_spec_dirs);
         settings.pump = ways.pump;
         settings.remap = remap.clone();
+        settings.runtimes = config.runtimes.clone();
         Engine::open(settings, store, images.clone()).map_err(failed("open the containers"))
     })?;
     let mut daemon = daemon_info(config, &identity, &hierarchy, warnings);
@@ -271,6 +272,13 @@ fn serve(shards: usize, listening: &[Listening], context: &Arc<Context>) -> Resu
     Ok(())
 }
 
+/// Runtimes as an event shows them: name and path of each.
+fn listed(runtimes: &Runtimes) -> String {
+    let external = runtimes.external.values();
+    let shown: Vec<_> = external.map(|r| format!("{}:{}", r.name, r.path)).collect();
+    shown.join(" ")
+}
+
 /// What a reload can change.
 fn settings_of(config: &Config) -> Settings {
     Settings {
@@ -287,7 +295,13 @@ impl Daemon {
             ("debug".to_owned(), config.debug.to_string()),
             ("labels".to_owned(), format!("{:?}", config.labels)),
             ("log-level".to_owned(), config.log_level.clone()),
+            (
+                "default-runtime".to_owned(),
+                config.runtimes.default.clone(),
+            ),
+            ("runtimes".to_owned(), listed(&config.runtimes)),
         ];
+        self.engine.set_runtimes(config.runtimes.clone());
         self.context.reload(settings_of(config), attributes);
     }
 

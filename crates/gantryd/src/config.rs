@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gantry_engine::Runtimes;
 use serde_json::{Map, Value};
 
 use crate::features::{self, Features};
@@ -30,6 +31,7 @@ pub struct Config {
     pub debug: bool,
     pub group: Option<String>,
     pub labels: Vec<String>,
+    pub runtimes: Runtimes,
     pub shards: Option<usize>,
     /// Directories of CDI specifications; none switches them off.
     pub cdi_spec_dirs: Vec<PathBuf>,
@@ -99,7 +101,7 @@ pub fn resolve(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 /// Keys of daemon.json, each with its flag's value as it is shown in a conflict (`None`: not given).
-fn keys(flags: &Flags) -> [(&'static str, Option<String>); 14] {
+fn keys(flags: &Flags) -> [(&'static str, Option<String>); 16] {
     let list = |all: &[String]| (!all.is_empty()).then(|| format!("[{}]", all.join(" ")));
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
     let features = (!flags.features.is_empty()).then(|| features::shown(&flags.features));
@@ -108,6 +110,7 @@ fn keys(flags: &Flags) -> [(&'static str, Option<String>); 14] {
         ("features", features),
         ("data-root", path(&flags.data_root)),
         ("debug", flags.debug.map(|d| d.to_string())),
+        ("default-runtime", flags.default_runtime.clone()),
         ("exec-root", path(&flags.exec_root)),
         ("group", flags.group.clone()),
         ("hosts", list(&flags.hosts)),
@@ -115,6 +118,8 @@ fn keys(flags: &Flags) -> [(&'static str, Option<String>); 14] {
         ("log-format", flags.log_format.clone()),
         ("log-level", flags.log_level.clone()),
         ("pidfile", path(&flags.pidfile)),
+        // dockerd puts the two together.
+        ("runtimes", None),
         ("shards", flags.shards.map(|n| n.to_string())),
         (
             "shutdown-timeout",
@@ -208,7 +213,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
+/// What Go calls the kind of a value.
+pub fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
@@ -333,6 +339,14 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
             .unwrap_or(false),
         group: flags.group.clone().or(file.text("group")?),
         labels: or_file(&flags.labels, "labels")?,
+        runtimes: crate::runtimes::resolve(
+            &flags.runtimes,
+            file.0.get("runtimes"),
+            flags
+                .default_runtime
+                .clone()
+                .or(file.text("default-runtime")?),
+        )?,
         shards,
         cdi_spec_dirs,
         userns_remap: flags

@@ -1,5 +1,6 @@
 //! dockerd's command line, parsed by hand.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use gantry_api::query::go_bool;
@@ -30,6 +31,10 @@ pub struct Flags {
     pub debug: Option<bool>,
     /// `-G`, `--group`
     pub group: Option<String>,
+    /// `--add-runtime`: paths by name
+    pub runtimes: BTreeMap<String, String>,
+    /// `--default-runtime`
+    pub default_runtime: Option<String>,
     /// `--label`
     pub labels: Vec<String>,
     /// `--log-format`
@@ -85,10 +90,12 @@ pub enum FlagError {
 
 /// Long names, short names, and whether they are booleans.
 pub const FLAGS: &[(&str, Option<char>, bool)] = &[
+    ("add-runtime", None, false),
     ("cdi-spec-dir", None, false),
     ("config-file", None, false),
     ("data-root", None, false),
     ("debug", Some('D'), true),
+    ("default-runtime", None, false),
     ("exec-root", None, false),
     ("feature", None, false),
     ("group", Some('G'), false),
@@ -205,6 +212,8 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
             let (name, on) = features::parse_flag(value).map_err(invalid)?;
             flags.features.insert(name, on);
         }
+        "add-runtime" => checked(crate::runtimes::add(&mut flags.runtimes, value))?,
+        "default-runtime" => flags.default_runtime = Some(value.to_owned()),
         "log-format" => flags.log_format = Some(value.to_owned()),
         "shutdown-timeout" => {
             let reason = format!("strconv.ParseInt: parsing \"{value}\": invalid syntax");
@@ -264,10 +273,13 @@ A container daemon that speaks the Engine API of Docker.
 Flags of dockerd that are not listed are refused, unless their value is what gantryd does anyway.
 
 Options:
+      --add-runtime runtime  Register an additional OCI compatible runtime (name=path)
       --cdi-spec-dir list    Directories of CDI specifications (default /etc/cdi, /var/run/cdi; \"\" for none)
       --config-file string   Daemon configuration file (default \"/etc/gantry/daemon.json\")
       --data-root string     Root directory of persistent state (default \"/var/lib/gantry\")
   -D, --debug                Enable debug mode
+      --default-runtime string
+                             Default OCI runtime for containers (default \"gantry\", the built-in launcher)
       --exec-root string     Root directory for execution state files (default \"/run/gantry\")
       --feature map          Enable or disable a feature (cdi=false)
   -G, --group string         Group for the unix socket (default \"docker\")

@@ -42,7 +42,6 @@ const fn boolean(flag: &'static str, same_as: Option<&'static str>) -> Unbuilt {
 
 /// Every setting of dockerd 28 that is not in [`crate::flags::FLAGS`].
 pub const UNBUILT: &[Unbuilt] = &[
-    value("add-runtime", "runtimes"),
     boolean("allow-direct-routing", Some("false")),
     value("authorization-plugin", "authorization-plugins"),
     value("bip", "bip"),
@@ -68,7 +67,6 @@ pub const UNBUILT: &[Unbuilt] = &[
     value("default-gateway-v6", "default-gateway-v6"),
     value("default-ipc-mode", "default-ipc-mode"),
     value("default-network-opt", "default-network-opts"),
-    value("default-runtime", "default-runtime"),
     value("default-shm-size", "default-shm-size"),
     value("default-ulimit", "default-ulimits"),
     value("dns", "dns"),

@@ -10,6 +10,7 @@ mod listen;
 mod notify;
 mod probe;
 mod remap;
+mod runtimes;
 mod signals;
 
 use std::process::ExitCode;

@@ -4,6 +4,7 @@ pub mod fault;
 pub mod msg;
 pub mod plan;
 pub mod process;
+pub mod runtime;
 pub mod scm;
 pub mod shm;
 pub mod wire;

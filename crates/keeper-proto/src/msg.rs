@@ -5,8 +5,10 @@ use crate::wire::{Reader, WireError, Writer};
 /// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]). 3: containers in
 /// namespaces that are not their own. 4: taking over from a dead keeper ([`Request::Inherit`], [`Request::Adopt`]), and a
 /// launch is answered with the process's pidfd. 5: user namespaces, AppArmor profiles, and pid namespaces that are joined
-/// by the last process of a launch.
-pub const PROTOCOL_VERSION: u32 = 5;
+/// by the last process of a launch. 6: commands of external runtimes.
+pub const PROTOCOL_VERSION: u32 = 6;
+/// First version that knows [`Request::Runtime`].
+pub const RUNTIME_VERSION: u32 = 6;
 /// First version that knows [`crate::plan::UserNamespace`] and AppArmor profiles, and joins pid namespaces last.
 pub const RIGHTS_VERSION: u32 = 5;
 /// First version that takes over from a dead keeper.
@@ -88,6 +90,12 @@ pub enum Request {
     /// A process that another keeper launched and that is nobody's now; answered as a launch. The pidfd comes first,
     /// then descriptors in the order of the fields that are true.
     Adopt(Adopt),
+    /// Run commands of an external runtime; the plan's bytes are here, or in the last descriptor if empty. Answered as a
+    /// launch if a process comes of it (its terminal comes along), else with [`Reply::Done`].
+    Runtime {
+        /// See [`crate::runtime::RuntimePlan`].
+        plan: Vec<u8>,
+    },
 }
 
 /// See [`Request::Adopt`].
@@ -238,6 +246,8 @@ pub enum Failure {
     Protocol = 7,
     /// There are containers.
     NotEmpty = 8,
+    /// A command of a runtime failed: `step` is its position, `errno` its wait status.
+    Runtime = 9,
 }
 
 /// Keeper to daemon, unasked.
@@ -288,6 +298,7 @@ impl Request {
             Request::ShutdownIfEmpty => w.u8(10),
             Request::Inherit => w.u8(11),
             Request::Adopt(adopt) => adopt.encode(w.u8(12)),
+            Request::Runtime { plan } => w.u8(13).bytes(plan),
         };
         w.finish()
     }
@@ -327,6 +338,9 @@ impl Request {
             10 => Request::ShutdownIfEmpty,
             11 => Request::Inherit,
             12 => Request::Adopt(Adopt::decode(&mut r)?),
+            13 => Request::Runtime {
+                plan: r.bytes()?.to_vec(),
+            },
             n => return Err(unknown("request", n)),
         };
         Ok((number, request))
@@ -530,6 +544,7 @@ impl Failure {
             6 => Failure::System,
             7 => Failure::Protocol,
             8 => Failure::NotEmpty,
+            9 => Failure::Runtime,
             n => return Err(unknown("failure", n)),
         })
     }

@@ -254,7 +254,7 @@ fn namespaces(plan: &Plan) -> i32 {
 }
 
 /// Clones while the page is one that goes to forks.
-fn with_status<T>(page: &StatusPage, clone: impl FnOnce() -> Done<T>) -> Done<T> {
+pub fn with_status<T>(page: &StatusPage, clone: impl FnOnce() -> Done<T>) -> Done<T> {
     at(Step::Status, raw::give_to_forks(page.get()))?;
     let cloned = clone();
     if let Err(errno) = raw::keep_from_forks(page.get()) {
@@ -314,7 +314,8 @@ impl Pending {
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+/// A null-terminated list of them.
+pub fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
         .map(|s| s.as_ptr())

@@ -14,6 +14,7 @@ mod container;
 mod launch;
 mod poll;
 mod raw;
+mod runtime;
 mod serve;
 mod server;
 mod setup;

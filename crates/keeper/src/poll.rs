@@ -20,6 +20,10 @@ pub enum Token {
     Stderr(u32),
     /// The pipe that tells that a container has executed its program.
     Exec(u32),
+    /// The pidfd of a runtime's command.
+    Command(u32),
+    /// The time at which a list has waited long enough for launches.
+    Deadline,
 }
 
 impl Token {
@@ -32,6 +36,8 @@ impl Token {
             Token::Stdout(slot) => (4, slot),
             Token::Stderr(slot) => (5, slot),
             Token::Exec(slot) => (6, slot),
+            Token::Command(number) => (7, number),
+            Token::Deadline => (8, 0),
         };
         kind << 32 | u64::from(slot)
     }
@@ -46,6 +52,8 @@ impl Token {
             4 => Token::Stdout(slot),
             5 => Token::Stderr(slot),
             6 => Token::Exec(slot),
+            7 => Token::Command(slot),
+            8 => Token::Deadline,
             _ => return None,
         })
     }

@@ -122,6 +122,56 @@ pub fn fchdir(fd: RawFd) -> SysResult {
     call(libc::SYS_fchdir, &[fd as usize]).map(drop)
 }
 
+/// A timer that is readable after so many seconds.
+pub fn timer(seconds: i64) -> SysResult<RawFd> {
+    let flags = (libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) as usize;
+    let fd = call(
+        libc::SYS_timerfd_create,
+        &[libc::CLOCK_MONOTONIC as usize, flags],
+    )?;
+    // Interval and first time, each seconds and nanoseconds.
+    let once: [i64; 4] = [0, 0, seconds, 0];
+    let args = [fd, 0, once.as_ptr() as usize, 0];
+    match call(libc::SYS_timerfd_settime, &args) {
+        Ok(_) => Ok(fd as RawFd),
+        Err(errno) => {
+            close(fd as RawFd);
+            Err(errno)
+        }
+    }
+}
+
+/// The size of a terminal.
+pub fn set_window_size(terminal: RawFd, rows: u16, columns: u16) -> SysResult {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    ioctl(terminal, libc::TIOCSWINSZ, &raw const size as usize)
+}
+
+pub fn chroot(at: &CStr) -> SysResult {
+    call(libc::SYS_chroot, &[path(at)]).map(drop)
+}
+
+/// Makes the mount at `at` and all below it private.
+pub fn make_private(at: &CStr) -> SysResult {
+    let flags = (libc::MS_REC | libc::MS_PRIVATE) as usize;
+    call(libc::SYS_mount, &[0, path(at), 0, flags, 0]).map(drop)
+}
+
+/// Whether the process is a child of the caller, so that its end can be waited for.
+pub fn is_child(pidfd: RawFd) -> SysResult {
+    let flags = (libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) as usize;
+    call(
+        libc::SYS_waitid,
+        &[libc::P_PIDFD as usize, pidfd as usize, 0, flags, 0],
+    )
+    .map(drop)
+}
+
 pub fn chdir(at: &CStr) -> SysResult {
     call(libc::SYS_chdir, &[path(at)]).map(drop)
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_keeper_proto::msg::{
-    ADOPT_VERSION, EXEC_VERSION, Entry, Event, Failure, LIST_PAGE, Reply, Request,
+    ADOPT_VERSION, EXEC_VERSION, Entry, Event, Failure, LIST_PAGE, RUNTIME_VERSION, Reply, Request,
 };
 use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 use gantry_keeper_proto::shm::{MAX_CONTAINERS_PER_KEEPER, RingMap};
@@ -45,8 +45,12 @@ impl Server {
             Request::Inherit | Request::Adopt(_) if self.version < ADOPT_VERSION => {
                 Err((Failure::Protocol, 0))
             }
+            Request::Runtime { .. } if self.version < RUNTIME_VERSION => {
+                Err((Failure::Protocol, 0))
+            }
             Request::Inherit => self.inherit(fds),
             Request::Adopt(adopt) => return self.adopt(number, adopt, fds),
+            Request::Runtime { plan } => return self.run_runtime(number, plan, fds),
         };
         match done {
             Ok(()) => self.reply(number, &Reply::Done, Vec::new()),
@@ -96,7 +100,11 @@ impl Server {
         exits.iter().for_each(|event| self.tell(event));
     }
 
-    fn list(&mut self, number: u32, from_slot: u32) {
+    /// Answers with what there is.
+    pub fn list(&mut self, number: u32, from_slot: u32) {
+        if self.put_off_list(number, from_slot) {
+            return;
+        }
         let mut rest = self.slots.iter().flatten().filter(|c| c.slot >= from_slot);
         let entries: Vec<Entry> = rest.by_ref().take(LIST_PAGE).map(|c| c.entry()).collect();
         let next_slot = rest.next().map(|c| c.slot);
@@ -127,17 +135,11 @@ impl Server {
             self.refuse(number, Failure::Protocol, 0);
             return Ok(());
         }
-        if self.ids.contains_key(&plan.id) {
+        if self.is_taken(&plan.id) {
             self.refuse(number, Failure::Exists, 0);
             return Ok(());
         }
-        let slot = self.free_slot()?;
-        let reset = self.journal.reset(slot);
-        let generation = reset.map_err(|_| Failed {
-            step: Step::Journal,
-            detail: slot,
-            errno: libc::EIO,
-        })?;
+        let (slot, generation) = self.reserve_slot()?;
         let connection = self.connection.as_ref().map_or(0, |c| c.serial);
         let started = self
             .launcher
@@ -172,16 +174,33 @@ impl Server {
             Err(e) => log(format_args!("{}: start time: {e}", container.id)),
         }
         let waits = container.pending.is_some();
-        self.watch(&container);
-        self.ids.insert(container.id.clone(), slot);
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(container);
-        }
+        self.insert(container);
         if waits {
             Ok(())
         } else {
             self.launched(slot, Some(number), None)
                 .map_err(|_| journal_failed(slot))
+        }
+    }
+
+    /// Whether a container has or will have this id.
+    pub fn is_taken(&self, id: &str) -> bool {
+        self.ids.contains_key(id) || self.runtimes.has_id(id)
+    }
+
+    /// A free slot, and its generation.
+    pub fn reserve_slot(&mut self) -> Result<(u32, u16), Failed> {
+        let slot = self.free_slot()?;
+        let generation = self.journal.reset(slot);
+        Ok((slot, generation.map_err(|_| journal_failed(slot))?))
+    }
+
+    /// Takes a container in.
+    pub fn insert(&mut self, container: Box<Container>) {
+        self.watch(&container);
+        self.ids.insert(container.id.clone(), container.slot);
+        if let Some(place) = self.slots.get_mut(container.slot as usize) {
+            *place = Some(container);
         }
     }
 
@@ -206,8 +225,10 @@ impl Server {
 
     /// A slot that is free.
     pub fn free_slot(&mut self) -> Result<u32, Failed> {
-        if let Some(slot) = self.slots.iter().position(Option::is_none) {
-            return Ok(slot as u32);
+        let mut free = (0..self.slots.len() as u32)
+            .filter(|n| self.slots.get(*n as usize).is_some_and(Option::is_none));
+        if let Some(slot) = free.find(|n| !self.runtimes.has_slot(*n)) {
+            return Ok(slot);
         }
         let slot = self.slots.len() as u32;
         if slot >= MAX_CONTAINERS_PER_KEEPER {
@@ -291,7 +312,8 @@ impl Server {
         Ok(())
     }
 
-    fn read_output_of(&mut self, slot: u32) -> io::Result<()> {
+    /// Nobody else reads its output.
+    pub fn read_output_of(&mut self, slot: u32) -> io::Result<()> {
         match self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
             Some(container) => container.start_reading(&self.poll),
             None => Ok(()),
@@ -349,14 +371,7 @@ impl Server {
             .tty_master
             .as_ref()
             .ok_or((Failure::NoTerminal, 0))?;
-        let size = libc::winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let arg = &raw const size as usize;
-        raw::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, arg)
+        raw::set_window_size(master.as_raw_fd(), rows, columns)
             .map_err(|errno| (Failure::System, errno))
     }
 
@@ -378,7 +393,7 @@ impl Server {
     }
 
     fn end_if_empty(&mut self) -> Result<(), Refusal> {
-        if !self.ids.is_empty() {
+        if !self.ids.is_empty() || !self.runtimes.is_idle() {
             return Err((Failure::NotEmpty, 0));
         }
         self.ending = true;

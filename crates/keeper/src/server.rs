@@ -16,6 +16,7 @@ use crate::child::Failed;
 use crate::container::{Container, unlink, write_file};
 use crate::launch::{Launcher, Outcome, reap};
 use crate::poll::{Poll, Token, is_readable};
+use crate::runtime::Runtimes;
 use crate::setup::{Host, stat_of};
 use crate::strays::STRAY_SWEEP_MS;
 use crate::{log, raw};
@@ -61,6 +62,8 @@ pub struct Server {
     pub ids: HashMap<String, u32>,
     /// Launches.
     pub launcher: Launcher,
+    /// Commands of external runtimes.
+    pub runtimes: Runtimes,
     /// The daemon that lives.
     pub daemon: Option<Daemon>,
     /// The connection, if there is one.
@@ -93,6 +96,7 @@ impl Server {
             slots: Vec::new(),
             ids: HashMap::new(),
             launcher: Launcher::new()?,
+            runtimes: Runtimes::default(),
             daemon: None,
             connection: None,
             waiting: None,
@@ -145,7 +149,7 @@ impl Server {
     }
 
     fn is_superfluous(&self) -> bool {
-        if !self.ids.is_empty() {
+        if !self.ids.is_empty() || !self.runtimes.is_idle() {
             return false;
         }
         let flushed = self.connection.as_ref().is_none_or(|c| c.queue.is_empty());
@@ -167,6 +171,8 @@ impl Server {
             Token::Stdout(slot) => self.output_event(slot, Stream::Stdout),
             Token::Stderr(slot) => self.output_event(slot, Stream::Stderr),
             Token::Exec(slot) => self.exec_event(slot),
+            Token::Command(number) => self.command_event(number),
+            Token::Deadline => self.give_up_launches(),
         };
         if let Err(e) = result {
             log(format_args!("{token:?}: {e}"));
@@ -520,7 +526,8 @@ pub fn wipe(bytes: &mut [u8]) {
     std::hint::black_box(bytes);
 }
 
-fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+/// A pidfd of the process that has this number now.
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call.
     let fd = unsafe { raw::sys(libc::SYS_pidfd_open, &[pid as usize, 0]) }
         .map_err(io::Error::from_raw_os_error)?;

@@ -14,7 +14,7 @@ const STRAYS_PER_SWEEP: usize = 256;
 impl Server {
     /// Collects those that have ended.
     pub fn sweep_strays(&mut self) {
-        if !self.strays {
+        if !self.strays || self.runtimes.is_launching() {
             return;
         }
         for _ in 0..STRAYS_PER_SWEEP {
@@ -22,9 +22,10 @@ impl Server {
                 return;
             };
             // What a launch has just made belongs to a slot that does not know it yet.
-            let known = self.slots.iter().flatten().any(|c| {
+            let mut slots = self.slots.iter().flatten();
+            let known = slots.any(|c| {
                 c.pid == pid || c.pending.as_ref().is_some_and(|p| p.child() == Some(pid))
-            });
+            }) || self.runtimes.has_pid(pid);
             if known {
                 // Its own event collects it, and the next sweep goes on behind it.
                 return;

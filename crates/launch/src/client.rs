@@ -1,6 +1,7 @@
 //! The daemon's side of a keeper's connection. Lives on one shard.
 
 mod launching;
+mod runtime;
 mod succession;
 
 use std::cell::{Cell, RefCell};

@@ -64,6 +64,14 @@ pub enum LaunchError {
          failed: unable to start container process: error during container init: {0}"
     )]
     Unmapped(String),
+    /// an external runtime refused or failed (text as dockerd words it)
+    #[error("{message}")]
+    Runtime {
+        /// What dockerd says of it.
+        message: String,
+        /// Exit code Docker gives to it: 127 not found, 126 not executable, 128 otherwise.
+        exit_code: i32,
+    },
     /// something the daemon does beforehand failed
     #[error("failed to prepare the container: {step} {about}: {}", io_text(.source))]
     Prepare {
@@ -170,7 +178,9 @@ impl LaunchError {
                 ..
             } => 127,
             LaunchError::Exec { .. } => 126,
-            LaunchError::Join { exit_code, .. } => *exit_code,
+            LaunchError::Join { exit_code, .. } | LaunchError::Runtime { exit_code, .. } => {
+                *exit_code
+            }
             LaunchError::MountKind { .. } => 127,
             _ => 128,
         }
@@ -224,6 +234,9 @@ pub enum KeeperError {
          PID namespaces need version 4. Keepers end with the last of their containers"
     )]
     TooOldToShare(u32),
+    /// the keeper is of an earlier version, which does not know external runtimes
+    #[error("the keeper speaks protocol version {0}, which cannot run external runtimes")]
+    TooOldForRuntimes(u32),
     /// the connection to the keeper is gone
     #[error("the connection to the keeper is gone")]
     Gone,
@@ -265,7 +278,9 @@ impl KeeperError {
             Failure::NoTerminal => KeeperError::NoTerminal,
             Failure::NotEmpty => KeeperError::NotEmpty,
             Failure::System => KeeperError::System(errno),
-            Failure::Launch | Failure::Protocol => KeeperError::Protocol(format!("{failure:?}")),
+            Failure::Launch | Failure::Protocol | Failure::Runtime => {
+                KeeperError::Protocol(format!("{failure:?}"))
+            }
         }
     }
 }

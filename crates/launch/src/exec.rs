@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::client::Born;
 use crate::error::{LaunchError, errno_text};
+use crate::oci::ExternalExec;
 use crate::prepare::{
     DaemonEnds, FdTable, Streams, candidates, filter_last, inline_or_memfd, make_streams, text,
 };
@@ -70,16 +71,30 @@ pub struct ExecSpec {
 
 /// A process ready to be launched: [`crate::KeeperClient::launch_exec`].
 #[derive(Debug)]
-pub struct PreparedExec {
-    plan: Plan,
-    plan_bytes: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    ends: DaemonEnds,
+pub struct PreparedExec(ExecKind);
+
+/// By whom it is launched.
+#[derive(Debug)]
+pub(crate) enum ExecKind {
+    BuiltIn(Box<ExecParts>),
+    External(ExternalExec),
+}
+
+#[derive(Debug)]
+pub(crate) struct ExecParts {
+    pub(crate) plan: Plan,
+    pub(crate) plan_bytes: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) ends: DaemonEnds,
 }
 
 impl PreparedExec {
-    pub(crate) fn into_parts(self) -> (Plan, Vec<u8>, Vec<OwnedFd>, DaemonEnds) {
-        (self.plan, self.plan_bytes, self.fds, self.ends)
+    pub(crate) fn external(external: ExternalExec) -> PreparedExec {
+        PreparedExec(ExecKind::External(external))
+    }
+
+    pub(crate) fn into_kind(self) -> ExecKind {
+        self.0
     }
 }
 
@@ -161,12 +176,12 @@ pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
         ..describe(spec, stdio)?
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
-    Ok(PreparedExec {
+    Ok(PreparedExec(ExecKind::BuiltIn(Box::new(ExecParts {
         plan,
         plan_bytes,
         fds: fds.into_vec(),
         ends,
-    })
+    }))))
 }
 
 /// The directory of the container's own terminals. What lies at that path is the container's doing.

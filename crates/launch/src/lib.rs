@@ -13,6 +13,7 @@ mod exec;
 mod init_layer;
 mod join;
 mod netns;
+mod oci;
 mod prepare;
 mod project_quota;
 mod remap;
@@ -32,6 +33,10 @@ pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use init_layer::make_init_layer;
 pub use join::{namespace_of, proc_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
+pub use oci::{
+    Bundle, Runtime, RuntimeAction, RuntimeCommand, oci_seccomp, prepare_external,
+    prepare_external_exec,
+};
 pub use prepare::{
     OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare, probe_remapped,
 };

@@ -15,6 +15,7 @@ mod compile;
 mod emit;
 mod eval;
 mod mux;
+mod oci;
 mod profile;
 mod resolve;
 mod tables;
@@ -26,6 +27,7 @@ pub use caps::{capability_name, capability_number};
 pub use compile::{CompileError, Program, compile, compile_for};
 pub use emit::SockFilter;
 pub use eval::allows;
+pub use oci::{OciRules, oci_rules};
 pub use profile::{
     ActionName, ArchMapEntry, Argument, Filter, KernelVersion, Operator, Profile, ProfileError,
     Syscall,

@@ -120,7 +120,7 @@ fn action(name: ActionName, errno: Option<u32>) -> Action {
 }
 
 /// The host's architecture first, then the others of the profile that this host can run.
-fn architectures(profile: &Profile, native: Arch) -> Vec<Arch> {
+pub(crate) fn architectures(profile: &Profile, native: Arch) -> Vec<Arch> {
     let listed: Vec<&str> = if profile.arch_map.is_empty() {
         profile.architectures.iter().map(String::as_str).collect()
     } else {
@@ -141,7 +141,7 @@ fn architectures(profile: &Profile, native: Arch) -> Vec<Arch> {
     arches
 }
 
-fn applies(rule: &Syscall, native: Arch, caps_mask: u64, kernel: KernelVersion) -> bool {
+pub(crate) fn applies(rule: &Syscall, native: Arch, caps_mask: u64, kernel: KernelVersion) -> bool {
     let has_cap = |name: &String| {
         capability_number(name).is_some_and(|number| caps_mask & (1 << number) != 0)
     };

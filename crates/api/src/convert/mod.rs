@@ -18,6 +18,7 @@ pub use modes::name_joined;
 pub use update::update_spec;
 
 use gantry_engine::model::{CreateSpec, HostSpec, LogConfig, RestartPolicy, Ulimit};
+use gantry_engine::{BUILT_IN_RUNTIME, Runtimes};
 
 use crate::error::ApiError;
 use crate::version::ApiVersion;
@@ -28,8 +29,6 @@ use crate::wire::create::{
 
 /// Size of /dev/shm unless the client says otherwise.
 pub const DEFAULT_SHM_BYTES: i64 = 64 << 20;
-/// Name of the built-in launcher in `Runtime` and `/info`.
-pub const RUNTIME_NAME: &str = "gantry";
 
 /// Log drivers of Docker that are not built.
 const OTHER_LOG_DRIVERS: &[&str] = &[
@@ -128,6 +127,7 @@ pub fn create_spec(
         },
         console_size: console_size(host.console_size),
         init: host.init == Some(true),
+        runtime: host.runtime.clone(),
         annotations: host.annotations.clone().unwrap_or_default(),
         mounts: Vec::new(),
         storage_quota: None,
@@ -147,6 +147,14 @@ pub fn create_spec(
         wire,
     };
     Ok((spec, warnings))
+}
+
+/// The daemon's default runtime for a request that names none; what a client then sees does not change with a reload.
+pub fn choose_runtime(request: &mut CreateRequest, runtimes: &Runtimes) {
+    let host = request.host_config.get_or_insert_default();
+    if host.runtime.is_empty() {
+        host.runtime.clone_from(&runtimes.default);
+    }
 }
 
 /// What dockerd says about settings that it takes and does not follow, or that are dangerous.
@@ -268,12 +276,6 @@ fn check_host(host: &HostConfig) -> Result<(), ApiError> {
             ));
         }
     }
-    if !matches!(host.runtime.as_str(), "" | RUNTIME_NAME) {
-        return Err(ApiError::invalid(format!(
-            "unknown or invalid runtime name: {}",
-            host.runtime
-        )));
-    }
     check_log_mode(&host.log_config.options)?;
     check_log_driver(&host.log_config.driver)
 }
@@ -369,7 +371,7 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str, machine: &Machine) {
         &mut host.cgroupns_mode,
         if machine.cgroup_v2 { "private" } else { "host" },
     );
-    fill(&mut host.runtime, RUNTIME_NAME);
+    fill(&mut host.runtime, BUILT_IN_RUNTIME);
     if host.shm_size == 0 {
         host.shm_size = DEFAULT_SHM_BYTES;
     }

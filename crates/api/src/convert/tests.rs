@@ -26,10 +26,6 @@ fn texts_of_dockerd() {
             r#"{"RestartPolicy":{"Name":"always"},"AutoRemove":true}"#,
             "can't create 'AutoRemove' container with restart policy",
         ),
-        (
-            r#"{"Runtime":"foo"}"#,
-            "unknown or invalid runtime name: foo",
-        ),
         (r#"{"ShmSize":-1}"#, "SHM size can not be less than 0"),
         (
             r#"{"LogConfig":{"Type":"foo"}}"#,

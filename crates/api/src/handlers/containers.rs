@@ -41,6 +41,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
         let id_of = |key: &str| Ok(call.ctx.engine.inspect(key)?.id.to_string());
         convert::name_joined(host, id_of)?;
     }
+    convert::choose_runtime(&mut request, &call.ctx.engine.runtimes());
     let machine = &call.ctx.daemon.machine();
     let (spec, mut warnings) = convert::create_spec(name, request, call.version, machine)?;
     let made = call.ctx.engine.create(spec).await?;

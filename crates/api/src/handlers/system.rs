@@ -24,6 +24,7 @@ pub(super) fn info(call: Call) -> Reply {
         &ctx.settings(),
         ctx.engine.counts(),
         ctx.images.snapshot().len(),
+        &ctx.engine.runtimes(),
     ))
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gantry_engine::model::Counts;
+use gantry_engine::{BUILT_IN_RUNTIME, Runtimes};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::context::{DaemonInfo, Settings};
-use crate::convert::RUNTIME_NAME;
 use crate::text;
 use crate::version::{MAX_VERSION, MIN_VERSION};
 
@@ -104,9 +104,18 @@ pub fn version(daemon: &DaemonInfo) -> Value {
 }
 
 /// Answer of `/info`.
-pub fn info(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usize) -> Value {
+pub fn info(
+    daemon: &DaemonInfo,
+    settings: &Settings,
+    counts: Counts,
+    images: usize,
+    runtimes: &Runtimes,
+) -> Value {
     let mut document = machine(daemon);
-    for part in [objects(daemon, settings, counts, images), features(daemon)] {
+    for part in [
+        objects(daemon, settings, counts, images),
+        features(daemon, runtimes),
+    ] {
         if let (Value::Object(all), Value::Object(part)) = (&mut document, part) {
             all.extend(part);
         }
@@ -169,7 +178,22 @@ fn objects(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usi
     })
 }
 
-fn features(daemon: &DaemonInfo) -> Value {
+fn shown_runtimes(runtimes: &Runtimes) -> Value {
+    let external = runtimes.external.values().map(|runtime| {
+        let mut shown = json!({ "path": runtime.path });
+        if !runtime.args.is_empty() {
+            shown["runtimeArgs"] = json!(runtime.args);
+        }
+        (runtime.name.clone(), shown)
+    });
+    let built_in = (
+        BUILT_IN_RUNTIME.to_owned(),
+        json!({ "path": BUILT_IN_RUNTIME }),
+    );
+    Value::Object(std::iter::once(built_in).chain(external).collect())
+}
+
+fn features(daemon: &DaemonInfo, runtimes: &Runtimes) -> Value {
     let has = |name: &str| daemon.has_controller(name);
     json!({
         "CgroupDriver": "cgroupfs",
@@ -190,8 +214,8 @@ fn features(daemon: &DaemonInfo) -> Value {
             "Network": ["bridge", "host", "null"],
             "Volume": [],
         },
-        "DefaultRuntime": RUNTIME_NAME,
-        "Runtimes": { RUNTIME_NAME: { "path": RUNTIME_NAME } },
+        "DefaultRuntime": runtimes.default,
+        "Runtimes": shown_runtimes(runtimes),
         "InitBinary": "docker-init",
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },

@@ -10,7 +10,7 @@ use gantry_launch::AdoptedContainer;
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::remove_groups;
-use crate::container::{Container, Run, exit, files, logs};
+use crate::container::{Container, Run, exit, external, files, logs};
 use crate::keeper::{ExitReport, Held, KeeperLink};
 use crate::launch_spec::{cgroup_parent, log_is_nonblocking};
 use crate::model::*;
@@ -91,6 +91,7 @@ pub(super) async fn adopt(
     let (hierarchy, id) = (shared.seccomp.hierarchy.clone(), container.id.clone());
     let group = files::on_worker(move || Ok(Group::open(&hierarchy, &parent, &id)?)).await?;
     let group = Arc::new(group);
+    let bundle = external::found(shared, &container.id).await?;
     let hand_over = link.hand_over(&container.id).await?;
     if let Some(spill) = hand_over.spill {
         replay(&io, spill, hand_over.spill_bytes).await?;
@@ -111,6 +112,7 @@ pub(super) async fn adopt(
             started: None,
             group: group.clone(),
             oom_kills_told: Cell::new(0),
+            bundle,
             exiting: Cell::new(false),
             _root: None,
         }));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
-use super::{Container, Run, files, remove, start, wait};
+use super::{Container, Run, external, files, remove, start, wait};
 use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
@@ -211,6 +211,9 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     finish_output(container, run).await;
     run.io.close();
     container.inner.borrow_mut().last_log = None;
+    if let Some(bundle) = &run.bundle {
+        external::put_away(&container.shard, bundle).await;
+    }
     let (id, group) = (container.id.clone(), run.group.clone());
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");

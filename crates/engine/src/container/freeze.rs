@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Container, files};
+use super::{Container, external};
 use crate::EngineError;
 use crate::model::Status;
 
@@ -51,16 +51,14 @@ fn check(container: &Container) -> Result<(), EngineError> {
 
 async fn freeze(container: &Rc<Container>) -> Result<(), EngineError> {
     let run = container.running("")?;
-    let group = run.group.clone();
-    let frozen = files::on_worker(move || Ok(group.freeze()?)).await;
+    let frozen = external::set_frozen(container, &run, true).await;
     // With the end of the container its group may be gone; that is no failure of the freezer.
     if run.exiting.get() || container.status() != Status::Running {
         return Err(container.not_running(""));
     }
     frozen?;
     if let Err(e) = container.transition(Status::Paused, |_| {}) {
-        let group = run.group.clone();
-        files::on_worker(move || Ok(group.thaw()?)).await?;
+        external::set_frozen(container, &run, false).await?;
         return Err(e);
     }
     container.event("pause", &[]);
@@ -83,8 +81,7 @@ pub(crate) async fn unpause(container: &Rc<Container>) -> Result<(), EngineError
 /// Thaws a paused container; also on the way to its end, under the lock of `stop`. `tell`: with an event.
 pub(crate) async fn thaw(container: &Rc<Container>, tell: bool) -> Result<(), EngineError> {
     let run = container.running("")?;
-    let group = run.group.clone();
-    let thawed = files::on_worker(move || Ok(group.thaw()?)).await;
+    let thawed = external::set_frozen(container, &run, false).await;
     // It may have ended, or another may have thawed it, while the worker was busy.
     if container.status() == Status::Paused {
         thawed?;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Container, Run, freeze};
+use super::{Container, Run, external, freeze};
 use crate::model::{Status, StopOptions};
 use crate::{EngineError, signals};
 
@@ -54,11 +54,7 @@ pub(crate) async fn send(
     run: &Rc<Run>,
     number: i32,
 ) -> Result<(), EngineError> {
-    let sent = run
-        .keeper
-        .signal(&container.id, container.process(), number)
-        .await;
-    match sent {
+    match external::signal(container, run, number).await {
         Ok(true) => {
             container.event("kill", &[("signal", number.to_string())]);
             Ok(())

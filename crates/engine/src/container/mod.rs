@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod create;
 pub(crate) mod exit;
+pub(crate) mod external;
 pub(crate) mod files;
 pub(crate) mod freeze;
 pub(crate) mod kill;
@@ -104,6 +105,8 @@ pub(crate) struct Run {
     pub(crate) group: Arc<gantry_cgroup::Group>,
     /// Kills for lack of memory in its group that were told.
     pub(crate) oom_kills_told: Cell<u64>,
+    /// Of a container that an external runtime started.
+    pub(crate) bundle: Option<Arc<gantry_launch::Bundle>>,
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
     /// Its root file system; not after an adoption, where the exit ends the mount.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::fault::{self, Point};
-use gantry_launch::{KeeperClient, Launched};
+use gantry_launch::{Bundle, KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, logs, remember, remove};
+use super::{Container, Run, exit, external, logs, remember, remove};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
@@ -94,8 +94,23 @@ pub(crate) async fn start_locked(
 }
 
 async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
+    let bundle = external::of_start(container)?;
+    if let Some(left) = external::found(&container.shard.shared, &container.id).await? {
+        external::put_away(&container.shard, &left).await;
+    }
+    let launched = launch_with(container, bundle.clone()).await;
+    if let (Err(_), Some(bundle)) = (&launched, &bundle) {
+        external::put_away(&container.shard, bundle).await;
+    }
+    launched
+}
+
+async fn launch_with(
+    container: &Rc<Container>,
+    bundle: Option<Arc<Bundle>>,
+) -> Result<(), EngineError> {
     let keeper = container.shard.keeper()?;
-    let prepared = launch_spec::stage(container).await?;
+    let prepared = launch_spec::stage(container, bundle.clone()).await?;
     fault::reach(Point::StartStaged);
     // Opened before the launch: what can fail, fails while there is no process.
     let sink = logs::open_sink(container)?;
@@ -107,7 +122,7 @@ async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
         start_time_ticks: launched.start_time_ticks,
     };
     let keepers = (&keeper, &launcher);
-    if let Err(e) = take_over(container, keepers, launched, sink, started_unix_ns) {
+    if let Err(e) = take_over(container, keepers, launched, bundle, sink, started_unix_ns) {
         // It runs, but nobody could know: it must not go on.
         if let Err(left) = keeper.signal(&container.id, process, signals::KILL).await {
             tracing::error!(id = %container.id, error = %left, "a container that can't be recorded can't be killed");
@@ -124,6 +139,7 @@ fn take_over(
     container: &Rc<Container>,
     (keeper, launcher): (&Rc<KeeperLink>, &Rc<KeeperClient>),
     launched: Launched,
+    bundle: Option<Arc<Bundle>>,
     sink: Sink,
     started_unix_ns: i64,
 ) -> Result<(), EngineError> {
@@ -151,6 +167,7 @@ fn take_over(
         started: Some(Instant::now()),
         group,
         oom_kills_told: Cell::new(0),
+        bundle,
         exiting: Cell::new(false),
         _root: Some(launched.root),
     });

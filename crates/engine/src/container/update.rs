@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_cgroup::{Group, Limits, UNLIMITED};
+use gantry_cgroup::{Limits, UNLIMITED};
 
-use super::{Container, exit, files};
+use super::{Container, Run, exit, external, files};
 use crate::model::*;
 use crate::{EngineError, launch_spec, oom};
 
@@ -36,23 +36,20 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
         wire: wire.into(),
         ..FixedView::clone(&before)
     });
-    let group = container
-        .run()
-        .filter(|run| !run.exiting.get())
-        .map(|run| run.group.clone());
-    let reason = change.refused_live.filter(|_| group.is_some());
+    let run = container.run().filter(|run| !run.exiting.get());
+    let reason = change.refused_live.filter(|_| run.is_some());
     if let Some(reason) = reason {
         return Err(EngineError::System(reason));
     }
     let new = live_limits(&change.limits, &after.host);
     let back = undo(&new, &launch_spec::limits(&before.host));
-    let live = group.filter(|_| new != Limits::default());
-    if let Some(group) = live.clone() {
-        apply(group, new, back.clone()).await?;
+    let live = run.filter(|_| new != Limits::default());
+    if let Some(run) = &live {
+        apply(container, run, new, back.clone()).await?;
     }
     if let Err(e) = commit(container, &after).await {
-        if let Some(group) = live {
-            apply(group, back.clone(), back).await?;
+        if let Some(run) = &live {
+            external::limit(container, run, back).await?;
         }
         return Err(e);
     }
@@ -63,18 +60,20 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
     Ok(())
 }
 
-/// Sets limits of a group that lives; if one is refused, those that were set go back.
-async fn apply(group: Arc<Group>, new: Limits, back: Limits) -> Result<(), EngineError> {
-    files::on_worker(move || match group.apply(&new) {
-        Ok(_) => Ok(()),
-        Err(e) => {
-            if let Err(left) = group.apply(&back) {
-                tracing::error!(error = %left, "the limits of a refused update can't be taken back");
-            }
-            Err(e.into())
-        }
-    })
-    .await
+/// Sets limits of a container that lives; if one is refused, those that were set go back.
+async fn apply(
+    container: &Rc<Container>,
+    run: &Run,
+    new: Limits,
+    back: Limits,
+) -> Result<(), EngineError> {
+    let Err(e) = external::limit(container, run, new).await else {
+        return Ok(());
+    };
+    if let Err(left) = external::limit(container, run, back).await {
+        tracing::error!(error = %left, "the limits of a refused update can't be taken back");
+    }
+    Err(e)
 }
 
 async fn commit(container: &Rc<Container>, after: &FixedView) -> Result<(), EngineError> {

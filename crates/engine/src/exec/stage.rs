@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use gantry_cgroup::Group;
-use gantry_launch::{ExecSpec, PreparedExec};
+use gantry_launch::{Bundle, ExecSpec, PreparedExec};
 
 use super::{ExecConfig, note};
 use crate::launch_spec::{c_strings, capability_masks, oom_score_adj, process_rights};
@@ -25,6 +25,7 @@ pub(super) struct Inputs {
     pub(super) shared: Arc<Shared>,
     pub(super) fixed: Arc<FixedView>,
     pub(super) group: Arc<Group>,
+    pub(super) bundle: Option<Arc<Bundle>>,
     pub(super) init: ProcessName,
     pub(super) hostname: String,
     pub(super) key: String,
@@ -37,7 +38,10 @@ pub(super) struct Inputs {
 /// Prepares a start and leaves the note about it.
 pub(super) fn stage(inputs: Inputs) -> Result<PreparedExec, EngineError> {
     let spec = build(&inputs)?;
-    let prepared = gantry_launch::prepare_exec(&spec)?;
+    let prepared = match &inputs.bundle {
+        None => gantry_launch::prepare_exec(&spec)?,
+        Some(bundle) => gantry_launch::prepare_external_exec(&spec, bundle)?,
+    };
     note::write(&inputs.shared.config, &inputs.key, &inputs.config)?;
     Ok(prepared)
 }

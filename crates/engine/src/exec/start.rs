@@ -112,6 +112,7 @@ fn inputs(
         shared: container.shard.shared.clone(),
         fixed: container.fixed.clone(),
         group: run.group.clone(),
+        bundle: run.bundle.clone(),
         init: container.process(),
         hostname: hostname(container),
         key: exec.key.clone(),

@@ -68,7 +68,9 @@ impl From<LaunchError> for EngineError {
                 exit_code: e.exit_code(),
                 message,
             },
-            LaunchError::Join { exit_code, .. } if exit_code != NOT_STARTED => {
+            LaunchError::Join { exit_code, .. } | LaunchError::Runtime { exit_code, .. }
+                if exit_code != NOT_STARTED =>
+            {
                 EngineError::BadCommand { exit_code, message }
             }
             LaunchError::Invalid { .. } => EngineError::InvalidParameter(message),

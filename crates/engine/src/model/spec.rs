@@ -165,10 +165,18 @@ pub struct HostSpec {
     pub console_size: Option<(u16, u16)>,
     /// Process 1 is an init of our own that starts the program.
     pub init: bool,
+    /// Which runtime starts it; empty means the daemon's default.
+    #[serde(default = "built_in")]
+    pub runtime: String,
     /// Annotations, echoed.
     pub annotations: BTreeMap<String, String>,
     /// Mounts, those of volumes with the names they got.
     pub mounts: Vec<MountPoint>,
+}
+
+/// Records from before there were others.
+fn built_in() -> String {
+    crate::runtimes::BUILT_IN_RUNTIME.to_owned()
 }
 
 /// Which network namespace a container gets.

@@ -66,4 +66,9 @@ steps! {
     UserNamespace = 42, "enter the user namespace";
     UserMap = 43, "write the id maps of the user namespace";
     AppArmor = 44, "apply the apparmor profile";
+    RuntimeRoot = 60, "enter the host's mount namespace for the runtime";
+    RuntimeMount = 61, "attach a mount for the runtime";
+    RuntimeExec = 62, "execute the runtime";
+    RuntimePid = 63, "take over the process that the runtime made";
+    RuntimeConsole = 64, "take over the terminal that the runtime made";
 }

@@ -49,7 +49,8 @@ impl Status {
         })
     }
 
-    fn set(&self, failed: Failed) {
+    /// Says what failed.
+    pub fn set(&self, failed: Failed) {
         self.detail.store(failed.detail, Ordering::Release);
         self.errno.store(failed.errno, Ordering::Release);
         self.step.store(failed.step as u32, Ordering::Release);

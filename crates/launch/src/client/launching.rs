@@ -7,8 +7,8 @@ use gantry_keeper_proto::plan::{Plan, Step};
 
 use super::{KeeperClient, Launched, unexpected};
 use crate::error::{ExecStage, KeeperError, LaunchError};
-use crate::exec::{self, LaunchedExec, PreparedExec};
-use crate::prepare::{Prepared, PreparedParts};
+use crate::exec::{self, ExecKind, ExecParts, LaunchedExec, PreparedExec};
+use crate::prepare::{LaunchKind, Prepared, PreparedParts};
 use crate::root_mount::RootMount;
 
 /// A process as the keeper names it.
@@ -32,13 +32,17 @@ impl KeeperClient {
     /// Launches. Once sent it goes on even if this future is dropped, so run it in a task of its own.
     /// A launch that fails leaves no control group behind.
     pub async fn launch(&self, prepared: Prepared) -> Result<Launched, LaunchError> {
+        let parts = match prepared.into_kind() {
+            LaunchKind::BuiltIn(parts) => *parts,
+            LaunchKind::External(external) => return self.launch_external(*external).await,
+        };
         let PreparedParts {
             plan,
             plan_bytes,
             mut fds,
             ends,
             mut group,
-        } = prepared.into_parts();
+        } = parts;
         let version = self.version.get();
         if version < plan.oldest_keeper() {
             return Err(KeeperError::TooOldToShare(version).into());
@@ -65,11 +69,20 @@ impl KeeperClient {
 
     /// Launches a further process of a running container. Once sent it goes on even if this future is dropped.
     pub async fn launch_exec(&self, prepared: PreparedExec) -> Result<LaunchedExec, LaunchError> {
+        let prepared = match prepared.into_kind() {
+            ExecKind::BuiltIn(parts) => parts,
+            ExecKind::External(external) => return self.launch_external_exec(external).await,
+        };
         let version = self.version.get();
         if version < EXEC_VERSION {
             return Err(KeeperError::TooOld(version).into());
         }
-        let (plan, plan_bytes, fds, ends) = prepared.into_parts();
+        let ExecParts {
+            plan,
+            plan_bytes,
+            fds,
+            ends,
+        } = *prepared;
         if version < plan.oldest_keeper() {
             return Err(KeeperError::TooOldToShare(version).into());
         }

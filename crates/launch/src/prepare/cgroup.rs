@@ -18,6 +18,10 @@ use crate::spec::CgroupSpec;
 pub(crate) struct GroupGuard(Option<Group>);
 
 impl GroupGuard {
+    pub(crate) fn get(&self) -> Option<&Group> {
+        self.0.as_ref()
+    }
+
     pub(crate) fn take(&mut self) -> Option<Group> {
         self.0.take()
     }

@@ -29,6 +29,10 @@ impl FdTable {
         self.add(copy)
     }
 
+    pub(crate) fn get(&self, index: FdIndex) -> Option<&OwnedFd> {
+        self.0.get(usize::from(index))
+    }
+
     pub(crate) fn into_vec(self) -> Vec<OwnedFd> {
         self.0
     }

@@ -1,13 +1,13 @@
 //! Everything that can fail or wait before the clone. Blocking: on a worker.
 
-mod bind;
-mod cgroup;
-mod dev;
-mod fds;
-mod mounts;
+pub(crate) mod bind;
+pub(crate) mod cgroup;
+pub(crate) mod dev;
+pub(crate) mod fds;
+pub(crate) mod mounts;
 mod program;
 mod root_view;
-mod rootfs;
+pub(crate) mod rootfs;
 mod rootfs_old;
 mod stdio;
 mod tmpfs;
@@ -28,6 +28,7 @@ use self::cgroup::PreparedGroup;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
 use crate::netns;
+use crate::oci::External;
 use crate::remap::Remap;
 use crate::spec::{LaunchSpec, NamespaceMode, UserNamespace};
 use crate::sys::{Kind, set_mount_attributes};
@@ -46,8 +47,15 @@ const MAX_INLINE_PLAN_BYTES: usize = MAX_MESSAGE_BYTES / 2;
 /// A container ready to be launched: [`crate::KeeperClient::launch`]. Dropped, it leaves no control group behind.
 #[derive(Debug)]
 pub struct Prepared {
-    parts: PreparedParts,
+    kind: LaunchKind,
     discarded: Vec<&'static str>,
+}
+
+/// By whom it is launched.
+#[derive(Debug)]
+pub(crate) enum LaunchKind {
+    BuiltIn(Box<PreparedParts>),
+    External(Box<External>),
 }
 
 #[derive(Debug)]
@@ -60,13 +68,23 @@ pub(crate) struct PreparedParts {
 }
 
 impl Prepared {
-    pub(crate) fn into_parts(self) -> PreparedParts {
-        self.parts
+    pub(crate) fn external(external: External, discarded: Vec<&'static str>) -> Prepared {
+        Prepared {
+            kind: LaunchKind::External(Box::new(external)),
+            discarded,
+        }
+    }
+
+    pub(crate) fn into_kind(self) -> LaunchKind {
+        self.kind
     }
 
     /// Which container.
     pub fn id(&self) -> &str {
-        &self.parts.plan.id
+        match &self.kind {
+            LaunchKind::BuiltIn(parts) => &parts.plan.id,
+            LaunchKind::External(external) => &external.id,
+        }
     }
 
     /// Limits that are not in force because this kernel has no place for them.
@@ -150,7 +168,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         group: group.guard,
     };
     Ok(Prepared {
-        parts,
+        kind: LaunchKind::BuiltIn(Box::new(parts)),
         discarded: group.discarded,
     })
 }

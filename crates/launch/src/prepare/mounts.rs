@@ -19,7 +19,7 @@ use crate::sys::{IN_ROOT, Kind, ensure, make_private};
 /// Targets under these are made by the kernel or not at all.
 const KERNEL_TREES: &[&str] = &["/proc", "/sys"];
 /// Where devices are.
-const DEV: &str = "/dev";
+pub(crate) const DEV: &str = "/dev";
 /// Where control groups are.
 const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -65,7 +65,8 @@ impl<'a> Mounts<'a> {
         self.fds
     }
 
-    fn remember(&mut self, target: &str, tree: &OwnedFd) -> Result<(), LaunchError> {
+    /// From here on targets below this one fall into the tree.
+    pub(crate) fn remember(&mut self, target: &str, tree: &OwnedFd) -> Result<(), LaunchError> {
         let copy = rustix::io::fcntl_dupfd_cloexec(tree, 3)
             .map_err(|e| failed("duplicate", target)(e.into()))?;
         self.trees
@@ -240,7 +241,8 @@ impl<'a> Mounts<'a> {
         Ok(())
     }
 
-    fn shm(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
+    /// What is at /dev/shm.
+    pub(crate) fn shm(&mut self, spec: &LaunchSpec) -> Result<(), LaunchError> {
         let acting = self.act()?;
         let tree = match &spec.shm {
             Shm::Absent => return Ok(()),
@@ -271,7 +273,7 @@ impl<'a> Mounts<'a> {
     }
 
     /// A bind mount of the client.
-    fn mount(&mut self, mount: &BindMount) -> Result<(), LaunchError> {
+    pub(crate) fn mount(&mut self, mount: &BindMount) -> Result<(), LaunchError> {
         let sources = match mount.layers.as_slice() {
             [] => std::slice::from_ref(&mount.source),
             layers => layers,
@@ -418,7 +420,7 @@ fn claimed(spec: &LaunchSpec, target: &str) -> bool {
 }
 
 /// What the client mounts there.
-fn own<'s>(spec: &'s LaunchSpec, target: &str) -> Option<&'s BindMount> {
+pub(crate) fn own<'s>(spec: &'s LaunchSpec, target: &str) -> Option<&'s BindMount> {
     spec.mounts.iter().find(|m| m.target == target)
 }
 
