@@ -152,7 +152,7 @@ def refused(eng, request, text, status=500):
     ({"DeviceIDs": ["vendor.com/class=file"]}, "CDI device injection failed: failed to inject devices: failed to stat "
      "CDI host device \"/etc/passwd\": not a device node", 500),
     ({"DeviceIDs": ["vendor.com/class=hook"]}, "CDI device injection failed: failed to inject devices: "
-     "hooks (createContainer) are not supported by the built-in runtime", 500),
+     "hooks (createContainer) are not supported", 500),
     ({"DeviceIDs": ["vendor.com/class=null"], "Count": 1}, "unexpected count in CDI device request", 400),
     ({"DeviceIDs": ["vendor.com/class=null"], "Options": {"a": "b"}}, "unexpected options in CDI device request", 400),
     ({"Driver": "", "Count": -1, "Capabilities": [["gpu"]]},

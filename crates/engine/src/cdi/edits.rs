@@ -38,14 +38,11 @@ impl Edits {
     /// Adds what one part of a specification says.
     pub(super) fn add(&mut self, edits: &spec::ContainerEdits) -> Result<(), String> {
         if let Some(hook) = edits.hooks.first() {
-            return Err(format!(
-                "hooks ({}) are not supported by the built-in runtime",
-                hook.hook_name
-            ));
+            return Err(format!("hooks ({}) are not supported", hook.hook_name));
         }
         // Without resource control in the kernel the class has no effect, as under dockerd's runtime.
         if edits.intel_rdt.is_some() && fs::exists(RESCTRL).unwrap_or(false) {
-            return Err("intelRdt is not supported by the built-in runtime".to_owned());
+            return Err("intelRdt is not supported".to_owned());
         }
         self.env.extend(edits.env.iter().cloned());
         for node in &edits.device_nodes {
