@@ -22,7 +22,12 @@ class FaultyDaemon(Daemon):
         self.faults = self.workdir / "faults"
         self.faults.mkdir()
         self.made = set()
+        self.binary = None
         self.extra_env = {"GANTRY_FAULT_DIR": str(self.faults)}
+
+    def command(self, sock=None):
+        command = super().command(sock)
+        return [self.binary or command[0], *command[1:]]
 
     def arm(self, point, action):
         # Whole at once: the point may be reached at any time.

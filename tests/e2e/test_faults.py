@@ -19,7 +19,8 @@ BYSTANDERS = 200 if FULL else 3
 DAEMON, KEEPER, BOTH = VICTIMS = ("daemon", "keeper", "both")
 # Waits for /go, tells it, and ends with 7; TERM ends it with 3. Whoever reads its output may be away for a while.
 PROGRAM = ("trap '' PIPE; trap 'exit 3' TERM; echo up; "
-           "while [ ! -e /go ]; do sleep 0.02; done; echo out; exit 7")
+           "while [ ! -e /go ]; do sleep 0.05; done; echo out; exit 7")
+QUIET = "trap '' PIPE; echo up; exec sleep 100000"
 START = ("start.staged", "start.launched", "start.recorded", "keeper.launch.received", "keeper.launch.cloned",
          "keeper.launch.noted", "keeper.launch.answered", "child.begin", "child.exec")
 EXEC = ("exec.staged", "exec.launched", "exec.running", "exec.ended", "exec.forgotten", "keeper.launch.received",
@@ -56,6 +57,19 @@ def eng(workdir, image_tar):
     leaks.assert_nothing_left(eng)
 
 
+def inspect(eng, name):
+    status, doc = eng.json("GET", f"/v1.48/containers/{name}/json")
+    assert status == 200, (name, status, doc)
+    return doc
+
+
+def make(eng, name, program, tty=False):
+    status, doc = eng.json("POST", f"/v1.48/containers/create?name={name}", {
+        "Image": "busybox", "Cmd": ["sh", "-c", program], "Tty": tty, "HostConfig": {"NetworkMode": "none"}})
+    assert status == 201, doc
+    eng.made.add(doc["Id"])
+
+
 def has_terminal(name):
     return int(name[2:]) % 3 == 2
 
@@ -66,10 +80,9 @@ def crowd(eng):
     ids = {}
     for i in range(BYSTANDERS):
         name = f"by{i}"
-        tty = ["-t"] if has_terminal(name) else []
-        cid = eng.ok("run", "-d", *tty, "--name", name, "--network", "none", "busybox", "sh", "-c", PROGRAM)
-        eng.made.add(cid)
-        ids[name] = eng.inspect(name)["State"]["Pid"]
+        make(eng, name, QUIET, tty=has_terminal(name))
+        assert eng.http("POST", f"/containers/{name}/start")[0] == 204
+        ids[name] = inspect(eng, name)["State"]["Pid"]
     # What a successor or a restart holds more than the first is no leak.
     eng.kill_keeper()
     eng.ok("run", "--rm", "--network", "none", "busybox", "true")
@@ -144,16 +157,19 @@ def group_pids(cid):
 
 
 def true_state(eng, name):
-    """The state as told, after a comparison with what is."""
-    doc = eng.inspect(name)
-    state, cid = doc["State"], doc["Id"]
-    if state["Running"]:
-        assert process_state(state["Pid"]) not in (None, "Z", "X"), (name, state)
-        assert cid in leaks.read(f"/proc/{state['Pid']}/cgroup"), (name, state)
-    else:
-        assert state["Pid"] == 0, state
-        wait_for(lambda: group_pids(cid) is None, f"no group of {name} is left", 20)
-    return state
+    """The state as told, after a comparison with what is. A process may end between the two looks, not more."""
+    told = []
+
+    def is_true():
+        doc = inspect(eng, name)
+        state, cid = doc["State"], doc["Id"]
+        told[:] = [state]
+        if state["Running"]:
+            return process_state(state["Pid"]) not in (None, "Z", "X") and \
+                cid in leaks.read(f"/proc/{state['Pid']}/cgroup")
+        return state["Pid"] == 0 and group_pids(cid) is None
+    wait_for(is_true, lambda: f"what is told of {name} is so: {told}", 20)
+    return told[0]
 
 
 def check_crowd(eng, crowd, both=False):
@@ -166,12 +182,11 @@ def check_crowd(eng, crowd, both=False):
 
 
 def create(eng):
-    cid = eng.ok("create", "--name", "xx", "--network", "none", "busybox", "sh", "-c", PROGRAM)
-    eng.made.add(cid)
+    make(eng, "xx", PROGRAM)
 
 
 def go(eng, name="xx"):
-    pathlib.Path(f"/proc/{eng.inspect(name)['State']['Pid']}/root/go").touch()
+    pathlib.Path(f"/proc/{inspect(eng, name)['State']['Pid']}/root/go").touch()
 
 
 def declared(state):
@@ -180,7 +195,7 @@ def declared(state):
 
 def finish(eng, lossy):
     """Ends a running x and looks at what is told of it."""
-    gap = eng.inspect("xx")["State"]["Error"]
+    gap = inspect(eng, "xx")["State"]["Error"]
     go(eng)
     assert eng.ok("wait", "xx") == "7"
     state = true_state(eng, "xx")
@@ -194,7 +209,7 @@ def finish(eng, lossy):
 
 
 def remove(eng):
-    cid = eng.inspect("xx")["Id"]
+    cid = inspect(eng, "xx")["Id"]
     eng.ok("rm", "-f", "xx")
     wait_for(lambda: group_pids(cid) is None, "no group of x is left", 20)
 
@@ -222,7 +237,7 @@ def test_exec(eng, crowd, victim):
     create(eng)
     eng.ok("start", "xx")
     for point in points_of(EXEC, victim):
-        pid = eng.inspect("xx")["State"]["Pid"]
+        pid = inspect(eng, "xx")["State"]["Pid"]
         eng.arm(point, "stop")
         running = eng.popen("exec", "xx", "sh", "-c", "sleep 0.1; echo hi; exit 5", stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)
@@ -234,7 +249,7 @@ def test_exec(eng, crowd, victim):
         done = eng.cli("exec", "xx", "sh", "-c", "echo hi; exit 5")
         assert (done.stdout, done.returncode) == ("hi\n", 5), (point, victim, done)
         # The first process and its sleep; the exec has ended, or was ended.
-        wait_for(lambda: len(group_pids(eng.inspect("xx")["Id"])) <= 2, "no exec is left in x", 20)
+        wait_for(lambda: len(group_pids(inspect(eng, "xx")["Id"])) <= 2, "no exec is left in x", 20)
         wait_for(lambda: not list((eng.exec_root / "execs").iterdir()), "no note about an exec is left", 20)
     finish(eng, True)
     remove(eng)
@@ -285,7 +300,7 @@ def test_exit(eng, crowd, victim):
 def test_remove(eng, crowd, victim):
     for point in points_of(REMOVE, victim):
         create(eng)
-        cid = eng.inspect("xx")["Id"]
+        cid = inspect(eng, "xx")["Id"]
         eng.ok("start", "xx")
         eng.arm(point, "stop")
         removing = Doing(eng, "DELETE", "/containers/xx?force=1")
