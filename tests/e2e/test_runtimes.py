@@ -233,6 +233,23 @@ def test_reload(workdir, image_tar):
         assert (status, doc["message"]) == (400, "unknown or invalid runtime name: mine")
 
 
+def test_a_keeper_of_before_them(workdir, image_tar):
+    """An earlier keeper that still has containers cannot run them, and says so."""
+    path = script(pathlib.Path(tempfile.mkdtemp(prefix="old-", dir=workdir)) / "r", "exit 1")
+    eng = Daemon(pathlib.Path(tempfile.mkdtemp(prefix="rt-", dir=workdir)), ["--add-runtime", f"r={path}"])
+    eng.extra_env = {"GANTRY_KEEPER_VERSION": "5"}
+    eng.start()
+    eng.ok("load", "-i", str(image_tar))
+    done = eng.cli("run", "--runtime", "r", "busybox", "true")
+    assert done.returncode == 125
+    assert "the keeper speaks protocol version 5, which cannot run external runtimes" in done.stderr
+    assert not os.listdir(eng.exec_root / "oci")
+    assert eng.ok("run", "--rm", "busybox", "echo", "fine") == "fine"
+    eng.remove_all()
+    eng.stop()
+    leaks.assert_nothing_left(eng)
+
+
 def test_bad_flags(workdir):
     for args, text in [
         (["--add-runtime", "foo"], 'invalid argument "foo" for "--add-runtime" flag: invalid runtime argument: foo'),

@@ -11,6 +11,7 @@ use gantry_engine::user::{self, Accounts};
 use gantry_image::{ImageStore, ImportOptions, Platform};
 use gantry_keeper_proto::msg::{FromKeeper, Request};
 use gantry_keeper_proto::plan::Plan;
+use gantry_keeper_proto::runtime::RuntimePlan;
 
 /// Something that takes bytes from outside.
 pub type Target = fn(&[u8]);
@@ -141,6 +142,7 @@ pub fn keeper_message(data: &[u8]) {
     let _ = Request::number_of(data);
     let _ = FromKeeper::decode(data);
     let _ = Plan::decode(data, 16);
+    let _ = RuntimePlan::decode(data, 16);
 }
 
 /// Times of since and until.
