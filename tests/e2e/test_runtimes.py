@@ -50,12 +50,14 @@ def flags(name):
 def daemon_with(workdir, image_tar, args):
     eng = Daemon(pathlib.Path(tempfile.mkdtemp(prefix="rt-", dir=workdir)), args)
     eng.start()
-    eng.ok("load", "-i", str(image_tar))
-    yield eng
-    if not eng.alive():
-        eng.start()
-    eng.remove_all()
-    eng.stop()
+    try:
+        eng.ok("load", "-i", str(image_tar))
+        yield eng
+    finally:
+        if not eng.alive():
+            eng.start()
+        eng.remove_all()
+        eng.stop()
     leaks.assert_nothing_left(eng)
 
 
