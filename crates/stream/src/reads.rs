@@ -27,13 +27,23 @@ const GEOMETRY: RingGeometry = RingGeometry {
     cq_entries: CQ_ENTRIES,
 };
 
+/// Most bytes of one read of a terminal: what its line discipline holds.
+const TERMINAL_BYTES: usize = 4096;
+
+#[derive(Debug)]
+struct Source {
+    fd: Rc<OwnedFd>,
+    /// A pipe gives as many bytes as it says it has; a terminal may give fewer.
+    pipe: bool,
+}
+
 /// Reads, their memory, and what waits for them.
 #[derive(Debug)]
 pub struct ReadRing {
     map: RingMap,
     epoll: OwnedFd,
     wake: OwnedFd,
-    reads: HashMap<u64, Rc<OwnedFd>>,
+    reads: HashMap<u64, Source>,
     head: u64,
     tail: u64,
     free: Vec<u16>,
@@ -102,8 +112,13 @@ impl ReadRing {
 
     /// Reads from now on until the end, an error, or [`ReadRing::cancel`]. The descriptor must not block.
     pub fn read(&mut self, fd: &Rc<OwnedFd>, user: UserData) -> io::Result<()> {
+        let mode = rustix::fs::fstat(fd)?.st_mode;
+        let source = Source {
+            fd: fd.clone(),
+            pipe: rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo,
+        };
         self.control(libc::EPOLL_CTL_ADD, fd.as_fd(), user.encode())?;
-        self.reads.insert(user.encode(), fd.clone());
+        self.reads.insert(user.encode(), source);
         Ok(())
     }
 
@@ -120,8 +135,8 @@ impl ReadRing {
     }
 
     fn end(&mut self, user: UserData, res: i32) -> io::Result<()> {
-        if let Some(fd) = self.reads.remove(&user.encode()) {
-            self.control(libc::EPOLL_CTL_DEL, fd.as_fd(), 0)?;
+        if let Some(source) = self.reads.remove(&user.encode()) {
+            self.control(libc::EPOLL_CTL_DEL, source.fd.as_fd(), 0)?;
             self.post(user, res, 0);
         }
         Ok(())
@@ -175,16 +190,17 @@ impl ReadRing {
     }
 
     fn read_once(&mut self, user: UserData, step: &dyn Fn(Step)) -> io::Result<()> {
-        let (Some(&buffer), Some(fd)) = (self.free.last(), self.reads.get(&user.encode())) else {
+        let (Some(&buffer), Some(source)) = (self.free.last(), self.reads.get(&user.encode()))
+        else {
             // It stays readable and is read when buffers are free again.
             return Ok(());
         };
-        let fd = fd.as_raw_fd();
-        let waiting = waiting_bytes(fd);
-        let (bytes, exact) = match waiting {
+        let (fd, pipe) = (source.fd.as_raw_fd(), source.pipe);
+        let (bytes, exact) = match (pipe, waiting_bytes(fd)) {
+            (false, _) => (TERMINAL_BYTES, false),
             // The end, or what has come just now.
-            0 => (MARK_BYTES, false),
-            n => (n.min(RING_BUFFER_BYTES), true),
+            (true, 0) => (MARK_BYTES, false),
+            (true, n) => (n.min(RING_BUFFER_BYTES), true),
         };
         self.map.intend(&Intent {
             user,

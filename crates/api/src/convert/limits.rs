@@ -11,8 +11,26 @@ const MIN_MEMORY_BYTES: i64 = 6 << 20;
 const NANOS_PER_CPU: i64 = 1_000_000_000;
 
 /// Drops what this kernel has no place for, as dockerd does: the client is told, and inspect does not show it.
-pub(super) fn drop_unsupported(host: &mut HostConfig, machine: &Machine) -> Vec<String> {
+pub(super) fn drop_unsupported(
+    host: &mut HostConfig,
+    machine: &Machine,
+) -> Result<Vec<String>, ApiError> {
     let mut warnings = Vec::new();
+    if machine.cgroup_v2 {
+        if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
+            return Err(ApiError::invalid(
+                "kernel does not support CPU real-time scheduler",
+            ));
+        }
+        if host.memory_swappiness.take().is_some_and(|n| n != -1) {
+            warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".to_owned());
+        }
+        if host.oom_kill_disable.take() == Some(true) {
+            warnings.push(
+                "Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned(),
+            );
+        }
+    }
     if host.blkio_weight > 0 && !machine.blkio_weight {
         warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
         host.blkio_weight = 0;
@@ -22,7 +40,7 @@ pub(super) fn drop_unsupported(host: &mut HostConfig, machine: &Machine) -> Vec<
         warnings.push("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.".to_owned());
         list.clear();
     }
-    warnings
+    Ok(warnings)
 }
 
 /// Checks the limits and fills what follows from others.

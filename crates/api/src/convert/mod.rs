@@ -69,14 +69,14 @@ pub fn create_spec(
     modes::namespaces(&host)?;
     modes::check_uts(&request, &host)?;
     modes::check_userns(&host, machine)?;
-    let mut warnings = limits::drop_unsupported(&mut host, machine);
+    let mut warnings = limits::drop_unsupported(&mut host, machine)?;
     let percent = std::mem::take(&mut host.cpu_percent);
     limits::check(&mut host, machine.cpus)?;
     let restart = restart_policy(&mut host)?;
     let security = security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     check_host(&host)?;
     let mounts = mounts::parse(&host)?;
-    warnings.extend(general_warnings(&host, machine));
+    warnings.extend(general_warnings(&host));
     if percent > 0 {
         warnings.push("linux does not support CPU percent. Percent discarded.".to_owned());
     }
@@ -158,10 +158,9 @@ pub fn choose_runtime(request: &mut CreateRequest, runtimes: &Runtimes) {
 }
 
 /// What dockerd says about settings that it takes and does not follow, or that are dangerous.
-fn general_warnings(host: &HostConfig, machine: &Machine) -> Vec<String> {
+fn general_warnings(host: &HostConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    // On version 2 it is discarded, which the engine says.
-    if host.oom_kill_disable == Some(true) && host.memory == 0 && !machine.cgroup_v2 {
+    if host.oom_kill_disable == Some(true) && host.memory == 0 {
         warnings.push(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".to_owned(),
         );
@@ -375,7 +374,9 @@ fn fill_defaults(host: &mut HostConfig, network_mode: &str, machine: &Machine) {
     if host.shm_size == 0 {
         host.shm_size = DEFAULT_SHM_BYTES;
     }
-    host.oom_kill_disable.get_or_insert(false);
+    if !machine.cgroup_v2 {
+        host.oom_kill_disable.get_or_insert(false);
+    }
     // What is empty is shown as if it had not been sent.
     host.links = host.links.take().filter(|l| !l.is_empty());
     host.mounts = host.mounts.take().filter(|l| !l.is_empty());

@@ -9,26 +9,6 @@ use crate::wire::create::{HostConfig, Kept, UpdateRequest};
 /// CPU shares that a running container can be given; dockerd takes any, its runtime does not.
 const MIN_SHARES: i64 = 2;
 
-/// What dockerd says about settings that version 2 of control groups does not have. (At create the engine says it.)
-fn not_on_v2(host: &HostConfig, machine: &Machine) -> Vec<String> {
-    if !machine.cgroup_v2 {
-        return Vec::new();
-    }
-    let swappiness = host.memory_swappiness.is_some_and(|n| n != -1);
-    let oom = host.oom_kill_disable == Some(true);
-    [
-        (
-            swappiness,
-            "memory swappiness capabilities or the cgroup is not mounted. Memory swappiness",
-        ),
-        (oom, "OomKillDisable. OomKillDisable"),
-    ]
-    .into_iter()
-    .filter(|(asked, _)| *asked)
-    .map(|(_, what)| format!("Your kernel does not support {what} discarded."))
-    .collect()
-}
-
 /// Makes the engine's specification of an update. The strings are warnings for the client.
 pub fn update_spec(
     request: UpdateRequest,
@@ -53,10 +33,9 @@ pub fn update_spec(
         restart_policy: request.restart_policy,
         ..HostConfig::default()
     };
-    let mut warnings = limits::drop_unsupported(&mut host, machine);
+    let mut warnings = limits::drop_unsupported(&mut host, machine)?;
     limits::check_update(&mut host, machine.cpus)?;
-    warnings.extend(general_warnings(&host, machine));
-    warnings.extend(not_on_v2(&host, machine));
+    warnings.extend(general_warnings(&host));
     let restart = match host.restart_policy.name.as_str() {
         "" => None,
         _ => Some(restart_policy(&mut host)?),

@@ -30,8 +30,8 @@ pub struct Intent {
     pub buffer: u16,
     /// How many bytes are asked for.
     pub bytes: usize,
-    /// There are as many bytes: the read takes all of them or does not happen. Otherwise at most [`MARK_BYTES`] are
-    /// asked for, and where the mark goes on the read ended.
+    /// There are as many bytes: the read takes all of them or does not happen (a pipe). Otherwise the mark is put there
+    /// as often as it fits, and where it goes on the read ended.
     pub exact: bool,
 }
 
@@ -50,7 +50,15 @@ impl RingMap {
     /// Puts the mark into the buffer and writes the intent down.
     pub fn intend(&self, intent: &Intent) {
         let map = self.map();
-        map.write(buffer_at(intent.buffer), &self.mark());
+        let (at, mark) = (buffer_at(intent.buffer), self.mark());
+        let marked = if intent.exact {
+            MARK_BYTES
+        } else {
+            intent.bytes.min(RING_BUFFER_BYTES)
+        };
+        for offset in (0..marked).step_by(MARK_BYTES) {
+            map.write(at + offset, &mark[..MARK_BYTES.min(marked - offset)]);
+        }
         map.atomic_u64(OFF_USER)
             .store(intent.user.encode(), Release);
         map.atomic_u32(OFF_BUFFER)
@@ -85,8 +93,10 @@ impl RingMap {
         // SAFETY: inside the mapping; the daemon, which alone writes there, is dead.
         let data = unsafe { std::slice::from_raw_parts(at, bytes) };
         let mark = self.mark();
-        let marked = bytes.min(MARK_BYTES);
-        let changed = (0..marked).rev().find(|i| data[*i] != mark[*i])?;
+        let marked = if exact { bytes.min(MARK_BYTES) } else { bytes };
+        let changed = (0..marked)
+            .rev()
+            .find(|i| data[*i] != mark[*i % MARK_BYTES])?;
         let read = if exact { bytes } else { changed + 1 };
         Some((user, &data[..read]))
     }
@@ -150,6 +160,11 @@ mod tests {
         ring.intend(&intent(MARK_BYTES, false));
         ring.map().write(buffer_at(5), b"out");
         assert_eq!(ring.orphan(41).expect("found").1, b"out");
+        ring.intend(&intent(1000, false));
+        assert_eq!(ring.orphan(41), None);
+        let text = [b'x'; 777];
+        ring.map().write(buffer_at(5), &text);
+        assert_eq!(ring.orphan(41).expect("found").1, text);
     }
 
     #[test]
