@@ -32,6 +32,19 @@ pub enum CgroupError {
         /// What was asked for.
         value: String,
     },
+    /// the kernel has the controller, but a group above does not hand it down
+    #[error(
+        "cannot set the {setting} of {path}: no {controller} controller there; a group above does not hand it down \
+         (cgroup.subtree_control), most often because it has processes of its own"
+    )]
+    Withheld {
+        /// The limit.
+        setting: &'static str,
+        /// What it needs.
+        controller: &'static str,
+        /// The group.
+        path: String,
+    },
     /// fewer CPU shares than the kernel knows
     #[error("the minimum allowed cpu-shares is {limit}", limit = crate::settings::MIN_SHARES)]
     TooFewShares,

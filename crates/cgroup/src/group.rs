@@ -28,6 +28,8 @@ pub struct Group {
     pub(crate) dirs: Vec<GroupDir>,
     pub(crate) version: Version,
     relative: String,
+    /// Controllers of version 2 that the hierarchy has and this group was not given.
+    withheld: Vec<Controller>,
 }
 
 /// What a process is put into the group with.
@@ -48,6 +50,7 @@ impl Group {
             dirs: Vec::new(),
             version: hierarchy.version(),
             relative: format!("/{}", relative.display()),
+            withheld: Vec::new(),
         };
         match group.create_dirs(hierarchy, &relative) {
             Ok(()) => Ok(group),
@@ -68,10 +71,12 @@ impl Group {
             controllers: mount.controllers.clone(),
         });
         let mut dirs: Vec<GroupDir> = v1.filter(|dir| dir.path.is_dir()).collect();
+        let mut withheld = Vec::new();
         if let Some(mount) = &hierarchy.v2 {
             let path = mount.path.join(&relative);
             if path.is_dir() {
                 let controllers = v2_controllers(&path)?;
+                withheld = without(&mount.controllers, &controllers);
                 dirs.push(GroupDir {
                     path,
                     is_v2: true,
@@ -87,6 +92,7 @@ impl Group {
             dirs,
             version: hierarchy.version(),
             relative: format!("/{}", relative.display()),
+            withheld,
         })
     }
 
@@ -117,6 +123,7 @@ impl Group {
         }
         sysfs::make_dirs(&mount.path, relative)?;
         let controllers = v2_controllers(&path)?;
+        self.withheld = without(&mount.controllers, &controllers);
         if let Some(dir) = self.dirs.last_mut() {
             dir.controllers = controllers;
         }
@@ -153,7 +160,8 @@ impl Group {
     }
 
     /// Sets limits, at creation or on a live group. Returns the names of those this kernel has no
-    /// controller or no file for; they are not in force and the client should be told.
+    /// controller or no file for; they are not in force and the client should be told. A controller that the kernel has and
+    /// a group on the way does not hand down is an error.
     pub fn apply(&self, limits: &Limits) -> Result<Vec<&'static str>, CgroupError> {
         let settings = self.settings(limits)?;
         let mut discarded = Vec::new();
@@ -188,7 +196,7 @@ impl Group {
         let settings = self.settings(limits)?;
         let mut missing: Vec<_> = settings
             .iter()
-            .filter(|setting| !there(setting))
+            .filter(|setting| !self.is_withheld(setting) && !there(setting))
             .map(|setting| setting.name)
             .collect();
         if self.version == Version::V2 {
@@ -211,6 +219,10 @@ impl Group {
         }
     }
 
+    fn is_withheld(&self, setting: &Setting) -> bool {
+        self.version == Version::V2 && self.withheld.contains(&setting.controller)
+    }
+
     fn v1_memory_limit(&self, limits: &Limits) -> Result<u64, CgroupError> {
         let both = limits.memory_bytes.is_some() && limits.memory_swap_bytes.is_some();
         match self.path(Controller::Memory) {
@@ -222,6 +234,13 @@ impl Group {
     /// Whether the kernel has a place for it.
     fn write(&self, setting: &Setting) -> Result<bool, CgroupError> {
         let Some(dir) = self.path(setting.controller) else {
+            if self.is_withheld(setting) {
+                return Err(CgroupError::Withheld {
+                    setting: setting.name,
+                    controller: setting.controller.name(),
+                    path: self.relative.clone(),
+                });
+            }
             return Ok(false);
         };
         for (file, value) in setting.places() {
@@ -359,6 +378,11 @@ fn v2_controllers(path: &Path) -> Result<Vec<Controller>, CgroupError> {
     Ok(Controller::from_v2_list(&text))
 }
 
+fn without(all: &[Controller], given: &[Controller]) -> Vec<Controller> {
+    let missing = all.iter().filter(|one| !given.contains(one));
+    missing.copied().collect()
+}
+
 /// A new v1 cpuset group is empty, and a process cannot enter an empty one: every level on the
 /// way gets what its parent has.
 fn inherit_cpuset(root: &Path, relative: &Path) -> Result<(), CgroupError> {
@@ -384,8 +408,8 @@ fn inherit_cpuset(root: &Path, relative: &Path) -> Result<(), CgroupError> {
 
 /// Turns on every controller for children, from the root down to `relative`.
 ///
-/// One that cannot be turned on is missing in the group's own list afterwards, and the limits that
-/// need it are reported by [`Group::apply`].
+/// One that cannot be turned on (a group on the way has processes of its own, say) is missing in the group's own list
+/// afterwards, and a limit that needs it fails in [`Group::apply`].
 fn delegate(root: &Path, relative: &Path) -> Result<(), CgroupError> {
     let mut path = root.to_owned();
     let below = relative.iter().map(Some);

@@ -94,8 +94,8 @@ fn device_rules_without_the_controller_are_an_error() {
     ));
 }
 
-#[test]
-fn version_2_delegates_on_the_way() {
+/// A version 2 host with the group docker/c1, which was not given pids.
+fn v2_host() -> (tempfile::TempDir, Hierarchy) {
     let root = tempfile::tempdir().unwrap();
     let base = root.path().join("cg");
     let lists = |enabled| {
@@ -109,15 +109,26 @@ fn version_2_delegates_on_the_way() {
     write(
         &base.join("docker/c1"),
         &[
-            ("cgroup.controllers", "cpu memory\n"),
+            ("cgroup.controllers", "cpu io memory\n"),
             ("memory.max", ""),
+            ("memory.current", "4096\n"),
             ("cpu.max", ""),
+            ("io.weight", ""),
             ("memory.events", "oom 1\noom_kill 2\n"),
+            ("cgroup.procs", "7\n0\n5\n"),
+            ("cgroup.freeze", "0\n"),
+            ("cgroup.events", "populated 1\nfrozen 0\n"),
         ],
     );
     let mountinfo = "1 0 0:1 / /cg rw - cgroup2 cgroup2 rw\n";
     let hierarchy = Hierarchy::from_mountinfo(mountinfo, root.path()).unwrap();
     hierarchy.check_required().unwrap();
+    (root, hierarchy)
+}
+
+#[test]
+fn version_2_delegates_on_the_way() {
+    let (root, hierarchy) = v2_host();
     let group = Group::create(&hierarchy, "docker", "c1").unwrap();
     assert_eq!(
         content(&root, "cg/cgroup.subtree_control"),
@@ -130,13 +141,88 @@ fn version_2_delegates_on_the_way() {
     let limits = Limits {
         memory_bytes: Some(1 << 20),
         nano_cpus: Some(500_000_000),
-        pids_max: Some(7),
         ..Limits::default()
     };
-    assert_eq!(group.apply(&limits).unwrap(), ["pids limit"]);
+    assert_eq!(group.apply(&limits).unwrap(), [""; 0]);
     assert_eq!(content(&root, "cg/docker/c1/cpu.max"), "50000 100000");
     assert_eq!(group.oom_kill_count().unwrap(), Some(2));
     assert!(group.attach_fds().unwrap().into.is_some());
+}
+
+#[test]
+fn a_controller_that_is_not_handed_down_fails_its_limits() {
+    let (_root, hierarchy) = v2_host();
+    let made = Group::create(&hierarchy, "docker", "c1").unwrap();
+    let limits = Limits {
+        pids_max: Some(7),
+        ..Limits::default()
+    };
+    for group in [made, Group::open(&hierarchy, "docker", "c1").unwrap()] {
+        // It is no shortcoming of the kernel.
+        assert_eq!(group.unsupported(&limits).unwrap(), [""; 0]);
+        let error = group.apply(&limits).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot set the pids limit of /docker/c1: no pids controller there"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_controller_that_the_host_lacks_discards_its_limits() {
+    let (_root, hierarchy) = v2_host();
+    let group = Group::create(&hierarchy, "docker", "c1").unwrap();
+    let limits = Limits {
+        cpuset_cpus: Some("0".to_owned()),
+        memory_swappiness: Some(5),
+        oom_kill_disable: true,
+        ..Limits::default()
+    };
+    assert_eq!(group.apply(&limits).unwrap(), ["cpuset cpus"]);
+    assert_eq!(
+        group.unsupported(&limits).unwrap(),
+        ["cpuset cpus", "memory swappiness", "oom kill disable"]
+    );
+}
+
+#[test]
+fn a_block_weight_goes_where_the_kernel_has_a_file() {
+    let (root, hierarchy) = v2_host();
+    let group = Group::create(&hierarchy, "docker", "c1").unwrap();
+    let limits = Limits {
+        blkio_weight: Some(300),
+        ..Limits::default()
+    };
+    assert_eq!(group.apply(&limits).unwrap(), [""; 0]);
+    assert_eq!(content(&root, "cg/docker/c1/io.weight"), "default 2930");
+    let bfq = root.path().join("cg/docker/c1/io.bfq.weight");
+    fs::write(&bfq, "").unwrap();
+    assert_eq!(group.apply(&limits).unwrap(), [""; 0]);
+    assert_eq!(content(&root, "cg/docker/c1/io.bfq.weight"), "default 300");
+}
+
+#[test]
+fn version_2_is_listed_frozen_and_counted() {
+    let (root, hierarchy) = v2_host();
+    let group = Group::open(&hierarchy, "/docker/", "c1").unwrap();
+    assert_eq!(group.relative(), "/docker/c1");
+    assert_eq!(group.pids().unwrap(), [5, 7], "0 is nobody of ours");
+    assert_eq!(group.memory_usage_bytes().unwrap(), Some(4096));
+    let error = group.freeze().unwrap_err();
+    assert!(
+        matches!(error, CgroupError::FreezeTimeout { .. }),
+        "{error}"
+    );
+    assert_eq!(content(&root, "cg/docker/c1/cgroup.freeze"), "0", "thawed");
+    write(
+        &root.path().join("cg/docker/c1"),
+        &[("cgroup.events", "populated 1\nfrozen 1\n")],
+    );
+    group.freeze().unwrap();
+    assert_eq!(content(&root, "cg/docker/c1/cgroup.freeze"), "1");
+    assert!(group.is_frozen().unwrap());
+    group.thaw().unwrap();
+    assert_eq!(content(&root, "cg/docker/c1/cgroup.freeze"), "0");
 }
 
 #[test]
