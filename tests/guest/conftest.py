@@ -83,7 +83,7 @@ def guest(shared_guest):
     yield shared_guest
     if not shared_guest.daemon_runs():
         shared_guest.start_daemon()
-    shared_guest.engine.remove_all()
+    shared_guest.remove_containers()
     shared_guest.check_nothing_left()
 
 

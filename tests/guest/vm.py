@@ -188,6 +188,12 @@ class Guest:
         self.ok("kill -9 $(cat /run/gantryd.pid); for i in $(seq 600); do pidof gantryd >/dev/null || exit 0; "
                 "usleep 50000; done; exit 1")
 
+    def remove_containers(self):
+        """One after the other: of many connections at once qemu's user network was seen to lose some for minutes."""
+        for container in self.engine.json("GET", "/containers/json?all=1")[1]:
+            self.engine.http("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        self.engine.remove_all()
+
     def check_nothing_left(self):
         """No control group and no process of a container, when there is no container."""
         def left():

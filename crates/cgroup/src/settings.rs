@@ -346,18 +346,24 @@ fn stretched_weight(weight: u16) -> u64 {
 
 fn v2_io(limits: &Limits) -> Vec<Setting> {
     let blkio = Controller::Blkio;
-    // BFQ has files of its own, which take the weight as it is.
-    let weight = |name, of: &str, weight: u16| Setting {
-        otherwise: Some(("io.weight", format!("{of} {}", stretched_weight(weight)))),
-        ..setting(name, blkio, &["io.bfq.weight"], format!("{of} {weight}"))
-    };
     let mut all = Vec::new();
-    if let Some(value) = limits.blkio_weight {
-        all.push(weight("blkio weight", "default", value));
+    if let Some(weight) = limits.blkio_weight {
+        // BFQ has a file of its own, which takes the weight as it is.
+        let value = format!("default {weight}");
+        all.push(Setting {
+            otherwise: Some(("io.weight", format!("default {}", stretched_weight(weight)))),
+            ..setting("blkio weight", blkio, &["io.bfq.weight"], value)
+        });
     }
     for device in &limits.blkio_weight_devices {
-        let of = format!("{}:{}", device.major, device.minor);
-        all.push(weight("blkio weight device", &of, device.weight));
+        // Only BFQ has weights by device without further set-up.
+        let value = format!("{}:{} {}", device.major, device.minor, device.weight);
+        all.push(setting(
+            "blkio weight device",
+            blkio,
+            &["io.bfq.weight"],
+            value,
+        ));
     }
     let mut throttle = |name, key: &str, list: &[Throttle]| {
         for Throttle { major, minor, rate } in list {
