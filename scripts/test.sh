@@ -1,10 +1,11 @@
 #!/bin/sh
 # Passes the tests: formatting, lints, unit tests, build, end-to-end with the leak check.
 # Root is needed for the end-to-end part. GANTRY_FULL=1 runs the full sizes.
-# With GANTRY_STAGES="unit e2e" only those stages run (fmt clippy tidy unit build quickstart e2e).
+# With GANTRY_STAGES="unit e2e" only those stages run (fmt clippy tidy unit build quickstart e2e guest).
+# The stage guest boots other kernels; it is skipped with a reason where there is no qemu.
 set -eu
 cd "$(dirname "$0")/.."
-STAGES=${GANTRY_STAGES:-fmt clippy tidy unit build quickstart e2e}
+STAGES=${GANTRY_STAGES:-fmt clippy tidy unit build quickstart e2e guest}
 PYTHON=${PYTHON:-python3}
 failed=
 
@@ -44,6 +45,10 @@ e2e() {
     GANTRYD=${GANTRYD:-$PWD/target/debug/gantryd} "$PYTHON" -m pytest -q -p no:cacheprovider -ra --durations=10 tests/e2e
 }
 
+guest() {
+    GANTRYD=${GANTRYD:-$PWD/target/debug/gantryd} "$PYTHON" -m pytest -q -p no:cacheprovider -ra --durations=10 tests/guest
+}
+
 stage fmt cargo fmt --all --check
 stage clippy cargo clippy --workspace --all-targets -- -D warnings
 stage tidy tidy
@@ -51,5 +56,6 @@ stage unit unit
 stage build cargo build -p gantryd -p gantry-keeper
 stage quickstart quickstart
 stage e2e e2e
+stage guest guest
 [ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }
 echo "all tests passed"

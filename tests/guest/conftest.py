@@ -1,8 +1,7 @@
 """Fixtures of the suite that runs gantryd in a virtual machine, on kernels and settings this machine may not have:
 control groups of version 2 only, a kernel of Debian sid, and Debian 12's for what older kernels lack.
 
-    python3 -m pytest tests/guest            the short suite
-    GANTRY_FULL=1 python3 -m pytest ...      also modules of tests/e2e, inside the guests
+    python3 -m pytest tests/guest
 
 Kernels are found or fetched as kernels.py says. Without qemu or without a kernel the tests are skipped with the reason.
 """
