@@ -25,7 +25,7 @@ HIDDEN = ["/proc/" + name for name in ("acpi", "asound", "interrupts", "kcore", 
 HIDDEN += ["/sys/devices/virtual/powercap", "/sys/firmware"]
 CALLS = ("clone,clone3,fork,vfork,execve,mount,umount2,fsopen,fsconfig,fsmount,open_tree,move_mount,mount_setattr,"
          "pivot_root,unshare,setns,fsync,fdatasync,sync_file_range,syncfs,mkdir,mkdirat,rmdir,write,pwrite64,"
-         "sendto,sendmsg,ioctl,seccomp,prctl")
+         "sendto,sendmsg,ioctl,seccomp,prctl,epoll_wait,epoll_pwait")
 CALL = re.compile(r"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 
 
@@ -127,6 +127,8 @@ def test_a_start_needs_no_more_than_this(traced):
         "cgroup mkdir": v1 + v2, "cgroup rmdir": v1 + v2,
         # Log, /etc files, record and wake-ups of threads, beside those to control groups.
         "write": v1 + 15 + 16, "sendmsg": 10,
+        # The keeper's: launch, exit, forget. One that watches a process which is gone would be told so without end.
+        "epoll_wait": 10, "epoll_pwait": 0,
         # One for each capability that a container does not have, and four.
         "prctl": 45,
     }

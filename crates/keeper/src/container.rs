@@ -257,7 +257,7 @@ impl Container {
     }
 
     /// The pidfd is readable: collects the exit. `None` if it was collected before.
-    pub fn collect_exit(&mut self, host: &Host) -> io::Result<Option<Exit>> {
+    pub fn collect_exit(&mut self, host: &Host, poll: &Poll) -> io::Result<Option<Exit>> {
         let Some(pidfd) = self.pidfd.as_ref() else {
             return Ok(None);
         };
@@ -268,6 +268,8 @@ impl Container {
         let Some(mut exit) = ended else {
             return Ok(None);
         };
+        // The daemon holds a copy: closing ours does not take it out of epoll, which would tell of it without end.
+        poll.forget(pidfd.as_fd())?;
         exit.oom_killed = self
             .oom_counter
             .take()

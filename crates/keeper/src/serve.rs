@@ -251,7 +251,9 @@ impl Server {
         failed: Option<Failed>,
     ) -> io::Result<()> {
         let (no_daemon, version) = (self.daemon.is_none(), self.version);
-        let Server { slots, host, .. } = self;
+        let Server {
+            slots, host, poll, ..
+        } = self;
         let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Ok(());
         };
@@ -303,7 +305,7 @@ impl Server {
                 if let Some(pidfd) = container.pidfd.as_ref() {
                     wait_for_end(pidfd);
                 }
-                if let Some(exit) = container.collect_exit(host)? {
+                if let Some(exit) = container.collect_exit(host, poll)? {
                     let id = container.id.clone();
                     self.tell(&Event::Exited { id, exit });
                 }
@@ -325,7 +327,11 @@ impl Server {
             return;
         };
         if let Some(mut container) = self.slots.get_mut(slot as usize).and_then(Option::take) {
-            // The daemon may hold copies of the pipe ends: closing ours does not take them out of epoll.
+            // The daemon may hold copies of the pidfd and the pipe ends: closing ours does not take them out of epoll.
+            let watched = container.pidfd.as_ref();
+            if let Some(Err(e)) = watched.map(|pidfd| self.poll.forget(pidfd.as_fd())) {
+                log(format_args!("{id}: {e}"));
+            }
             if let Err(e) = container.stop_reading(&self.poll, &self.host.exec_root) {
                 log(format_args!("{id}: {e}"));
             }

@@ -348,7 +348,9 @@ impl Server {
     }
 
     fn process_event(&mut self, slot: u32) -> io::Result<()> {
-        let Server { slots, host, .. } = self;
+        let Server {
+            slots, host, poll, ..
+        } = self;
         let Some(container) = slots.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Ok(());
         };
@@ -357,7 +359,7 @@ impl Server {
             return self.exec_event(slot);
         }
         fault::reach(Point::KeeperExitSeen);
-        let Some(exit) = container.collect_exit(host)? else {
+        let Some(exit) = container.collect_exit(host, poll)? else {
             return Ok(());
         };
         fault::reach(Point::KeeperExitCollected);

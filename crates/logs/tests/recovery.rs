@@ -66,6 +66,10 @@ async fn serve(dir: PathBuf, keeper: String) {
         .expect("journal");
     pump.set_journal(journal.into()).expect("journal");
     println!("\nring={}", ring.as_raw_fd());
+    // Not before the parent has the ring too: it is gone with this process.
+    std::io::stdin()
+        .read_line(&mut String::new())
+        .expect("the parent goes on");
     if let Ok(at) = std::env::var("GANTRY_KILL_AT") {
         die_at(&pump, &at);
     }
@@ -138,6 +142,7 @@ fn live(
     let mut command = Command::new(std::env::current_exe().expect("exe"));
     command
         .args(["daemon_life", "--exact", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     command
         .env("GANTRY_DIR", dir)
@@ -164,6 +169,8 @@ fn live(
         .write(true)
         .open(memfd)
         .expect("ring memfd");
+    let mut goes_on = child.stdin.take().expect("stdin");
+    goes_on.write_all(b"\n").expect("the daemon listens");
     // The replay may be cut short by the kill as well: do not wait for "serving".
     std::thread::spawn(move || lines.for_each(drop));
     (child, RingMap::open(memfd.into()).expect("ring"))
