@@ -242,7 +242,6 @@ def test_local_driver_can_be_read(engine):
 @pytest.mark.gantry
 @pytest.mark.parametrize("options,status,message", [
     ({"compress": "true", "max-size": "1m", "max-file": "3"}, 501, "the log opt compress is not implemented yet"),
-    ({"labels-regex": "^a"}, 501, "the log opt labels-regex is not implemented yet"),
     ({"tag": "{{.ExtraAttributes}}"}, 501, "the field .ExtraAttributes of a log tag is not implemented yet"),
     ({"max-size": "10x"}, 400, "invalid suffix: 'x'"),
     ({"max-file": "0"}, 400, "max-file cannot be less than 1"),

@@ -65,7 +65,7 @@ impl JsonFile {
     pub fn open(path: &Path, options: JsonFileOptions) -> io::Result<JsonFile> {
         let files = Files::new(path, options.max_files)?;
         let (file, file_id, len) = open_current(path)?;
-        let segment = Segment::new(Arc::new(file), 0, len);
+        let segment = Segment::new(Arc::new(file), file_id, 0, len);
         let state = LogState {
             path: path.to_owned(),
             current: RefCell::new(segment.clone()),
@@ -168,7 +168,7 @@ impl JsonFile {
 
     /// What is written next belongs to a new segment that begins at `start`.
     fn follow_on(&mut self, file: Arc<File>, start: u64) {
-        let next = Segment::new(file, start, start);
+        let next = Segment::new(file, self.file_id, start, start);
         let old = self.state.current.replace(next.clone());
         old.written.set(self.written);
         old.link(&next);
@@ -363,7 +363,7 @@ impl LogSink for JsonFile {
             // A file that the last commit does not name has nothing that was committed.
             let len = if found { state.log_bytes.min(len) } else { 0 };
             file.set_len(len)?;
-            let segment = Segment::new(Arc::new(file), 0, len);
+            let segment = Segment::new(Arc::new(file), id, 0, len);
             self.state.current.replace(segment.clone());
             self.kept = VecDeque::from([Rc::downgrade(&segment)]);
             (self.file_id, self.written) = (id, len);

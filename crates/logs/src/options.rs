@@ -54,6 +54,12 @@ pub enum BadOption {
     /// max-buffer-size is no size.
     #[error("error parsing option max-buffer-size: {0}")]
     Buffer(Box<BadOption>),
+    /// A regular expression of labels-regex or env-regex.
+    #[error("error parsing regexp: {1}: `{0}`")]
+    Pattern(String, String),
+    /// The tag.
+    #[error(transparent)]
+    Tag(crate::template::BadTemplate),
     /// Docker has it, this daemon has not.
     #[error("the log opt {0} is not implemented yet")]
     NotBuilt(&'static str),
@@ -75,8 +81,8 @@ pub struct JsonFileOptions {
 }
 
 impl JsonFileOptions {
-    /// From a container's or the daemon's options of `json-file`. `attrs` (from `labels`, `env`, `tag`) is up to the
-    /// caller.
+    /// From a container's or the daemon's options of `json-file`. `attrs` (from `labels`, `env`, `tag`) comes from
+    /// [`crate::LogInfo`].
     pub fn parse<'a>(
         opts: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<JsonFileOptions, BadOption> {
@@ -150,11 +156,6 @@ impl JsonFileOptions {
                 return Err(BadOption::NothingToCompress);
             }
             return Err(BadOption::NotBuilt("compress"));
-        }
-        for name in ["labels-regex", "env-regex"] {
-            if opts.get(name).is_some_and(|text| !text.is_empty()) {
-                return Err(BadOption::NotBuilt(name));
-            }
         }
         Ok(self)
     }

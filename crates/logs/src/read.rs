@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,30 +42,40 @@ pub struct LogQuery {
 
 /// A file to read, and how far.
 #[derive(Clone, Debug)]
-struct Source {
-    file: Arc<File>,
-    offset: u64,
-    end: u64,
+pub(crate) struct Source {
+    pub(crate) file: Arc<File>,
+    /// A number that no other file of the log has.
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) end: u64,
 }
 
 /// Reads the log of a container that the daemon has open.
 pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
+    let (sources, follow) = disk_sources(state)?;
+    let follow = query.follow.then_some(follow);
+    Ok(LogStream::new(sources, query, follow))
+}
+
+/// What a log has now, and how to go on from there.
+pub(crate) fn disk_sources(state: &Rc<LogState>) -> io::Result<(Vec<Source>, Follow)> {
     let mut sources = rotated_sources(&state.path)?;
     let segment = state.current.borrow().clone();
     let queued = segment.committed.get();
     sources.push(Source {
         file: segment.file.clone(),
+        segment: segment.id,
         offset: 0,
         end: queued,
     });
-
-    let follow = query.follow.then(|| Follow {
+    let follow = Follow {
         state: state.clone(),
         segment,
         queued,
+        lost: 0,
         said_lost: false,
-    });
-    Ok(LogStream::new(sources, query, follow))
+    };
+    Ok((sources, follow))
 }
 
 /// Reads the log of a container that nobody writes to.
@@ -80,11 +90,12 @@ pub fn read_path(path: &Path, query: LogQuery) -> io::Result<LogStream> {
 }
 
 fn whole(file: File) -> io::Result<Source> {
-    let end = file.metadata()?.len();
+    let stat = file.metadata()?;
     Ok(Source {
         file: Arc::new(file),
+        segment: stat.ino(),
         offset: 0,
-        end,
+        end: stat.len(),
     })
 }
 
@@ -108,24 +119,33 @@ fn rotated_sources(path: &Path) -> io::Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// The segment that a follower reads, as the writer goes on.
 #[derive(Debug)]
-struct Follow {
-    state: Rc<LogState>,
+pub(crate) struct Follow {
+    pub(crate) state: Rc<LogState>,
     segment: Rc<Segment>,
     /// Bytes of the segment that were queued for reading.
     queued: u64,
+    /// Segments that it came too late for, since it was asked.
+    lost: u64,
     /// That it is too slow was said.
     said_lost: bool,
 }
 
 impl Follow {
+    /// Segments that it came too late for, since the last call.
+    pub(crate) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
     /// What was committed since.
-    fn more(&mut self) -> Option<Source> {
+    pub(crate) fn more(&mut self) -> Option<Source> {
         loop {
             let committed = self.segment.committed.get();
             if committed > self.queued {
                 let source = Source {
                     file: self.segment.file.clone(),
+                    segment: self.segment.id,
                     offset: self.queued,
                     end: committed,
                 };
@@ -134,6 +154,7 @@ impl Follow {
             }
             let next = self.segment.next.borrow().clone()?;
             let lost = self.segment.lost_after.get();
+            self.lost += lost;
             if lost > 0 && !std::mem::replace(&mut self.said_lost, true) {
                 tracing::warn!(path = %self.state.path.display(), files = lost,
                     "a follower of a log is so slow that rotation has removed files before it came to them");
@@ -297,7 +318,7 @@ fn read_chunk(source: Source, query: &LogQuery) -> io::Result<Chunk> {
 }
 
 /// Reads as much as there is.
-fn read_at(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_at(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < data.len() {
         match file.read_at(&mut data[got..], offset + got as u64) {

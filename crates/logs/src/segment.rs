@@ -29,6 +29,8 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) file: Arc<File>,
+    /// A number that no other file of the log has.
+    pub(crate) id: u64,
     /// Where this segment begins in the file: not 0 if somebody emptied the file under us.
     pub(crate) start: u64,
     /// What was written, committed or not.
@@ -41,9 +43,10 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(file: Arc<File>, start: u64, written: u64) -> Rc<Segment> {
+    pub(crate) fn new(file: Arc<File>, id: u64, start: u64, written: u64) -> Rc<Segment> {
         Rc::new(Segment {
             file,
+            id,
             start,
             written: Cell::new(written),
             committed: Cell::new(written),

@@ -338,10 +338,7 @@ fn options_are_dockers() {
             &[("nosuch", "1")],
             Err("unknown log opt 'nosuch' for json-file log driver"),
         ),
-        (
-            &[("env-regex", "^A")],
-            Err("the log opt env-regex is not implemented yet"),
-        ),
+        (&[("env-regex", "^A")], Ok((None, 1))),
     ] {
         assert_eq!(parse(opts), want.map_err(str::to_owned), "{opts:?}");
     }
@@ -354,6 +351,31 @@ fn options_are_dockers() {
     assert_eq!(
         error.to_string(),
         "unknown log opt 'labels' for log driver local"
+    );
+}
+
+#[test]
+fn attributes_are_what_the_options_ask_for() {
+    let map = |pairs: &[(&str, &str)]| -> std::collections::BTreeMap<String, String> {
+        let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+        pairs.iter().map(own).collect()
+    };
+    let mut info = LogInfo {
+        labels: map(&[("a", "1"), ("ab", "2"), ("c", "3"), ("d", "4")]),
+        env: ["X=1", "XY=2", "Z=3", "X=9", "odd"]
+            .map(str::to_owned)
+            .into(),
+        options: map(&[("labels", "c,no"), ("labels-regex", "^a"), ("env", "X")]),
+        ..LogInfo::default()
+    };
+    let found = info.attributes(|name| format!("_{name}")).expect("found");
+    let want = map(&[("_a", "1"), ("_ab", "2"), ("_c", "3"), ("_X", "9")]);
+    assert_eq!(found, want);
+    info.options = map(&[("env-regex", "(")]);
+    let error = info.attributes(str::to_owned).expect_err("no pattern");
+    assert!(
+        error.to_string().starts_with("error parsing regexp: "),
+        "{error}"
     );
 }
 

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use gantry_logs::{BadOption, JsonFile, JsonFileOptions, LogQuery, LogState};
+use gantry_logs::{
+    BadOption, BadTemplate, JsonFile, JsonFileOptions, LogDriver, LogInfo, LogQuery, LogState,
+};
 use gantry_rt::sync::Notify;
 use gantry_rt::{Either, ShardId, mailbox, race};
 use gantry_stream::LogSink;
@@ -29,21 +31,34 @@ pub(crate) type LogHandle = Rc<LogState>;
 /// A log open for writing, and what its readers need.
 pub(crate) type OpenSink = (Box<dyn LogSink>, LogHandle);
 
-/// Checks a container's log configuration.
+/// Checks a container's log configuration; `driver` none of ours is an error.
 pub(crate) fn check_config(
     container: &ContainerConfig,
     log: &LogConfig,
 ) -> Result<(), EngineError> {
-    match log.driver.as_str() {
-        "none" => gantry_logs::check_delivery(&pairs(log).collect()).map_err(bad_option),
-        "json-file" | "local" => {
+    match driver(log)? {
+        LogDriver::None => gantry_logs::check_delivery(&pairs(log).collect()).map_err(bad_option),
+        LogDriver::JsonFile | LogDriver::Local => {
             parse_options(log)?;
-            tag(container, "", "", log).map(drop)
+            let info = LogInfo {
+                options: log.options.clone(),
+                image_name: container.image.clone(),
+                ..LogInfo::default()
+            };
+            attributes(&info).map(drop)
         }
-        other => Err(EngineError::InvalidParameter(format!(
-            "logger: no log driver named '{other}' is registered"
-        ))),
+        LogDriver::Remote(_) => Err(no_driver(&log.driver)),
     }
+}
+
+fn driver(log: &LogConfig) -> Result<LogDriver, EngineError> {
+    LogDriver::named(&log.driver).ok_or_else(|| no_driver(&log.driver))
+}
+
+fn no_driver(name: &str) -> EngineError {
+    EngineError::InvalidParameter(format!(
+        "logger: no log driver named '{name}' is registered"
+    ))
 }
 
 fn pairs(log: &LogConfig) -> impl Iterator<Item = (&str, &str)> {
@@ -51,8 +66,8 @@ fn pairs(log: &LogConfig) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn parse_options(log: &LogConfig) -> Result<JsonFileOptions, EngineError> {
-    let parsed = match log.driver.as_str() {
-        "local" => JsonFileOptions::parse_local(pairs(log)),
+    let parsed = match driver(log)? {
+        LogDriver::Local => JsonFileOptions::parse_local(pairs(log)),
         _ => JsonFileOptions::parse(pairs(log)),
     };
     parsed.map_err(bad_option)
@@ -60,81 +75,44 @@ fn parse_options(log: &LogConfig) -> Result<JsonFileOptions, EngineError> {
 
 fn bad_option(error: BadOption) -> EngineError {
     match error {
-        BadOption::NotBuilt(_) => EngineError::NotImplemented(error.to_string()),
+        BadOption::NotBuilt(_) | BadOption::Tag(BadTemplate::NotBuilt(_)) => {
+            EngineError::NotImplemented(error.to_string())
+        }
         _ => EngineError::InvalidParameter(error.to_string()),
     }
 }
 
+/// What drivers are told of a container.
+pub(crate) fn info(container: &Container) -> LogInfo {
+    let fixed = &container.fixed;
+    LogInfo {
+        options: fixed.host.log.options.clone(),
+        id: container.id.to_string(),
+        name: container.name().to_string(),
+        image_id: fixed.image_id.clone(),
+        image_name: fixed.config.image.clone(),
+        entrypoint: fixed.path.clone(),
+        arguments: fixed.args.clone(),
+        created_unix_ns: fixed.created_unix_ns,
+        env: fixed.config.env.clone(),
+        labels: fixed.config.labels.clone(),
+    }
+}
+
 /// The attributes of every record that the options `labels`, `env`, `tag` ask for.
-fn attributes(
-    container: &Container,
-    log: &LogConfig,
-) -> Result<BTreeMap<String, String>, EngineError> {
-    let config = &container.fixed.config;
-    let wanted = |key: &str| -> Vec<String> {
-        log.options
-            .get(key)
-            .map(|v| v.split(',').map(str::to_owned).collect())
-            .unwrap_or_default()
-    };
-    let mut found = BTreeMap::new();
-    for name in wanted("labels") {
-        if let Some(value) = config.labels.get(&name) {
-            found.insert(name, value.clone());
-        }
-    }
-    let environment = wanted("env");
-    for (name, value) in config.env.iter().filter_map(|e| e.split_once('=')) {
-        if environment.iter().any(|w| w == name) {
-            found.insert(name.to_owned(), value.to_owned());
-        }
-    }
-    if let Some(tag) = tag(config, &container.id, &container.name(), log)? {
+fn attributes(info: &LogInfo) -> Result<BTreeMap<String, String>, EngineError> {
+    let mut found = info.attributes(str::to_owned).map_err(bad_option)?;
+    let tag = info.tag("").map_err(bad_option)?;
+    if !tag.is_empty() {
         found.insert("tag".to_owned(), tag);
     }
     Ok(found)
 }
 
-/// The option `tag` with its fields filled in. Of Go's templates only plain fields are known; others are refused.
-fn tag(
-    config: &ContainerConfig,
-    id: &str,
-    name: &str,
-    log: &LogConfig,
-) -> Result<Option<String>, EngineError> {
-    let template = match log.options.get("tag") {
-        Some(template) if !template.is_empty() => template,
-        _ => return Ok(None),
-    };
-    let mut tag = String::new();
-    let mut rest = template.as_str();
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (field, after) = after.split_once("}}").ok_or_else(|| {
-            EngineError::InvalidParameter("template: log-tag:1: unclosed action".to_owned())
-        })?;
-        tag.push_str(before);
-        tag.push_str(match field.trim() {
-            ".ID" => id.get(..12).unwrap_or(id),
-            ".FullID" => id,
-            ".Name" => name,
-            ".ImageName" => &config.image,
-            ".DaemonName" => "docker",
-            other => {
-                return Err(EngineError::NotImplemented(format!(
-                    "the field {other} of a log tag is not implemented yet"
-                )));
-            }
-        });
-        rest = after;
-    }
-    tag.push_str(rest);
-    Ok(Some(tag))
-}
-
 /// The log file of a container with a driver that writes one.
 fn path(container: &Container) -> PathBuf {
-    match container.fixed.host.log.driver.as_str() {
-        "local" => container.fixed.local_log_path(),
+    match LogDriver::named(&container.fixed.host.log.driver) {
+        Some(LogDriver::Local) => container.fixed.local_log_path(),
         _ => container.fixed.log_path(&container.id),
     }
 }
@@ -142,14 +120,15 @@ fn path(container: &Container) -> PathBuf {
 /// Opens the log of a container for writing; `None` with driver `none`.
 pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, EngineError> {
     let log = &container.fixed.host.log;
-    if log.driver == "none" {
+    let driver = driver(log)?;
+    if driver == LogDriver::None {
         return Ok(None);
     }
     let mut options = parse_options(log)?;
-    options.attrs = attributes(container, log)?;
+    options.attrs = attributes(&info(container))?;
     let path = path(container);
     let io_error = |e| EngineError::io(format!("open log {}", path.display()), e);
-    if log.driver == "local" {
+    if driver == LogDriver::Local {
         let dir = path.parent().unwrap_or(&path);
         std::fs::create_dir_all(dir).map_err(io_error)?;
     }
