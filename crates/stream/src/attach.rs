@@ -1,7 +1,7 @@
 //! A client's connection, once it is a stream.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,16 +14,11 @@ use rustix::net::Shutdown;
 
 use crate::io::ContainerIo;
 use crate::keys::Detector;
-use crate::mux;
-use crate::subscription::Subscription;
+use crate::subscription::{Flushed, Subscription};
 use crate::sys::untaken;
 
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
-/// Output joined into one send.
-const OUTPUT_BYTES: usize = 256 * 1024;
-/// Pieces of one send, below the kernel's limit (1024).
-const OUTPUT_PIECES: usize = 256;
 
 /// What the client asked for.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +62,8 @@ pub async fn serve(
     options: AttachOptions,
     input_closed: impl FnOnce(),
 ) -> AttachEnd {
+    let sock = Rc::new(sock);
+    subscription.connect(sock.clone(), options.multiplexed);
     let closer = RefCell::new(Some(input_closed));
     let close_input = || {
         if options.stdin && options.stdin_once && !options.tty {
@@ -82,7 +79,7 @@ pub async fn serve(
         close_input();
         end
     };
-    let end = match race(output(&sock, &subscription, &options), input).await {
+    let end = match race(output(&sock, &subscription), input).await {
         Either::Left(Ok(())) => AttachEnd::Eof,
         Either::Left(Err(_)) => {
             close_input();
@@ -91,7 +88,7 @@ pub async fn serve(
         Either::Right(end) => end,
     };
     // The peer may be gone already; then there is nothing left to shut down.
-    let _already_gone = rustix::net::shutdown(&sock, Shutdown::Both);
+    let _already_gone = rustix::net::shutdown(&*sock, Shutdown::Both);
     end
 }
 
@@ -114,45 +111,15 @@ pub async fn answer_taken(sock: &AsyncFd) {
     }
 }
 
-/// Sends output until it ends.
-async fn output(
-    sock: &AsyncFd,
-    subscription: &Subscription,
-    options: &AttachOptions,
-) -> io::Result<()> {
-    let mut pieces: Vec<Bytes> = Vec::new();
-    while let Some(first) = subscription.next().await {
-        pieces.clear();
-        let (mut bytes, mut frame) = (0, Some(first));
-        while let Some(f) = frame {
-            bytes += f.bytes.len();
-            if options.multiplexed {
-                mux::frame_pieces(&mut pieces, f.stream as u8, f.bytes);
-            } else {
-                pieces.push(f.bytes);
-            }
-            let more = bytes < OUTPUT_BYTES && pieces.len() < OUTPUT_PIECES;
-            frame = if more { subscription.try_next() } else { None };
-        }
-        send_pieces(sock, &pieces).await?;
-    }
-    Ok(())
-}
-
-/// Sends them in order, as many in one call as the socket takes.
-async fn send_pieces(sock: &AsyncFd, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
-    let mut rest = &mut slices[..];
-    IoSlice::advance_slices(&mut rest, 0); // drops empty ones at the front
-    while !rest.is_empty() {
-        match sock.try_send_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => sock.writable().await?,
-            Err(e) => return Err(e),
+/// Sends output until it ends: what the pump could not send itself.
+async fn output(sock: &AsyncFd, subscription: &Subscription) -> io::Result<()> {
+    loop {
+        match subscription.flush()? {
+            Flushed::Blocked => sock.writable().await?,
+            Flushed::All if subscription.more().await => {}
+            Flushed::All => return Ok(()),
         }
     }
-    Ok(())
 }
 
 /// Takes the client's input until it detaches or is gone. An orderly end of its input alone does not end this.

@@ -109,9 +109,9 @@ impl Backend {
     }
 
     /// Frees completions and buffers. Only after what they carried is committed.
-    pub fn finish(&mut self, to: u64, buffers: &[u16]) {
+    pub fn finish(&mut self, to: u64, buffers: &[u16], dry: bool) {
         match self {
-            Backend::Ring(ring) => ring.finish(to, buffers),
+            Backend::Ring(ring) => ring.finish(to, buffers, dry),
             Backend::Reads(reads) => reads.finish(to, buffers),
         }
     }

@@ -1,24 +1,22 @@
 //! The streams of one container.
 
+mod output;
+mod replay;
 mod stdin;
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use gantry_keeper_proto::shm::{
-    JournalMap, SlotCommit, SlotState, SpillReader, SpillRecord, Stream, UserData,
-};
+use gantry_keeper_proto::shm::{Cqe, JournalMap, SlotState, Stream, UserData};
 use gantry_rt::fd::AsyncFd;
 
-use crate::pump::{Pump, Step};
+use crate::pump::Pump;
 use crate::signal::Signal;
-use crate::sink::{LogPosition, LogSink};
-use crate::subscription::{Frame, Queue, SUBSCRIPTION_HIGH_BYTES, SubscribeOptions, Subscription};
+use crate::sink::LogSink;
+use crate::subscription::{Queue, SubscribeOptions, Subscription};
 use crate::unix_time_ns;
 
 /// How often a log that cannot be written is reported.
@@ -64,7 +62,8 @@ pub struct ContainerIo {
     streams: RefCell<[Reading; 2]>,
     sink: RefCell<Option<Box<dyn LogSink>>>,
     dirty: Cell<bool>,
-    frames: RefCell<Vec<Frame>>,
+    /// What the clients get when the batch is committed.
+    batch: RefCell<Vec<(Stream, Cqe)>>,
     clients: RefCell<Vec<Rc<Queue>>>,
     stdin: RefCell<Option<Rc<AsyncFd>>>,
     raw_bytes: Cell<[u64; 2]>,
@@ -127,7 +126,7 @@ impl ContainerIo {
             streams: RefCell::default(),
             sink: RefCell::new(config.sink),
             dirty: Cell::new(false),
-            frames: RefCell::default(),
+            batch: RefCell::default(),
             clients: RefCell::default(),
             stdin: RefCell::new(None),
             raw_bytes: Cell::new(state.raw_bytes),
@@ -210,58 +209,6 @@ impl ContainerIo {
         })
     }
 
-    /// Logs what the keeper collected while the daemon was away, from the committed offset to `end`, committing as it
-    /// goes: dying in the middle repeats and loses nothing.
-    pub async fn replay(&self, spill: File, end: u64) -> io::Result<()> {
-        let mut reader = SpillReader::new(spill, self.spill_offset.get(), end);
-        loop {
-            let (back, record) = gantry_rt::workers::run(move || {
-                let record = reader.next_record();
-                (reader, record)
-            })
-            .await
-            .map_err(io::Error::other)?;
-            reader = back;
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => return self.give_up_replay(end, &error),
-            };
-            match record {
-                None => return Ok(()),
-                Some(SpillRecord::Gap(bytes)) => {
-                    self.gap_bytes.set(self.gap_bytes.get() + bytes);
-                    tracing::warn!(
-                        slot = self.slot,
-                        bytes,
-                        "output was dropped while the daemon was away"
-                    );
-                }
-                Some(SpillRecord::Data {
-                    stream,
-                    time_ns,
-                    bytes,
-                }) => self.append(stream, &bytes, time_ns),
-            }
-            self.spill_offset.set(reader.offset());
-            self.commit(0, 0)?;
-            self.publish();
-        }
-    }
-
-    /// The spill cannot be read: what is left of it is lost, and that is said. The container goes on.
-    fn give_up_replay(&self, end: u64, error: &impl std::fmt::Display) -> io::Result<()> {
-        let lost = end.saturating_sub(self.spill_offset.get());
-        tracing::error!(
-            slot = self.slot,
-            lost_bytes = lost,
-            %error,
-            "output collected while the daemon was away cannot be read; the rest of it is lost"
-        );
-        self.gap_bytes.set(self.gap_bytes.get() + lost);
-        self.spill_offset.set(end);
-        self.commit(0, 0)
-    }
-
     pub(crate) fn generation(&self) -> u16 {
         self.generation
     }
@@ -285,179 +232,6 @@ impl ContainerIo {
     /// Bytes that were declared dropped.
     pub fn gap_bytes(&self) -> u64 {
         self.gap_bytes.get()
-    }
-
-    fn append(&self, stream: Stream, data: &[u8], time_ns: u64) {
-        let mut raw = self.raw_bytes.get();
-        raw[stream.index()] += data.len() as u64;
-        self.raw_bytes.set(raw);
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
-            sink.append(stream, data, time_ns);
-            self.dirty.set(true);
-        }
-        if !self.clients.borrow().is_empty() {
-            self.frames.borrow_mut().push(Frame {
-                stream,
-                bytes: Bytes::copy_from_slice(data),
-            });
-        }
-    }
-
-    /// Takes data of a completion; true if the batch should end here.
-    pub(crate) fn take(&self, stream: Stream, data: &[u8]) -> bool {
-        self.append(stream, data, unix_time_ns());
-        self.sink.borrow().as_ref().is_some_and(|s| s.batch_full())
-    }
-
-    /// The final completion of a read.
-    pub(crate) fn read_ended(&self, stream: Stream, res: i32) {
-        let mut streams = self.streams.borrow_mut();
-        let reading = &mut streams[stream.index()];
-        reading.armed = false;
-        reading.cancelling = false;
-        let again = res > 0
-            || [
-                -libc::ENOBUFS,
-                -libc::ECANCELED,
-                -libc::EAGAIN,
-                -libc::EINTR,
-            ]
-            .contains(&res);
-        if again {
-            return;
-        }
-        if res < 0 && !(self.tty && res == -libc::EIO) {
-            let error = io::Error::from_raw_os_error(-res);
-            tracing::warn!(slot = self.slot, ?stream, %error, "reading a container's output failed; taken as its end");
-        }
-        reading.ended = true;
-        reading.fd = None;
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
-            sink.finish(stream, unix_time_ns());
-            self.dirty.set(true);
-        }
-    }
-
-    /// Writes the log and commits to the journal: completions below `seq` need not be kept for this container.
-    pub(crate) fn commit(&self, ring_epoch: u64, cq_seq: u64) -> io::Result<()> {
-        let mut sink = self.sink.borrow_mut();
-        let mut position = LogPosition::default();
-        let mut carry: [(&[u8], u64); 2] = [(&[], 0); 2];
-        if let Some(sink) = sink.as_mut() {
-            position = sink.position();
-            if self.dirty.take() {
-                let result = sink.write();
-                self.note_write(&result);
-                position = result.unwrap_or_else(|_| sink.position());
-                self.pump.step(if ring_epoch == 0 {
-                    Step::ReplayWritten
-                } else {
-                    Step::Written
-                });
-            }
-            carry = [sink.carry(Stream::Stdout), sink.carry(Stream::Stderr)];
-        }
-        let commit = SlotCommit {
-            ring_epoch,
-            cq_seq,
-            log_bytes: position.bytes,
-            log_id: position.file_id,
-            spill_offset: self.spill_offset.get(),
-            carry,
-            raw_bytes: self.raw_bytes.get(),
-        };
-        self.journal
-            .commit(self.slot, &commit)
-            .map_err(io::Error::other)?;
-        if ring_epoch != 0 {
-            self.pump.step(Step::Committed);
-        }
-        Ok(())
-    }
-
-    /// Says that records are lost, and when they no longer are; not for each of many failing batches.
-    fn note_write(&self, result: &io::Result<LogPosition>) {
-        let (failed, said) = self.failing.get();
-        match result {
-            Ok(_) if failed == 0 => {}
-            Ok(_) => {
-                self.failing.set((0, None));
-                tracing::warn!(
-                    slot = self.slot,
-                    failed,
-                    "a container's log is written again"
-                );
-            }
-            Err(error) => {
-                self.pump.count(|s| s.failed_writes += 1);
-                let failed = failed + 1;
-                let due = said.is_none_or(|at| at.elapsed() >= REPEAT_ERROR);
-                if due {
-                    tracing::error!(slot = self.slot, %error, failed, "writing a container's log failed; records are lost");
-                }
-                self.failing
-                    .set((failed, if due { Some(Instant::now()) } else { said }));
-            }
-        }
-    }
-
-    /// After a commit: readers and clients see it, ended reads are armed again.
-    pub(crate) fn publish(&self) {
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
-            sink.committed();
-        }
-        let frames = std::mem::take(&mut *self.frames.borrow_mut());
-        for client in self.clients.borrow().iter() {
-            for frame in &frames {
-                client.push(frame);
-            }
-        }
-        self.consumers_changed();
-        self.finish_if_ended();
-    }
-
-    /// Starts or stops reads as the clients' backlog demands.
-    pub(crate) fn consumers_changed(&self) {
-        if let Err(error) = self.arm() {
-            tracing::error!(slot = self.slot, %error, "a read of a container's output could not be queued");
-        }
-    }
-
-    fn user(&self, stream: Stream) -> UserData {
-        UserData {
-            slot: self.slot,
-            generation: self.generation,
-            stream,
-        }
-    }
-
-    fn arm(&self) -> io::Result<()> {
-        let blocked = self
-            .clients
-            .borrow()
-            .iter()
-            .any(|c| c.bytes() > SUBSCRIPTION_HIGH_BYTES);
-        let wanted = self.started.get() && !blocked;
-        let mut streams = self.streams.borrow_mut();
-        let mut queued = false;
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let reading = &mut streams[stream.index()];
-            let user = self.user(stream);
-            if let (true, false, Some(fd)) = (wanted, reading.armed, &reading.fd) {
-                self.pump.with_ring(|ring| ring.read(fd, user))?;
-                reading.armed = true;
-                queued = true;
-            } else if !wanted && reading.armed && !reading.cancelling {
-                self.pump.with_ring(|ring| ring.cancel(user))?;
-                reading.cancelling = true;
-                queued = true;
-            }
-        }
-        if queued {
-            self.pump.with_ring(|ring| ring.submit())
-        } else {
-            Ok(())
-        }
     }
 
     fn finish_if_ended(&self) {
@@ -486,7 +260,7 @@ impl ContainerIo {
 
     /// Whether a client has not yet taken what it was given.
     pub fn has_backlog(&self) -> bool {
-        self.clients.borrow().iter().any(|c| c.bytes() > 0)
+        self.clients.borrow().iter().any(|c| c.backlog() > 0)
     }
 
     /// Stops waiting for output although somebody still holds the pipes open (a daemonised child that left the

@@ -25,7 +25,7 @@ pub use io::{ContainerIo, IoConfig, StreamFds};
 pub use pump::{Pump, PumpStats, Step};
 pub use signal::Signal;
 pub use sink::{LogPosition, LogSink};
-pub use subscription::{Frame, SubscribeOptions, Subscription};
+pub use subscription::{Flushed, Frame, SubscribeOptions, Subscription};
 
 /// Unix time in nanoseconds.
 pub fn unix_time_ns() -> u64 {

@@ -21,16 +21,6 @@ pub fn put_frame(out: &mut BytesMut, stream: u8, bytes: &[u8]) {
     }
 }
 
-/// As [`put_frame`], without copying the bytes.
-pub fn frame_pieces(out: &mut Vec<Bytes>, stream: u8, mut bytes: Bytes) {
-    while !bytes.is_empty() {
-        let piece = bytes.split_to(bytes.len().min(MAX_FRAME_BYTES));
-        let header = encode_header(stream, piece.len() as u32);
-        out.push(Bytes::copy_from_slice(&header));
-        out.push(piece);
-    }
-}
-
 /// multiplexed frame is broken
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("multiplexed frame is broken: {0}")]

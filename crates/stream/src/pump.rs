@@ -194,7 +194,7 @@ impl Pump {
             let mut full = false;
             if let Some(data) = ring.data(&cqe) {
                 bytes += data.len() as u64;
-                full = io.take(user.stream, data);
+                full = io.take(user.stream, cqe, data);
             }
             if !cqe.more() {
                 dry += u64::from(cqe.res == -libc::ENOBUFS);
@@ -211,7 +211,10 @@ impl Pump {
         for io in &touched {
             io.commit(epoch, seq)?;
         }
-        self.ring.borrow_mut().finish(seq, &buffers);
+        for io in &touched {
+            io.deliver(&self.ring.borrow());
+        }
+        self.ring.borrow_mut().finish(seq, &buffers, dry > 0);
         self.step(Step::Freed);
         self.count(|s| {
             s.batches += 1;

@@ -14,6 +14,10 @@ use gantry_keeper_proto::shm::{
 use crate::sys;
 
 const BUFFER_GROUP: u16 = 0;
+/// Buffers that the kernel has at least. It uses them in turn: few stay in the processor's cache, all of them would not.
+const HOT_BUFFERS: u16 = 8;
+/// Batches after which one buffer that was added when they ran out is taken back.
+const COOL_BATCHES: u32 = 256;
 /// Tag of operations that are no reads.
 const NO_READ: u64 = u64::MAX;
 
@@ -29,6 +33,10 @@ pub struct PumpRing {
     sq_tail: usize,
     head: u64,
     pbuf_tail: u16,
+    /// Buffers that the kernel has no use for now.
+    spare: Vec<u16>,
+    /// Batches since a buffer was taken back.
+    batches: u32,
 }
 
 fn shm(e: ShmError) -> io::Error {
@@ -68,6 +76,8 @@ impl PumpRing {
             geometry,
             head: 0,
             pbuf_tail: 0,
+            spare: (HOT_BUFFERS..RING_BUFFERS).rev().collect(),
+            batches: 0,
         };
         ring.register()?;
         ring.map.publish(geometry);
@@ -89,8 +99,8 @@ impl PumpRing {
         };
         // SAFETY: the address is a page-aligned part of the mapping that lives as long as the ring.
         unsafe { sys::register(self.fd.as_fd(), sys::REGISTER_PBUF_RING, &registration)? };
-        let all: Vec<u16> = (0..RING_BUFFERS).collect();
-        self.provide(&all);
+        let hot: Vec<u16> = (0..HOT_BUFFERS).collect();
+        self.provide(&hot);
         let event: RawFd = self.eventfd.as_raw_fd();
         // SAFETY: the operation wants a pointer to an fd number.
         unsafe { sys::register(self.fd.as_fd(), sys::REGISTER_EVENTFD, &event) }
@@ -202,14 +212,29 @@ impl PumpRing {
         self.map.data(cqe)
     }
 
-    /// Frees the completions below `to` and gives their buffers back. Only after what they carried is committed.
-    pub fn finish(&mut self, to: u64, buffers: &[u16]) {
+    /// Frees the completions below `to` and gives their buffers back. Only after what they carried is committed. If `dry`
+    /// the kernel had too few of them: it gets more.
+    pub fn finish(&mut self, to: u64, mut buffers: &[u16], dry: bool) {
         self.map.note_head_seq(to);
         self.head = to;
         self.map
             .map()
             .atomic_u32(self.geometry.cq_head as usize)
             .store(to as u32, Release);
+        self.batches += 1;
+        if dry {
+            self.batches = 0;
+            let more = self.spare.len().saturating_sub(usize::from(HOT_BUFFERS));
+            let more = self.spare.split_off(more);
+            self.provide(&more);
+        } else if self.batches >= COOL_BATCHES
+            && self.spare.len() < usize::from(RING_BUFFERS - HOT_BUFFERS)
+            && let Some((last, rest)) = buffers.split_last()
+        {
+            self.batches = 0;
+            self.spare.push(*last);
+            buffers = rest;
+        }
         self.provide(buffers);
     }
 
