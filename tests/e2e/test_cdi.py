@@ -26,7 +26,6 @@ SPEC = {
         {"name": "trees", "containerEdits": {"additionalGids": [55], "mounts": [
             {"hostPath": "/etc", "containerPath": "/cdi/etc", "options": ["ro", "rbind"]},
             {"hostPath": "tmpfs", "containerPath": "/cdi/tmp", "type": "tmpfs", "options": ["size=1m", "nodev"]}]}},
-        {"name": "hook", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/bin/true"}]}},
         {"name": "gone", "containerEdits": {"deviceNodes": [{"path": "/dev/no-such-device"}]}},
         {"name": "file", "containerEdits": {"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}},
     ],
@@ -151,8 +150,6 @@ def refused(eng, request, text, status=500):
      "CDI host device \"/dev/no-such-device\": no such file or directory", 500),
     ({"DeviceIDs": ["vendor.com/class=file"]}, "CDI device injection failed: failed to inject devices: failed to stat "
      "CDI host device \"/etc/passwd\": not a device node", 500),
-    ({"DeviceIDs": ["vendor.com/class=hook"]}, "CDI device injection failed: failed to inject devices: "
-     "hooks (createContainer) are not supported", 500),
     ({"DeviceIDs": ["vendor.com/class=null"], "Count": 1}, "unexpected count in CDI device request", 400),
     ({"DeviceIDs": ["vendor.com/class=null"], "Options": {"a": "b"}}, "unexpected options in CDI device request", 400),
     ({"Driver": "", "Count": -1, "Capabilities": [["gpu"]]},

@@ -16,7 +16,7 @@ use gantry_store::{Store, Table};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::EngineConfig;
-use crate::container::{Container, exit, external, files, remove, start};
+use crate::container::{Container, exit, external, files, hooks, remove, start};
 use crate::journal::{self, JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::cgroup_parent;
@@ -255,6 +255,7 @@ pub(crate) async fn boot_shard(shared: Arc<Shared>) -> Result<BootReport, Engine
     }
     let report = settle(&shard, &containers, adopted).await;
     external::sweep(&shard).await;
+    hooks::sweep(&shard).await;
     containers.iter().for_each(Container::begin_health_anew);
     containers.iter().for_each(oom::watch_later);
     remove_left_groups(&shard, &containers).await;

@@ -10,6 +10,7 @@ use gantry_launch::DeviceNode;
 
 use crate::EngineError;
 use crate::cdi::{self, Edits};
+use crate::gpu;
 use crate::model::{DeviceMapping, DeviceRate, DeviceRequest, HostSpec};
 
 /// Nodes that all devices of one container may have together.
@@ -43,10 +44,11 @@ pub(crate) fn resolve(host: &HostSpec, cdi_dirs: &[PathBuf]) -> Result<Devices, 
         }
     }
     for request in &host.device_requests {
-        if request.driver != cdi::DRIVER || cdi_dirs.is_empty() {
+        if request.driver == cdi::DRIVER && !cdi_dirs.is_empty() {
+            cdi::inject(request, cdi_dirs, &mut found.edits)?;
+        } else if !gpu::inject(request, cdi_dirs, &mut found.edits)? {
             return Err(no_driver(request));
         }
-        cdi::inject(request, cdi_dirs, &mut found.edits)?;
     }
     found.take_driver_nodes()?;
     Ok(found)

@@ -1,6 +1,5 @@
 //! From a record to a [`LaunchSpec`]: everything about a start that is decided here.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -8,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use gantry_cgroup::{DeviceRule, Hierarchy, Limits};
 use gantry_launch::{
     BindFile, Bundle, CapabilityMasks, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    LaunchSpec, NamespaceMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
+    HookSpec, LaunchSpec, NamespaceMode, Prepared, Rlimit, RootfsSpec, TmpfsMount,
 };
 use gantry_seccomp::{PROGRAM_CACHE_CAPACITY, Profile, ProgramCache};
 
@@ -19,7 +18,7 @@ use crate::model::*;
 use crate::namespaces::{self, Donors, Namespaces};
 use crate::shard::Shared;
 use crate::user::{self, Identity};
-use crate::{EngineError, apparmor, capabilities, command, mounts, sysctl};
+use crate::{EngineError, apparmor, capabilities, command, mounts, rlimits, sysctl};
 
 /// Compiled system call filters, shared by all shards; used on workers only.
 pub(crate) struct SeccompCache {
@@ -271,7 +270,7 @@ pub(crate) fn process_rights(shared: &Shared, fixed: &FixedView) -> Result<Right
     Ok(Rights {
         capabilities,
         seccomp,
-        rlimits: rlimits(&shared.config.default_ulimits, &host.ulimits)?,
+        rlimits: rlimits::merge(&shared.config.default_ulimits, &host.ulimits)?,
     })
 }
 
@@ -375,6 +374,11 @@ fn build(
         host_uts: host.host_uts,
         cgroup_namespace: !host.host_cgroup_namespace,
         shm: namespaces.shm,
+        hooks: HookSpec {
+            hooks: edits.hooks,
+            exec_root: shared.config.exec_root.clone(),
+        },
+        annotations: host.annotations.clone(),
         cgroup: cgroup(shared, fixed, devices.rules(host.privileged))?,
         devices: devices
             .nodes
@@ -512,55 +516,6 @@ pub(crate) fn limits(host: &HostSpec) -> Limits {
     }
 }
 
-/// How dockerd begins what its runtime says about a specification.
-const RUNTIME_REFUSES: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: ";
-
-const RLIMITS: [(&str, u32); 16] = [
-    ("AS", libc::RLIMIT_AS),
-    ("CORE", libc::RLIMIT_CORE),
-    ("CPU", libc::RLIMIT_CPU),
-    ("DATA", libc::RLIMIT_DATA),
-    ("FSIZE", libc::RLIMIT_FSIZE),
-    ("LOCKS", libc::RLIMIT_LOCKS),
-    ("MEMLOCK", libc::RLIMIT_MEMLOCK),
-    ("MSGQUEUE", libc::RLIMIT_MSGQUEUE),
-    ("NICE", libc::RLIMIT_NICE),
-    ("NOFILE", libc::RLIMIT_NOFILE),
-    ("NPROC", libc::RLIMIT_NPROC),
-    ("RSS", libc::RLIMIT_RSS),
-    ("RTPRIO", libc::RLIMIT_RTPRIO),
-    ("RTTIME", libc::RLIMIT_RTTIME),
-    ("SIGPENDING", libc::RLIMIT_SIGPENDING),
-    ("STACK", libc::RLIMIT_STACK),
-];
-
-/// The daemon's default limits, overridden by the container's, with the rules and words of the OCI runtime behind
-/// dockerd.
-fn rlimits(default: &[Ulimit], own: &[Ulimit]) -> Result<Vec<Rlimit>, EngineError> {
-    let mut merged: BTreeMap<u32, Rlimit> = BTreeMap::new();
-    for limit in default.iter().chain(own) {
-        let name = limit.name.to_uppercase();
-        let known = RLIMITS.iter().find(|(known, _)| *known == name);
-        let (_, resource) = known.ok_or_else(|| {
-            EngineError::System(format!(
-                "{RUNTIME_REFUSES}wrong rlimit value: RLIMIT_{name}"
-            ))
-        })?;
-        // A negative one is as large as it is in two's complement; -1 is no limit. One above the other is for the
-        // kernel to refuse, as under dockerd.
-        let (soft, hard) = (limit.soft.cast_unsigned(), limit.hard.cast_unsigned());
-        merged.insert(
-            *resource,
-            Rlimit {
-                resource: *resource,
-                soft,
-                hard,
-            },
-        );
-    }
-    Ok(merged.into_values().collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -572,28 +527,5 @@ mod tests {
         assert_eq!(limits(&host).memory_swap_bytes, Some(128 << 20));
         host.limits.memory_swap_bytes = Some(-1);
         assert_eq!(limits(&host).memory_swap_bytes, Some(-1));
-    }
-
-    #[test]
-    fn ulimits_merge() {
-        let limit = |name: &str, soft, hard| Ulimit {
-            name: name.to_owned(),
-            soft,
-            hard,
-        };
-        let merged = rlimits(
-            &[limit("nofile", 1, 2)],
-            &[limit("nofile", 5, -1), limit("core", 0, 0)],
-        )
-        .unwrap();
-        assert_eq!(merged.len(), 2);
-        assert!(merged.iter().any(|r| r.soft == 5 && r.hard == u64::MAX));
-        let of = |name| rlimits(&[], &[limit(name, 1, 2)]);
-        assert_eq!(of("NOFILE").unwrap().len(), 1);
-        let error = of("nope").unwrap_err().to_string();
-        assert!(
-            error.ends_with("wrong rlimit value: RLIMIT_NOPE"),
-            "{error}"
-        );
     }
 }

@@ -163,6 +163,18 @@ impl ShardEngine {
             .ok_or_else(|| EngineError::NoSuchContainer(id.to_owned()))
     }
 
+    /// Whether a container that something is left of does not run, and whether it is this shard's to put away.
+    pub(crate) fn has_left(&self, id: &str) -> bool {
+        match self.get(id) {
+            Ok(container) => container.run().is_none(),
+            // Of nobody: a removal's, or of a record that is lost.
+            Err(_) => {
+                let home = crate::engine::home_shard(id, self.shared.config.shards);
+                home == self.id && !self.shared.boot.is_adopted(id)
+            }
+        }
+    }
+
     /// The keeper that launches.
     pub(crate) fn keeper(&self) -> Result<Rc<KeeperLink>, EngineError> {
         self.keepers

@@ -5,8 +5,10 @@ use crate::wire::{Reader, WireError, Writer};
 /// Version this program speaks. 2: launches into running containers ([`crate::plan::Join`]). 3: containers in
 /// namespaces that are not their own. 4: taking over from a dead keeper ([`Request::Inherit`], [`Request::Adopt`]), and a
 /// launch is answered with the process's pidfd. 5: user namespaces, AppArmor profiles, and pid namespaces that are joined
-/// by the last process of a launch. 6: commands of external runtimes.
-pub const PROTOCOL_VERSION: u32 = 6;
+/// by the last process of a launch. 6: commands of external runtimes. 7: hooks, and commands with streams and a time limit.
+pub const PROTOCOL_VERSION: u32 = 7;
+/// First version that knows [`crate::plan::HookPlan`], and [`crate::runtime::RuntimePlan::limits`].
+pub const HOOKS_VERSION: u32 = 7;
 /// First version that knows [`Request::Runtime`].
 pub const RUNTIME_VERSION: u32 = 6;
 /// First version that knows [`crate::plan::UserNamespace`] and AppArmor profiles, and joins pid namespaces last.

@@ -3,15 +3,17 @@
 //! The daemon makes it (nothing in it is looked up in the keeper's namespaces: files come as descriptors, paths are
 //! the container's own), the keeper decodes it before the clone, and the child only walks through it.
 
+mod hooks;
 mod step;
 mod user;
 
 use std::ffi::CString;
 
+pub use hooks::{HookCommand, HookEnd, HookPlan, MAX_HOOKS};
 pub use step::Step;
 pub use user::{UserNamespace, UserSource};
 
-use crate::msg::{EXEC_VERSION, NAMESPACES_VERSION, OLDEST_VERSION, RIGHTS_VERSION};
+use crate::msg::{EXEC_VERSION, HOOKS_VERSION, NAMESPACES_VERSION, OLDEST_VERSION, RIGHTS_VERSION};
 use crate::wire::{Reader, WireError, Writer};
 
 /// Position of a descriptor in the message that carries the plan.
@@ -221,6 +223,8 @@ pub struct Plan {
     pub apparmor_profile: Option<CString>,
     /// With a joined pid namespace: as [`Join::filter_last`] (since protocol version 4).
     pub filter_last: bool,
+    /// Hooks (since protocol version 7). `may_block` is set too.
+    pub hooks: Option<HookPlan>,
 }
 
 impl Plan {
@@ -279,6 +283,9 @@ impl Plan {
             w.bool(self.filter_last);
             w.bool(self.join.is_some_and(|join| join.user_namespace));
         }
+        if version >= HOOKS_VERSION {
+            w.option(self.hooks.as_ref(), |w, hooks| hooks.encode(w));
+        }
         w.finish()
     }
 
@@ -290,6 +297,7 @@ impl Plan {
             || self.join.is_some_and(|join| join.user_namespace);
         let shares = self.pid != Namespace::New || self.ipc != Namespace::New || self.host_uts;
         match (rights, shares, self.join) {
+            _ if self.hooks.is_some() => HOOKS_VERSION,
             (true, ..) => RIGHTS_VERSION,
             (_, true, _) => NAMESPACES_VERSION,
             (.., Some(_)) => EXEC_VERSION,
@@ -409,6 +417,7 @@ impl Plan {
             user: None,
             apparmor_profile: None,
             filter_last: false,
+            hooks: None,
         };
         // Plans that share nothing end here.
         if !r.is_empty() {
@@ -425,6 +434,10 @@ impl Plan {
             if let Some(join) = plan.join.as_mut() {
                 join.user_namespace = user_namespace;
             }
+        }
+        // Plans of version 6 end here.
+        if !r.is_empty() {
+            plan.hooks = r.option(|r| HookPlan::decode(r, fds))?;
         }
         plan.check()?;
         Ok(plan)
@@ -451,6 +464,9 @@ impl Plan {
         let new_user = |user: &UserNamespace| matches!(user.source, UserSource::New { .. });
         if matches!(self.pid, Namespace::Join(_)) && self.user.as_ref().is_some_and(new_user) {
             return refuse("a new user namespace in a joined pid namespace", 0);
+        }
+        if self.hooks.is_some() && (!self.may_block || self.join.is_some()) {
+            return refuse("hooks without may_block, or of an exec", 0);
         }
         if !self.seccomp.len().is_multiple_of(8) {
             return refuse("seccomp length", self.seccomp.len() as u64);

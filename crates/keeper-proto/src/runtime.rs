@@ -53,6 +53,19 @@ pub struct RuntimePlan {
     pub hidden: Vec<CString>,
     /// What comes of it; `None` for commands that only act.
     pub process: Option<NewProcess>,
+    /// Of a command that is no runtime's (since protocol version 7).
+    pub limits: Option<CommandLimits>,
+}
+
+/// Program, streams and time of a single command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLimits {
+    /// The program, whatever the first argument says.
+    pub program: CString,
+    /// Its standard input, output and error.
+    pub stdio: [FdIndex; 3],
+    /// After so many ms it is ended.
+    pub timeout_ms: u32,
 }
 
 fn index(r: &mut Reader<'_>, fds: usize) -> Result<FdIndex, WireError> {
@@ -82,6 +95,14 @@ impl RuntimePlan {
         });
         w.cstrs(&self.hidden);
         w.option(self.process.as_ref(), |w, process| process.encode(w));
+        // Older keepers know nothing behind this.
+        if let Some(limits) = &self.limits {
+            w.bytes(limits.program.as_bytes());
+            for fd in limits.stdio {
+                w.u8(fd);
+            }
+            w.u32(limits.timeout_ms);
+        }
         w.finish()
     }
 
@@ -105,6 +126,18 @@ impl RuntimePlan {
             trees: r.list(|r| Ok((index(r, fds)?, r.cstring()?)))?,
             hidden: r.cstrs()?,
             process: r.option(|r| NewProcess::decode(r, fds))?,
+            limits: match r.is_empty() {
+                true => None,
+                false => Some(CommandLimits {
+                    program: r.cstring()?,
+                    stdio: [
+                        index(&mut r, fds)?,
+                        index(&mut r, fds)?,
+                        index(&mut r, fds)?,
+                    ],
+                    timeout_ms: r.u32()?,
+                }),
+            },
         })
     }
 }
@@ -181,6 +214,7 @@ mod tests {
             trees: vec![(2, c"/run/b/rootfs".into())],
             hidden: vec![c"/sys/fs/cgroup/unified".into()],
             process,
+            limits: None,
         }
     }
 
@@ -204,7 +238,15 @@ mod tests {
 
     #[test]
     fn plans_come_back_as_they_went() {
-        for plan in [plan(None), plan(Some(process()))] {
+        let limited = RuntimePlan {
+            limits: Some(CommandLimits {
+                program: c"/hook".into(),
+                stdio: [4, 5, 6],
+                timeout_ms: 1500,
+            }),
+            ..plan(None)
+        };
+        for plan in [plan(None), plan(Some(process())), limited] {
             assert_eq!(RuntimePlan::decode(&plan.encode(), 7), Ok(plan));
         }
     }

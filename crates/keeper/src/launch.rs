@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_keeper_proto::plan::{FdIndex, Plan, Step};
 
-use crate::child::{self, Context, Done, Failed, Status, at};
+use crate::child::{self, Context, Done, Failed, HookPointers, Status, at};
 use crate::container::{Ends, wait};
 use crate::raw;
 use crate::setup::Host;
@@ -163,8 +163,10 @@ impl Launcher {
         };
         let status = slow.as_ref().map_or(&self.status, |s| &s.status);
         status.get().clear();
+        let hooks = HookPointers::new(plan.hooks.as_ref());
         let context = Context {
             plan,
+            hooks: &hooks,
             fds: &numbers,
             argv: &argv,
             env: &env,

@@ -24,6 +24,8 @@ pub enum Token {
     Command(u32),
     /// The time at which a list has waited long enough for launches.
     Deadline,
+    /// The time at which a command has taken too long.
+    CommandLimit(u32),
 }
 
 impl Token {
@@ -38,6 +40,7 @@ impl Token {
             Token::Exec(slot) => (6, slot),
             Token::Command(number) => (7, number),
             Token::Deadline => (8, 0),
+            Token::CommandLimit(number) => (9, number),
         };
         kind << 32 | u64::from(slot)
     }
@@ -54,6 +57,7 @@ impl Token {
             6 => Token::Exec(slot),
             7 => Token::Command(slot),
             8 => Token::Deadline,
+            9 => Token::CommandLimit(slot),
             _ => return None,
         })
     }

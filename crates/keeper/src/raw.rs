@@ -7,6 +7,10 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicI32;
 
+mod process;
+
+pub use process::{fork, kill, read, read_at, seek, send, wait_for, wait_readable};
+
 /// An errno.
 pub type Errno = i32;
 /// What a call returns.
@@ -122,15 +126,16 @@ pub fn fchdir(fd: RawFd) -> SysResult {
     call(libc::SYS_fchdir, &[fd as usize]).map(drop)
 }
 
-/// A timer that is readable after so many seconds.
-pub fn timer(seconds: i64) -> SysResult<RawFd> {
+/// A timer that is readable after so many ms, at least one.
+pub fn timer(ms: u32) -> SysResult<RawFd> {
     let flags = (libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) as usize;
     let fd = call(
         libc::SYS_timerfd_create,
         &[libc::CLOCK_MONOTONIC as usize, flags],
     )?;
     // Interval and first time, each seconds and nanoseconds.
-    let once: [i64; 4] = [0, 0, seconds, 0];
+    let ms = i64::from(ms.max(1));
+    let once: [i64; 4] = [0, 0, ms / 1000, ms % 1000 * 1_000_000];
     let args = [fd, 0, once.as_ptr() as usize, 0];
     match call(libc::SYS_timerfd_settime, &args) {
         Ok(_) => Ok(fd as RawFd),

@@ -173,6 +173,7 @@ impl Server {
             Token::Exec(slot) => self.exec_event(slot),
             Token::Command(number) => self.command_event(number),
             Token::Deadline => self.give_up_launches(),
+            Token::CommandLimit(number) => self.command_limit(number),
         };
         if let Err(e) = result {
             log(format_args!("{token:?}: {e}"));

@@ -237,6 +237,9 @@ pub enum KeeperError {
     /// the keeper is of an earlier version, which does not know external runtimes
     #[error("the keeper speaks protocol version {0}, which cannot run external runtimes")]
     TooOldForRuntimes(u32),
+    /// the keeper is of an earlier version, which does not know hooks
+    #[error("the keeper speaks protocol version {0}, which cannot run hooks")]
+    TooOldForHooks(u32),
     /// the connection to the keeper is gone
     #[error("the connection to the keeper is gone")]
     Gone,

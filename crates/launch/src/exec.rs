@@ -246,6 +246,7 @@ fn describe(spec: &ExecSpec, stdio: StdioFds) -> Result<Plan, LaunchError> {
         user: None,
         apparmor_profile: spec.apparmor_profile.clone(),
         filter_last: false,
+        hooks: None,
     })
 }
 

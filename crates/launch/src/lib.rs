@@ -10,6 +10,7 @@
 mod client;
 mod error;
 mod exec;
+mod hooks;
 mod init_layer;
 mod join;
 mod netns;
@@ -30,6 +31,7 @@ pub use error::{ExecStage, KeeperError, LaunchError};
 pub use exec::{ExecSpec, LaunchedExec, PreparedExec, prepare_exec};
 pub use gantry_keeper_proto::msg::Exit;
 pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
+pub use hooks::{HOOK_LIMIT_S, Hook, HookBundle, HookKind, Hooks};
 pub use init_layer::make_init_layer;
 pub use join::{namespace_of, proc_of, shm_of};
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
@@ -46,7 +48,7 @@ pub use root_mount::RootMount;
 pub use spawn::KeeperName;
 pub use spec::{
     BindFile, BindMount, CgroupSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    DEFAULT_SHM_BYTES, DeviceNode, LaunchSpec, NamespaceMode, Propagation, Readonly, RootfsSpec,
-    Shm, TmpfsMount, UserNamespace,
+    DEFAULT_SHM_BYTES, DeviceNode, HookSpec, LaunchSpec, NamespaceMode, Propagation, Readonly,
+    RootfsSpec, Shm, TmpfsMount, UserNamespace,
 };
 pub use sys::process_start_time_ticks;

@@ -1,5 +1,6 @@
 //! What to launch, decided by the engine.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use gantry_cgroup::{Hierarchy, Limits};
 use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit};
 
+use crate::hooks::Hooks;
 use crate::remap::Remap;
 
 /// Size of /dev/shm unless asked otherwise.
@@ -194,6 +196,15 @@ pub struct CgroupSpec {
     pub limits: Limits,
 }
 
+/// Programs that run while the container comes to be, and when it has gone.
+#[derive(Clone, Debug, Default)]
+pub struct HookSpec {
+    /// By kind and in order.
+    pub hooks: Hooks,
+    /// Where their bundle is made, for the built-in launcher.
+    pub exec_root: PathBuf,
+}
+
 /// Everything about one start of one container.
 #[derive(Debug)]
 pub struct LaunchSpec {
@@ -273,6 +284,10 @@ pub struct LaunchSpec {
     pub shm: Shm,
     /// Nodes beside the usual ones.
     pub devices: Vec<DeviceNode>,
+    /// Hooks.
+    pub hooks: HookSpec,
+    /// Annotations, for external runtimes and hooks.
+    pub annotations: BTreeMap<String, String>,
     /// Control group.
     pub cgroup: CgroupSpec,
     /// A full spill of a missing daemon is declared as a gap instead of blocking the container.

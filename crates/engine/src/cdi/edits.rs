@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use gantry_launch::{BindMount, DeviceNode, Propagation, Readonly, TmpfsMount};
+use gantry_launch::{
+    BindMount, DeviceNode, Hook, HookKind, Hooks, Propagation, Readonly, TmpfsMount,
+};
 
 use super::spec;
 use crate::command::clean_path;
@@ -32,14 +34,12 @@ pub(crate) struct Edits {
     pub(crate) tmpfs: Vec<TmpfsMount>,
     /// Supplementary groups.
     pub(crate) groups: Vec<u32>,
+    pub(crate) hooks: Hooks,
 }
 
 impl Edits {
     /// Adds what one part of a specification says.
     pub(super) fn add(&mut self, edits: &spec::ContainerEdits) -> Result<(), String> {
-        if let Some(hook) = edits.hooks.first() {
-            return Err(format!("hooks ({}) are not supported", hook.hook_name));
-        }
         // Without resource control in the kernel the class has no effect, as under dockerd's runtime.
         if edits.intel_rdt.is_some() && fs::exists(RESCTRL).unwrap_or(false) {
             return Err("intelRdt is not supported".to_owned());
@@ -57,6 +57,17 @@ impl Edits {
             if *gid != 0 && !self.groups.contains(gid) {
                 self.groups.push(*gid);
             }
+        }
+        for hook in &edits.hooks {
+            // Its name was checked with the specification.
+            let kind = HookKind::from_name(&hook.hook_name)
+                .ok_or_else(|| format!("unknown hook name {:?}", hook.hook_name))?;
+            self.hooks.entry(kind).or_default().push(Hook {
+                path: hook.path.clone(),
+                args: hook.args.clone(),
+                env: hook.env.clone(),
+                timeout: hook.timeout,
+            });
         }
         Ok(())
     }
@@ -330,8 +341,13 @@ mod tests {
             let error = edits(&format!(r#"{{"mounts":[{json}]}}"#)).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
-        let hook = r#"{"hooks":[{"hookName":"createContainer","path":"/bin/true"}]}"#;
-        assert!(edits(hook).unwrap_err().contains("createContainer"));
+        let hooks = r#"{"hooks":[{"hookName":"createContainer","path":"/a","args":["a","b"],"timeout":3},
+            {"hookName":"poststop","path":"/c"},{"hookName":"createContainer","path":"/d","env":["A=b"]}]}"#;
+        let hooks = edits(hooks).unwrap().hooks;
+        let paths = |kind| -> Vec<&str> { hooks[&kind].iter().map(|h| h.path.as_str()).collect() };
+        assert_eq!(paths(HookKind::CreateContainer), ["/a", "/d"]);
+        assert_eq!(paths(HookKind::Poststop), ["/c"]);
+        assert_eq!(hooks[&HookKind::CreateContainer][0].timeout, Some(3));
     }
 
     #[test]

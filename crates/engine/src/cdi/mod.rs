@@ -32,11 +32,26 @@ pub(crate) fn inject(
     if request.has_options {
         return refused("unexpected options in CDI device request");
     }
-    if request.ids.is_empty() {
+    inject_named(&request.ids, dirs, edits)
+}
+
+/// As [`inject`], of devices by their names. Blocking.
+pub(crate) fn inject_named(
+    names: &[String],
+    dirs: &[PathBuf],
+    edits: &mut Edits,
+) -> Result<(), EngineError> {
+    if names.is_empty() {
         return Ok(());
     }
-    add_devices(&request.ids, dirs, edits)
+    add_devices(names, dirs, edits)
         .map_err(|why| EngineError::System(format!("CDI device injection failed: {why}")))
+}
+
+/// Whether any device is of this vendor and class. Blocking.
+pub(crate) fn has_kind(dirs: &[PathBuf], kind: &str) -> bool {
+    let devices = registry::scan(dirs);
+    devices.values().any(|found| found.spec.kind == kind)
 }
 
 fn add_devices(names: &[String], dirs: &[PathBuf], edits: &mut Edits) -> Result<(), String> {

@@ -103,12 +103,12 @@ pub(super) struct Hook {
     #[serde(deserialize_with = "text")]
     pub(super) hook_name: String,
     #[serde(deserialize_with = "text")]
-    path: String,
+    pub(super) path: String,
     #[serde(deserialize_with = "texts")]
-    args: Vec<String>,
+    pub(super) args: Vec<String>,
     #[serde(deserialize_with = "texts")]
-    env: Vec<String>,
-    timeout: Option<i64>,
+    pub(super) env: Vec<String>,
+    pub(super) timeout: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

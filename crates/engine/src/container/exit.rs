@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
-use super::{Container, Run, external, files, remove, start, wait};
+use super::{Container, Run, external, files, hooks, remove, start, wait};
 use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
@@ -218,6 +218,7 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
     }
+    hooks::put_away(container).await;
     volumes::unmount_unused(container).await;
     fault::reach(Point::ExitGroupGone);
     // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.

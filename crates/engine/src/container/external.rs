@@ -211,15 +211,7 @@ pub(crate) async fn sweep(shard: &Rc<ShardEngine>) {
         Err(e) => return tracing::warn!(error = %e, "left bundles can't be looked for"),
     };
     for id in ids {
-        let here = match shard.get(&id) {
-            Ok(container) => container.run().is_none(),
-            // Of nobody: a removal's, or of a record that is lost.
-            Err(_) => {
-                let home = crate::engine::home_shard(&id, shard.shared.config.shards);
-                home == shard.id && !shard.shared.boot.is_adopted(&id)
-            }
-        };
-        if !here {
+        if !shard.has_left(&id) {
             continue;
         }
         match found(&shard.shared, &id).await {

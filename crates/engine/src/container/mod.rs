@@ -6,6 +6,7 @@ pub(crate) mod exit;
 pub(crate) mod external;
 pub(crate) mod files;
 pub(crate) mod freeze;
+pub(crate) mod hooks;
 pub(crate) mod kill;
 pub(crate) mod logs;
 pub(crate) mod remember;

@@ -9,7 +9,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_launch::{Bundle, KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, external, logs, remember, remove};
+use super::{Container, Run, exit, external, hooks, logs, remember, remove};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
@@ -101,6 +101,9 @@ async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     let launched = launch_with(container, bundle.clone()).await;
     if let (Err(_), Some(bundle)) = (&launched, &bundle) {
         external::put_away(&container.shard, bundle).await;
+    }
+    if launched.is_err() {
+        hooks::put_away(container).await;
     }
     launched
 }

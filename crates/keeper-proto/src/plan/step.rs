@@ -66,6 +66,9 @@ steps! {
     UserNamespace = 42, "enter the user namespace";
     UserMap = 43, "write the id maps of the user namespace";
     AppArmor = 44, "apply the apparmor profile";
+    HookRoot = 45, "enter the host's mount namespace for the hooks";
+    HookGate = 46, "wait for the hooks of the host's namespaces";
+    HookCreate = 47, "run a createContainer hook";
     RuntimeRoot = 60, "enter the host's mount namespace for the runtime";
     RuntimeMount = 61, "attach a mount for the runtime";
     RuntimeExec = 62, "execute the runtime";

@@ -51,7 +51,47 @@ fn plan(join: Option<Join>) -> Plan {
         user: None,
         apparmor_profile: None,
         filter_last: false,
+        hooks: None,
     }
+}
+
+#[test]
+fn hooks_come_back_and_need_memory_of_their_own() {
+    let hook = |path: &str| HookCommand {
+        path: c(path),
+        argv: vec![c("hook"), c("x")],
+        env: vec![c("A=b")],
+        timeout_ms: 1500,
+    };
+    let hooked = Plan {
+        may_block: true,
+        hooks: Some(HookPlan {
+            gate: 0,
+            mount_namespace: 1,
+            root: 2,
+            root_point: c("/run/r"),
+            create_container: vec![hook("/a"), hook("/b")],
+            start_container: vec![hook("/c")],
+            create_state: 3,
+            start_state: 0,
+            stdout: 1,
+            stderr: 2,
+        }),
+        ..plan(None)
+    };
+    assert_eq!(hooked.oldest_keeper(), HOOKS_VERSION);
+    assert_eq!(Plan::decode(&hooked.encode(), 4), Ok(hooked.clone()));
+    assert!(Plan::decode(&hooked.encode(), 3).is_err());
+    let shares_memory = Plan {
+        may_block: false,
+        ..hooked.clone()
+    };
+    assert!(Plan::decode(&shares_memory.encode(), 4).is_err());
+    let mut many = hooked;
+    if let Some(hooks) = &mut many.hooks {
+        hooks.start_container = vec![hook("/c"); MAX_HOOKS];
+    }
+    assert!(Plan::decode(&many.encode(), 4).is_err());
 }
 
 #[test]

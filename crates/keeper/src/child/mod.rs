@@ -3,6 +3,7 @@
 //! **Invariants**: no heap, no locks, no panics, no libc state. It may share the keeper's memory, so it only writes to its
 //! own stack and to the status word.
 
+mod hooks;
 mod identity;
 mod join;
 mod mounts;
@@ -16,6 +17,8 @@ use gantry_keeper_proto::fault::Point;
 use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 
 use crate::raw::{self, Errno, SysResult};
+
+pub use hooks::HookPointers;
 
 /// Shared between keeper and child: why the child gave up (zero while it has not), or its successor in a container.
 #[repr(C)]
@@ -95,6 +98,8 @@ pub struct Context<'a> {
     pub argv: &'a [*const libc::c_char],
     /// Environment, null-terminated.
     pub env: &'a [*const libc::c_char],
+    /// Arguments and environments of the hooks.
+    pub hooks: &'a HookPointers,
     /// Where to say why it failed.
     pub status: &'a Status,
     /// Without shared memory: a pipe that closes on exec.
@@ -314,14 +319,18 @@ fn standard_streams(context: &Context<'_>) -> Done {
 }
 
 fn close_files(context: &Context<'_>) -> SysResult {
-    const KEPT: RawFd = 3;
-    let Some(pipe) = context.exec_pipe else {
-        return raw::close_range(KEPT as u32, u32::MAX, 0);
-    };
-    if pipe != KEPT {
-        raw::dup3(pipe, KEPT, libc::O_CLOEXEC)?;
+    const FIRST: RawFd = 3;
+    let [state, stdout, stderr] = hooks::kept_files(context);
+    let mut kept = [context.exec_pipe, state, stdout, stderr].map(|fd| fd.unwrap_or(-1));
+    kept.sort_unstable();
+    let mut from = FIRST;
+    for fd in kept.into_iter().filter(|fd| *fd >= FIRST) {
+        if fd > from {
+            raw::close_range(from as u32, fd as u32 - 1, 0)?;
+        }
+        from = fd + 1;
     }
-    raw::close_range(KEPT as u32 + 1, u32::MAX, 0)
+    raw::close_range(from as u32, u32::MAX, 0)
 }
 
 fn limit(context: &Context<'_>) -> Done {

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use gantry_keeper_proto::plan::{MountOp, MountSource, Step};
 
-use super::{Context, Done, at, at_detail};
+use super::{Context, Done, at, at_detail, hooks};
 use crate::raw::{self, SysResult};
 use crate::setup::ROOT_POINT;
 
@@ -19,9 +19,27 @@ struct Kernel {
 /// Makes the root file system `/`, and attaches what is mounted in it.
 pub(super) fn attach(context: &Context<'_>) -> Done {
     let mut kernel = make_kernel(context)?;
-    attach_root(context)?;
+    let Some(hooks) = &context.plan.hooks else {
+        let root = context.fd(context.plan.rootfs);
+        at(Step::Rootfs, put_on_root_point(root))?;
+        at(Step::Rootfs, raw::fchdir(root))?;
+        change_root()?;
+        return fill(context, &mut kernel);
+    };
+    match context.plan.user {
+        None => hooks::show_root(context, hooks)?,
+        // Who made this process has shown it.
+        Some(_) => hooks::renew_root()?,
+    }
+    fill(context, &mut kernel)?;
+    hooks::create(context, hooks)?;
+    change_root()
+}
+
+/// Attaches what is mounted in the root file system, which is the working directory.
+fn fill(context: &Context<'_>, kernel: &mut Kernel) -> Done {
     for (i, op) in context.plan.mounts.iter().enumerate() {
-        let tree = at_detail(Step::Mount, i, tree_of(context, op, &mut kernel))?;
+        let tree = at_detail(Step::Mount, i, tree_of(context, op, kernel))?;
         let target = at_detail(
             Step::MountTarget,
             i,
@@ -42,8 +60,10 @@ fn make_kernel(context: &Context<'_>) -> Done<Kernel> {
     let Some(user) = &context.plan.user else {
         return Ok(kernel);
     };
-    for view in user.views {
-        at(Step::Rootfs, put_on_root_point(context.fd(view)))?;
+    // With hooks, all of the host's are.
+    let views = user.views.iter().filter(|_| context.plan.hooks.is_none());
+    for view in views {
+        at(Step::Rootfs, put_on_root_point(context.fd(*view)))?;
     }
     for (i, op) in context.plan.mounts.iter().enumerate() {
         let (place, kind) = match op.source {
@@ -63,10 +83,8 @@ fn put_on_root_point(tree: RawFd) -> SysResult {
     moved
 }
 
-fn attach_root(context: &Context<'_>) -> Done {
-    let root = context.fd(context.plan.rootfs);
-    at(Step::Rootfs, put_on_root_point(root))?;
-    at(Step::Rootfs, raw::fchdir(root))?;
+/// The working directory becomes `/`.
+fn change_root() -> Done {
     // The old root ends up on top of the new one, and is what "." leads to for umount.
     at(Step::Pivot, raw::pivot_root(c".", c"."))?;
     at(Step::OldRoot, raw::umount(c".", libc::MNT_DETACH))?;
@@ -147,7 +165,7 @@ pub(super) fn write_map(context: &Context<'_>, pid: i32, name: &CStr, map: &[u8]
 }
 
 /// Decimal digits without formatting machinery.
-fn decimal(value: i32, buf: &mut [u8; 12]) -> &[u8] {
+pub(super) fn decimal(value: i32, buf: &mut [u8; 12]) -> &[u8] {
     let mut left = value.unsigned_abs();
     let mut start = buf.len();
     for place in buf.iter_mut().rev() {

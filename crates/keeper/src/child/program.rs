@@ -5,11 +5,11 @@ use std::ffi::CStr;
 use gantry_keeper_proto::fault::Point;
 use gantry_keeper_proto::plan::Step;
 
-use super::{Context, Done, Failed};
+use super::{Context, Done, Failed, hooks};
 use crate::raw::{self, Errno};
 
 /// Exit code of a program that was found but could not be executed.
-const EXEC_FAILED: i32 = 255;
+pub(super) const EXEC_FAILED: i32 = 255;
 
 enum Unfit {
     Stat(Errno),
@@ -69,9 +69,10 @@ pub(super) fn find<'a>(context: &Context<'a>) -> Done<&'a CStr> {
     }
 }
 
-/// Executes. A program that was found but cannot be executed has been started as far as Docker's clients see: the error
+/// Executes, after the hooks that come before it. A program that was found but cannot be executed has been started as far as Docker's clients see: the error
 /// goes to the container's standard error and the exit code is 255.
 pub(super) fn execute(context: &Context<'_>, path: &CStr) -> ! {
+    hooks::start(context);
     context.reach(Point::ChildExec);
     // SAFETY: both lists were made null-terminated from strings that the context keeps.
     let errno = unsafe { raw::execve(path, context.argv, context.env) };
@@ -91,14 +92,14 @@ pub(super) fn give_up(step: &str, errno: Errno) -> ! {
     raw::exit(EXEC_FAILED)
 }
 
-fn say(parts: &[&[u8]]) {
+pub(super) fn say(parts: &[&[u8]]) {
     for part in parts {
         // Nobody else can be told.
         let _ = raw::write(2, part);
     }
 }
 
-fn text(errno: Errno) -> &'static str {
+pub(super) fn text(errno: Errno) -> &'static str {
     match errno {
         libc::ENOEXEC => "exec format error",
         libc::ENOENT => "no such file or directory",

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 
 use gantry_keeper_proto::plan::{Namespace, Step, UserNamespace, UserSource};
 
-use super::{Context, Done, Failed, Never, at, identity, join, mounts, program};
+use super::{Context, Done, Failed, Never, at, hooks, identity, join, mounts, program};
 use crate::raw;
 
 pub(super) fn run(context: &Context<'_>) -> Done<Never> {
@@ -32,6 +32,7 @@ pub(super) fn run(context: &Context<'_>) -> Done<Never> {
 fn beside(context: &Context<'_>, pid: RawFd, user: Option<&UserNamespace>) -> Done<Never> {
     at(Step::PidJoin, raw::setns(pid, libc::CLONE_NEWPID))?;
     if let Some(user) = user {
+        show_root(context)?;
         join_user(context, user)?;
         identity::become_root()?;
         let new = super::new_namespaces(context.plan);
@@ -54,6 +55,7 @@ fn join_user(context: &Context<'_>, user: &UserNamespace) -> Done {
 
 /// Into a user namespace, with a pid namespace of its own.
 fn below(context: &Context<'_>, user: &UserNamespace) -> Done<Never> {
+    show_root(context)?;
     // Message queues belong to who makes the namespace: not to a user that is unknown there yet.
     let new = super::new_namespaces(context.plan) & !libc::CLONE_NEWIPC;
     let UserSource::New { uid_map, gid_map } = &user.source else {
@@ -76,6 +78,14 @@ fn below(context: &Context<'_>, user: &UserNamespace) -> Done<Never> {
             at(Step::UserMap, raw::write(opener, b"1"))?;
             raw::exit(0)
         }
+    }
+}
+
+/// For hooks; only the host's root can.
+fn show_root(context: &Context<'_>) -> Done {
+    match &context.plan.hooks {
+        Some(plan) => hooks::show_root(context, plan),
+        None => Ok(()),
     }
 }
 

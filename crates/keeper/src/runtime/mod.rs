@@ -23,7 +23,7 @@ use crate::{log, raw};
 /// Plans under way at once; one more is refused.
 const MAX_SEQUENCES: usize = 256;
 /// How long a new daemon waits at most for what an earlier one's runtimes are making; then they are ended.
-const LAUNCH_LIMIT_S: i64 = 10;
+const LAUNCH_LIMIT_MS: u32 = 10_000;
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -117,11 +117,26 @@ impl Server {
     }
 
     fn watch_command(&self, sequence: &Sequence, key: u32) {
-        if let Some(running) = &sequence.running
-            && let Err(e) = self.poll.watch(running.pidfd.as_fd(), Token::Command(key))
-        {
-            log(format_args!("watch a runtime: {e}"));
+        let command = sequence.running.as_ref();
+        let command = command.map(|running| (&running.pidfd, Token::Command(key)));
+        let limit = sequence.limit.as_ref();
+        let limit = limit.map(|timer| (timer, Token::CommandLimit(key)));
+        for (fd, token) in [command, limit].into_iter().flatten() {
+            if let Err(e) = self.poll.watch(fd.as_fd(), token) {
+                log(format_args!("watch a command: {e}"));
+            }
         }
+    }
+
+    /// A command has taken too long: it is ended, and its end is told as any other's.
+    pub fn command_limit(&mut self, key: u32) -> io::Result<()> {
+        if let Some(sequence) = self.runtimes.sequences.get_mut(&key) {
+            // Closing the descriptor takes it out of epoll; nobody else has it.
+            sequence.limit = None;
+            sequence.late = true;
+            sequence.end_command();
+        }
+        Ok(())
     }
 
     /// A command has ended.
@@ -172,7 +187,7 @@ impl Server {
             return Err(Reply::Failed {
                 failure: Failure::Runtime,
                 step: sequence.at as u32,
-                detail: 0,
+                detail: u32::from(sequence.late),
                 errno: wait_status,
             });
         }
@@ -258,9 +273,7 @@ impl Server {
     }
 
     fn set_deadline(&mut self) -> io::Result<()> {
-        let timer = raw::timer(LAUNCH_LIMIT_S).map_err(io::Error::from_raw_os_error)?;
-        // SAFETY: the descriptor is new and ours alone.
-        let timer = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(timer) };
+        let timer = timer(LAUNCH_LIMIT_MS)?;
         self.poll.watch(timer.as_fd(), Token::Deadline)?;
         self.runtimes.deadline = Some(timer);
         Ok(())
@@ -289,6 +302,12 @@ impl Server {
             }
         }
     }
+}
+
+fn timer(ms: u32) -> io::Result<OwnedFd> {
+    let timer = raw::timer(ms).map_err(io::Error::from_raw_os_error)?;
+    // SAFETY: the descriptor is new and ours alone.
+    Ok(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(timer) })
 }
 
 /// Why a plan was not begun.

@@ -64,6 +64,12 @@ pub struct Sequence {
     /// The request to answer, and the connection it came by.
     pub request: (u64, u32),
     pub process: Option<Unborn>,
+    /// Instead of the first word of a command.
+    program: Option<CString>,
+    /// Readable when the command has taken too long.
+    pub limit: Option<OwnedFd>,
+    /// It has.
+    pub late: bool,
 }
 
 /// What only the first command gets.
@@ -109,13 +115,20 @@ impl Sequence {
     ) -> Done<Sequence> {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let mut taken = Taken(fds.into_iter().map(Some).collect());
+        let number = |i: FdIndex| numbers.get(usize::from(i)).copied().unwrap_or(-1);
         let (mut stdio, mut cgroup_procs) = ([0, 0, 0], None);
+        let mut limit = None;
+        let mut program = None;
+        if let Some(limits) = plan.limits {
+            program = Some(limits.program);
+            stdio = limits.stdio.map(number);
+            let timer = super::timer(limits.timeout_ms);
+            limit = Some(timer.map_err(|e| failed(Step::Plan, &e))?);
+        }
         let process = match (plan.process, reserved) {
             (Some(process), Some((slot, generation))) => {
                 let s = &process.stdio;
-                let of = |index: Option<FdIndex>| {
-                    index.map_or(0, |i| numbers.get(usize::from(i)).copied().unwrap_or(-1))
-                };
+                let of = |index: Option<FdIndex>| index.map_or(0, number);
                 stdio = [s.stdin_read, s.stdout_write, s.stderr_write].map(of);
                 cgroup_procs = process.cgroup_procs.map(|index| of(Some(index)));
                 Some(Unborn {
@@ -147,6 +160,9 @@ impl Sequence {
             running: None,
             request,
             process,
+            program,
+            limit,
+            late: false,
         };
         // What is left in `taken`, the process's ends and the trees, goes when the command has its copies.
         let first = First {
@@ -173,13 +189,18 @@ impl Sequence {
     /// Ends the command that runs.
     pub fn end_command(&self) {
         if let Some(running) = &self.running {
-            kill(&running.pidfd, "a runtime");
+            kill(&running.pidfd, "a command");
+            if self.limit.is_some() || self.late {
+                // A hook's children too: it has a session of its own, and its number is not another's before it is collected.
+                let _ = raw::kill(-running.pid, libc::SIGKILL);
+            }
         }
     }
 
     fn spawn(&mut self, first: &First<'_>, host: &Host) -> Done {
         let command = self.commands.get(self.at).map_or(&[][..], Vec::as_slice);
-        let program = at(Step::Plan, command.first().ok_or(libc::EINVAL))?;
+        let program = self.program.as_ref().or(command.first());
+        let program = at(Step::Plan, program.ok_or(libc::EINVAL))?;
         let status = StatusPage::new().map_err(|e| failed(Step::Status, &e))?;
         let (argv, env) = (pointers(command), pointers(&self.env));
         let context = Context {

@@ -169,6 +169,8 @@ impl Host {
                     ..Limits::default()
                 },
             },
+            hooks: Default::default(),
+            annotations: Default::default(),
             log_nonblocking: false,
             id,
         }

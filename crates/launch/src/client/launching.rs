@@ -1,13 +1,16 @@
 //! Launches, of containers and of further processes in them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 
 use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, Reply, Request};
 use gantry_keeper_proto::plan::{Plan, Step};
+use gantry_rt::Either;
 
 use super::{KeeperClient, Launched, unexpected};
 use crate::error::{ExecStage, KeeperError, LaunchError};
 use crate::exec::{self, ExecKind, ExecParts, LaunchedExec, PreparedExec};
+use crate::hooks::PreparedHooks;
 use crate::prepare::{LaunchKind, Prepared, PreparedParts};
 use crate::root_mount::RootMount;
 
@@ -28,6 +31,14 @@ struct FailedStep {
     errno: i32,
 }
 
+/// The keeper's answer to a plan.
+type BornAnswer = Result<Result<Born, FailedStep>, KeeperError>;
+
+/// Closes the container's ends here, or its end of file is never seen.
+fn keep_root(plan: &Plan, mut fds: Vec<OwnedFd>) -> RootMount {
+    RootMount::new(fds.swap_remove(usize::from(plan.rootfs)))
+}
+
 impl KeeperClient {
     /// Launches. Once sent it goes on even if this future is dropped, so run it in a task of its own.
     /// A launch that fails leaves no control group behind.
@@ -39,19 +50,40 @@ impl KeeperClient {
         let PreparedParts {
             plan,
             plan_bytes,
-            mut fds,
+            fds,
             ends,
             mut group,
+            mut hooks,
         } = parts;
         let version = self.version.get();
         if version < plan.oldest_keeper() {
             return Err(KeeperError::TooOldToShare(version).into());
         }
-        let answer = self.born(&plan, plan_bytes, &fds).await;
-        let root = RootMount::new(fds.swap_remove(usize::from(plan.rootfs)));
-        // The container's ends must be closed here, or its end of file is never seen.
-        drop(fds);
-        let born = answer?.map_err(|f| launch_error(&plan, f.step, f.detail, f.errno))?;
+        let launch = (&plan, plan_bytes, fds);
+        let (answer, root) = match &mut hooks {
+            None => {
+                let (plan, bytes, fds) = launch;
+                (self.born(plan, bytes, &fds).await, keep_root(plan, fds))
+            }
+            Some(hooks) => {
+                let (answer, root, ran) = self.born_with(launch, hooks).await;
+                // One of the host's namespaces failed: the container's process only says that nobody let it go on.
+                ran?;
+                (answer, root)
+            }
+        };
+        let born = answer?.map_err(|f| match (&hooks, f.step) {
+            (Some(hooks), Step::HookCreate) => hooks.create_error(f.detail, f.errno),
+            _ => launch_error(&plan, f.step, f.detail, f.errno),
+        })?;
+        if let Some(hooks) = &hooks
+            && let Err(e) = hooks.after(self, born.pid).await
+        {
+            if let Err(left) = self.signal(&plan.id, libc::SIGKILL).await {
+                tracing::warn!(id = plan.id, error = %left, "a container whose start failed was not ended");
+            }
+            return Err(e);
+        }
         Ok(Launched {
             pid: born.pid,
             start_time_ticks: born.start_time_ticks,
@@ -92,13 +124,30 @@ impl KeeperClient {
         Ok(LaunchedExec::new(born, ends))
     }
 
-    /// Sends a plan; the inner error is a step of the launch that failed.
-    async fn born(
+    /// As `born`, while the hooks of the host's namespaces run.
+    async fn born_with(
         &self,
-        plan: &Plan,
-        plan_bytes: Vec<u8>,
-        fds: &[OwnedFd],
-    ) -> Result<Result<Born, FailedStep>, KeeperError> {
+        (plan, bytes, fds): (&Plan, Vec<u8>, Vec<OwnedFd>),
+        hooks: &mut PreparedHooks,
+    ) -> (BornAnswer, RootMount, Result<(), LaunchError>) {
+        let mut ran = pin!(hooks.before(self));
+        let (answer, done) = {
+            let mut born = pin!(self.born(plan, bytes, &fds));
+            match gantry_rt::race(ran.as_mut(), born.as_mut()).await {
+                Either::Left(ran) => (born.await, Some(ran)),
+                Either::Right(answer) => (answer, None),
+            }
+        };
+        // The process's end of the gate goes, too: nobody comes any more.
+        let root = keep_root(plan, fds);
+        match done {
+            Some(ran) => (answer, root, ran),
+            None => (answer, root, ran.await),
+        }
+    }
+
+    /// Sends a plan; the inner error is a step of the launch that failed.
+    async fn born(&self, plan: &Plan, plan_bytes: Vec<u8>, fds: &[OwnedFd]) -> BornAnswer {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let (reply, fds) = self
             .call(Request::Launch { plan: plan_bytes }, &borrowed)

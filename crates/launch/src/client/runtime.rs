@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_keeper_proto::msg::{Failure, RUNTIME_VERSION, Reply, Request};
+use gantry_keeper_proto::msg::{Failure, HOOKS_VERSION, RUNTIME_VERSION, Reply, Request};
 use gantry_keeper_proto::plan::Step;
 
 use super::{Born, KeeperClient, Launched, unexpected};
@@ -72,6 +72,19 @@ impl KeeperClient {
             (Reply::Done, _) => Ok(()),
             (other, _) => Err(unexpected(&other).into()),
         }
+    }
+
+    /// Runs a single command, and gives the keeper's answer.
+    pub(crate) async fn run_command(
+        &self,
+        plan: Vec<u8>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Reply, KeeperError> {
+        let version = self.version.get();
+        if version < HOOKS_VERSION {
+            return Err(KeeperError::TooOldForHooks(version));
+        }
+        Ok(self.call(Request::Runtime { plan }, fds).await?.0)
     }
 
     async fn born_by(

@@ -71,6 +71,19 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> LaunchError + '_ {
     move |e| LaunchError::prepare("make the bundle", path.display().to_string(), e)
 }
 
+/// What is in a directory; nothing is in one that is not there.
+pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let listed = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
+}
+
 fn make_dir(path: &Path) -> Result<(), LaunchError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
@@ -127,15 +140,7 @@ impl Bundle {
     /// # Errors
     /// The kernel's.
     pub fn ids(exec_root: &Path) -> io::Result<Vec<String>> {
-        let listed = match std::fs::read_dir(exec_root.join(BUNDLES)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            listed => listed?,
-        };
-        let mut ids = Vec::new();
-        for entry in listed {
-            ids.extend(entry?.file_name().into_string());
-        }
-        Ok(ids)
+        names_in(&exec_root.join(BUNDLES))
     }
 
     /// Which runtime.

@@ -106,6 +106,7 @@ impl<'b> Line<'b> {
             trees,
             hidden: hidden_hierarchies(&mountinfo),
             process,
+            limits: None,
         };
         Ok(Commands {
             plan_bytes: inline_or_memfd(plan.encode(), &mut fds)?,
@@ -265,7 +266,7 @@ fn last_error_in(log: &[u8]) -> Option<String> {
 }
 
 /// Text and exit code as dockerd makes them of a runtime's failure: it goes by words in the message.
-fn runtime_error(verb: &str, message: &str) -> LaunchError {
+pub(crate) fn runtime_error(verb: &str, message: &str) -> LaunchError {
     const KIND_ADVICE: &str = ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified \
                                host path exists and is the expected type";
     let lower = message.to_lowercase();

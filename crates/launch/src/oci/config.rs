@@ -2,13 +2,13 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit};
 use gantry_keeper_proto::wire::lossy;
 use gantry_seccomp::capability_name;
 use serde_json::Value;
 
-use super::mounts::ClientMount;
 use super::resources::{devices, resources};
 use super::spec::{
     Capabilities, Config, ConsoleSize, Linux, Mount, Namespace, Process, ProcessLimit, Root, User,
@@ -126,7 +126,7 @@ fn rlimit(limit: &Rlimit) -> ProcessLimit {
 pub(crate) fn config(
     spec: &LaunchSpec,
     cgroups_path: &str,
-    client: Vec<ClientMount>,
+    client: Vec<Mount>,
     seccomp: Option<Value>,
     kept: &mut Vec<OwnedFd>,
 ) -> Result<Config, LaunchError> {
@@ -147,9 +147,7 @@ pub(crate) fn config(
     let devices = devices(spec).map_err(|e| LaunchError::prepare("list", "/dev", e))?;
     let propagation = rootfs_propagation(spec);
     let standard = mounts::standard(spec).into_iter();
-    let mounts: Vec<Mount> = standard
-        .chain(client.into_iter().map(ClientMount::into_mount))
-        .collect();
+    let mounts: Vec<Mount> = standard.chain(client).collect();
     let mut sysctl: std::collections::BTreeMap<_, _> = spec.sysctls.iter().cloned().collect();
     if !spec.host_uts && !spec.domainname.is_empty() {
         // Runtimes of 1.0 know no domain name.
@@ -169,6 +167,8 @@ pub(crate) fn config(
             false => spec.hostname.clone(),
         },
         mounts,
+        hooks: spec.hooks.hooks.clone(),
+        annotations: spec.annotations.clone(),
         linux: Linux {
             namespaces: namespaces(spec, kept)?,
             devices,
@@ -181,6 +181,19 @@ pub(crate) fn config(
             readonly_paths: spec.readonly_paths.clone(),
         },
     })
+}
+
+/// `config.json` of a container of the built-in launcher, for its hooks to read: what it gets, with the root file system
+/// where they find it. It has no filter and no paths of namespaces, which nobody could follow later.
+pub(crate) fn document(spec: &LaunchSpec, root: &Path) -> Result<Vec<u8>, LaunchError> {
+    let cgroup = format!("{}/{}", spec.cgroup.parent.trim_end_matches('/'), spec.id);
+    let client = mounts::described(spec);
+    let mut config = config(spec, &cgroup, client, None, &mut Vec::new())?;
+    config.root.path = root.display().to_string();
+    for namespace in &mut config.linux.namespaces {
+        namespace.path = None;
+    }
+    serde_json::to_vec(&config).map_err(|e| LaunchError::prepare("write", "config.json", e))
 }
 
 fn namespaces(spec: &LaunchSpec, kept: &mut Vec<OwnedFd>) -> Result<Vec<Namespace>, LaunchError> {

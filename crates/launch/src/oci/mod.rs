@@ -16,9 +16,13 @@ mod resources;
 mod seccomp;
 mod spec;
 
-pub(crate) use command::{Commands, remove_later};
+pub(crate) use bundle::{names_in, open_dir};
+pub(crate) use command::{Commands, remove_later, runtime_error};
+pub(crate) use config::document;
 pub(crate) use exec::ExternalExec;
+pub(crate) use mounts::mount_namespace;
 pub(crate) use prepare::External;
+pub(crate) use spec::VERSION;
 
 pub use bundle::{Bundle, Runtime};
 pub use command::{RuntimeAction, RuntimeCommand};

@@ -16,7 +16,7 @@ use crate::prepare::dev;
 use crate::prepare::fds::FdTable;
 use crate::prepare::mounts::{DEV, Mounts, own};
 use crate::prepare::{bind, text};
-use crate::spec::{LaunchSpec, Propagation, Shm};
+use crate::spec::{LaunchSpec, Propagation, Readonly, Shm};
 use crate::sys::Kind;
 
 /// Below the bundle: where trees are attached, by number.
@@ -102,6 +102,29 @@ pub(crate) fn standard(spec: &LaunchSpec) -> Vec<Mount> {
         all.push(mount("/dev/shm", "tmpfs", "shm", shm));
     }
     all
+}
+
+/// What the client mounts, from where and to where, without mounting it.
+pub(crate) fn described(spec: &LaunchSpec) -> Vec<Mount> {
+    let words = |recursive: bool, readonly: bool| {
+        let kind = if recursive { "rbind" } else { "bind" };
+        options(&[kind, if readonly { "ro" } else { "rw" }])
+    };
+    let files = spec.binds.iter().map(|file| {
+        let source = file.source.display().to_string();
+        mount(&file.target, "bind", &source, words(true, file.readonly))
+    });
+    let binds = spec.mounts.iter().map(|bind| {
+        let source = bind.source.display().to_string();
+        let words = words(!bind.non_recursive, bind.readonly != Readonly::No);
+        mount(&bind.target, "bind", &source, words)
+    });
+    let tmpfs = spec.tmpfs.iter().map(|tmpfs| {
+        let options = tmpfs.options.split(',').filter(|option| !option.is_empty());
+        let options = options.map(str::to_owned).collect();
+        mount(&tmpfs.target, "tmpfs", "tmpfs", options)
+    });
+    files.chain(binds).chain(tmpfs).collect()
 }
 
 /// The client's trees, with their mount points made in the root file system.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::bundle::{Bundle, listen_for_console, open_dir};
 use super::command::{Commands, Line};
+use super::mounts::ClientMount;
 use super::{PID_FILE, ROOTFS, config, mounts};
 use crate::error::LaunchError;
 use crate::prepare::fds::FdTable;
@@ -109,6 +110,7 @@ pub fn prepare(
         trees.push(mount.place()?);
     }
     let mut kept = Vec::new();
+    let client = client.into_iter().map(ClientMount::into_mount).collect();
     let document = config::config(spec, &cgroups_path, client, seccomp, &mut kept)?;
     let json = serde_json::to_vec(&document).map_err(std::io::Error::from);
     bundle.write("config.json", &json.map_err(made)?)?;

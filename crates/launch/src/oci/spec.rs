@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::hooks::Hooks;
+
 /// The version of the specification that is written; every runtime of 1.x takes it.
 pub(crate) const VERSION: &str = "1.0.2";
 
@@ -21,6 +23,10 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) hostname: String,
     pub(crate) mounts: Vec<Mount>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) hooks: Hooks,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) linux: Linux,
 }
 

@@ -27,6 +27,7 @@ use rustix::mount::MountAttrFlags;
 use self::cgroup::PreparedGroup;
 use self::mounts::Mounts;
 use crate::error::LaunchError;
+use crate::hooks::{self, PreparedHooks};
 use crate::netns;
 use crate::oci::External;
 use crate::remap::Remap;
@@ -65,6 +66,7 @@ pub(crate) struct PreparedParts {
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) ends: DaemonEnds,
     pub(crate) group: GroupGuard,
+    pub(crate) hooks: Option<PreparedHooks>,
 }
 
 impl Prepared {
@@ -144,9 +146,14 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     let user = user.map(|user| user_namespace(user, mounts.fds()));
     let user = user.transpose()?;
     let rootfs = mounts.fds().add(root)?;
+    let (hook_plan, hooks) = hooks::prepare(spec, mounts.fds())?.unzip();
     // Where others can see the child it must not share the keeper's memory.
-    let may_block =
-        mounts.may_block || rootfs_blocks || group.frozen || !spec.pid.is_new() || user.is_some();
+    let may_block = mounts.may_block
+        || rootfs_blocks
+        || group.frozen
+        || !spec.pid.is_new()
+        || user.is_some()
+        || hooks.is_some();
     let mounts = mounts.finish();
     let plan = Plan {
         may_block,
@@ -157,6 +164,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         pid,
         ipc,
         user,
+        hooks: hook_plan,
         ..describe(spec, &group, stdio)?
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
@@ -166,6 +174,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
         fds: fds.into_vec(),
         ends,
         group: group.guard,
+        hooks,
     };
     Ok(Prepared {
         kind: LaunchKind::BuiltIn(Box::new(parts)),
@@ -265,6 +274,7 @@ fn describe(
         join: None,
         user: None,
         apparmor_profile: spec.apparmor_profile.clone(),
+        hooks: None,
         filter_last: matches!(spec.pid, NamespaceMode::Join(_))
             && program::filter_last(spec.seccomp.as_deref().unwrap_or_default(), spec.tty),
     })
