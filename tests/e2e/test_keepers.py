@@ -143,6 +143,29 @@ def test_daemon_and_keeper_die_at_once(eng):
     assert not list(eng.exec_root.glob("spill-*")) or eng.ok("ps", "-q")
 
 
+def test_a_stopped_keeper_holds_no_boot_up(eng):
+    """It is continued: what ran is adopted, what ended meanwhile has its exit code, nothing of the output is missing."""
+    counter = run(eng, "counter", COUNTER)
+    ends = run(eng, "ends", "while [ ! -e /go ]; do sleep 0.05; done; echo last; exit 7")
+    keeper = eng.keeper()
+    os.kill(keeper, signal.SIGSTOP)
+    wait_for(lambda: process_state(keeper) == "T", "it is stopped")
+    eng.kill9()
+    touch(ends)
+    wait_for(lambda: process_state(ends) == "Z", "nobody collects it")
+    begin = time.monotonic()
+    eng.start()
+    took = time.monotonic() - begin
+    assert took < 8, f"the boot took {took:.1f} s; a silent keeper has 10"
+    assert eng.keeper() == keeper and process_state(keeper) != "T"
+    assert eng.ok("wait", "ends") == "7" and eng.ok("logs", "ends") == "last"
+    assert eng.inspect("counter")["State"]["Running"]
+    touch(counter)
+    assert eng.ok("wait", "counter") == "9"
+    numbers = [int(line) for line in eng.ok("logs", "counter").split()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 @pytest.mark.parametrize("victim", ["successor", "daemon"])
 def test_death_in_the_midst_of_a_succession(eng, victim):
     pid = run(eng, "box", COUNTER)

@@ -116,8 +116,10 @@ pub(crate) fn connect_only(
 }
 
 fn try_connect(root: &OwnedFd, name: KeeperName) -> Result<Option<Connected>, KeeperError> {
-    if is_dead(root, name) {
-        return Ok(None);
+    match noted(root, name) {
+        Noted::Nothing => {}
+        Noted::Dead => return Ok(None),
+        Noted::Lives(pid, stat) => wake(name, pid, stat)?,
     }
     match connect(&address_of(root, &format!("keeper-{name}.sock"))?) {
         Ok(socket) => Ok(Some(Connected {
@@ -129,22 +131,57 @@ fn try_connect(root: &OwnedFd, name: KeeperName) -> Result<Option<Connected>, Ke
     }
 }
 
-/// Whether the keeper that served the socket is known to be dead. The socket alone does not tell: a clone of the keeper
-/// that has not executed yet holds it open.
-fn is_dead(root: &OwnedFd, name: KeeperName) -> bool {
+/// What is known of the process that served a socket. The socket alone does not tell: a clone of the keeper that has not
+/// executed yet holds it open.
+enum Noted {
+    /// One of an earlier version leaves no note.
+    Nothing,
+    Dead,
+    Lives(i32, Stat),
+}
+
+fn noted(root: &OwnedFd, name: KeeperName) -> Noted {
     let path = format!("/proc/self/fd/{}/keeper-{name}.pid", root.as_raw_fd());
-    // One of an earlier version leaves none.
     let Ok(text) = std::fs::read_to_string(path) else {
-        return false;
+        return Noted::Nothing;
     };
     let mut numbers = text.split_whitespace();
     let pid = numbers.next().and_then(|n| n.parse::<i32>().ok());
     let ticks = numbers.next().and_then(|n| n.parse::<u64>().ok());
     let (Some(pid), Some(ticks)) = (pid, ticks) else {
-        return false;
+        return Noted::Nothing;
     };
-    let stat = File::open(format!("/proc/{pid}/stat")).and_then(Stat::read_file);
-    !stat.is_ok_and(|s| s.start_time_ticks == ticks && !matches!(s.state, 'Z' | 'X'))
+    match stat_of(pid) {
+        Some(stat) if stat.start_time_ticks == ticks && !matches!(stat.state, 'Z' | 'X') => {
+            Noted::Lives(pid, stat)
+        }
+        _ => Noted::Dead,
+    }
+}
+
+fn stat_of(pid: i32) -> Option<Stat> {
+    let file = File::open(format!("/proc/{pid}/stat"));
+    file.and_then(Stat::read_file).ok()
+}
+
+/// Lets a keeper go on that somebody has stopped: it would answer nobody, and only it knows how its containers ended.
+fn wake(name: KeeperName, pid: i32, stat: Stat) -> Result<(), KeeperError> {
+    const STOPPED: char = 'T';
+    if stat.state != STOPPED {
+        return Ok(());
+    }
+    let step = "let a stopped keeper go on";
+    let Some(process) = rustix::process::Pid::from_raw(pid) else {
+        return Ok(());
+    };
+    let flags = rustix::process::PidfdFlags::empty();
+    let pidfd = rustix::process::pidfd_open(process, flags).map_err(failed(step))?;
+    // The number could have become another's before it was opened.
+    if stat_of(pid).is_none_or(|now| now.start_time_ticks != stat.start_time_ticks) {
+        return Ok(());
+    }
+    tracing::warn!(keeper = %name, pid, "a keeper was stopped by a signal; it is continued");
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::CONT).map_err(failed(step))
 }
 
 /// Starts a keeper in place of one that is known to be dead.
