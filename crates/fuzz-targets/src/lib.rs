@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("passwd", passwd),
     ("reference", reference),
     ("tar_reader", tar_reader),
+    ("websocket_frames", websocket_frames),
 ];
 
 /// The JSON of a create request, up to what the engine is given.
@@ -201,4 +202,37 @@ pub fn tar_reader(data: &[u8]) {
         }
         assert!(payload.len() <= data.len());
     }
+}
+
+/// What a WebSocket client sends, in pieces as long as the first byte says. Nothing comes out that did not go in, and how it
+/// is cut changes nothing.
+pub fn websocket_frames(data: &[u8]) {
+    use gantry_stream::websocket::{BadFrame, Event, MAX_CONTROL_BYTES, Reader};
+    let read = |step: usize, data: &[u8]| -> (Vec<u8>, usize, Option<BadFrame>) {
+        let (mut reader, mut bytes, mut controls) = (Reader::default(), Vec::new(), 0);
+        for piece in data.chunks(step) {
+            let mut piece = piece.to_vec();
+            let mut input = &mut piece[..];
+            loop {
+                match reader.next(&mut input) {
+                    Ok(None) => break,
+                    Ok(Some(Event::Data(data))) => bytes.extend_from_slice(data),
+                    Ok(Some(Event::Ping(payload))) => {
+                        assert!(payload.bytes().len() <= MAX_CONTROL_BYTES);
+                        controls += 1;
+                    }
+                    Ok(Some(Event::Pong | Event::Close)) => controls += 1,
+                    Err(error) => return (bytes, controls, Some(error)),
+                }
+            }
+            assert!(input.is_empty());
+        }
+        (bytes, controls, None)
+    };
+    let Some((&step, data)) = data.split_first() else {
+        return;
+    };
+    let whole = read(data.len().max(1), data);
+    assert!(whole.0.len() <= data.len());
+    assert_eq!(read(usize::from(step).max(1), data), whole);
 }

@@ -89,15 +89,35 @@ impl From<Response> for Outcome {
     }
 }
 
+/// How a 101 is written: `101 <reason>` with `Connection: Upgrade` and `Upgrade: <protocol>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// After the status.
+    pub reason: &'static str,
+    /// Value of `Upgrade:`.
+    pub protocol: &'static str,
+}
+
+impl Upgrade {
+    /// Docker's own.
+    pub const TCP: Self = Upgrade {
+        reason: "UPGRADED",
+        protocol: "tcp",
+    };
+    /// RFC 6455.
+    pub const WEBSOCKET: Self = Upgrade {
+        reason: "Switching Protocols",
+        protocol: "websocket",
+    };
+}
+
 /// Gets the socket and what the client had sent beyond its request.
 pub type OnUpgrade = Box<dyn FnOnce(OwnedFd, Bytes)>;
 
 /// Takes the connection away from HTTP. The request's body, if any, is read to its end first.
 pub struct Hijack {
-    /// `true`: `101 UPGRADED` with `Connection: Upgrade` and `Upgrade: <protocol>`. `false`: `200 OK`, no framing.
-    pub upgrade: bool,
-    /// Value of `Upgrade:`; Docker's is `tcp`.
-    pub protocol: &'static str,
+    /// `Some`: a 101. `None`: `200 OK`, no framing.
+    pub upgrade: Option<Upgrade>,
     /// Further headers (Content-Type, Api-Version, …), written as they are.
     pub headers: HeaderMap,
     /// Called on this shard once the head is on its way. The socket is non-blocking.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::http::{
-    Hijack, MAX_HEADERS, Outcome, Request, Response, ResponseBody, Service, Timeouts,
+    Hijack, MAX_HEADERS, Outcome, Request, Response, ResponseBody, Service, Timeouts, Upgrade,
 };
 use gantry_rt::testing::on_shard;
 
@@ -81,8 +81,7 @@ fn hijack(req: &Request) -> Outcome {
         "application/vnd.docker.raw-stream".parse().unwrap(),
     );
     Outcome::Hijack(Hijack {
-        upgrade: req.headers().contains_key("upgrade"),
-        protocol: "tcp",
+        upgrade: Some(Upgrade::TCP).filter(|_| req.headers().contains_key("upgrade")),
         headers,
         on_upgrade: Box::new(|fd, over_read| {
             gantry_rt::spawn("echo", async move {

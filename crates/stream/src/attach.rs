@@ -1,5 +1,7 @@
 //! A client's connection, once it is a stream.
 
+mod typed;
+
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
@@ -13,9 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::Shutdown;
 
 use crate::io::ContainerIo;
-use crate::keys::Detector;
 use crate::subscription::{Flushed, Subscription};
 use crate::sys::untaken;
+
+pub(crate) use typed::Typed;
 
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
@@ -130,47 +133,23 @@ async fn input(
     options: &AttachOptions,
     close_input: &impl Fn(),
 ) -> AttachEnd {
-    let keys = if options.tty && options.stdin {
-        options.detach_keys.clone()
-    } else {
-        Vec::new()
-    };
-    let mut detector = Detector::new(keys);
+    let mut typed = Typed::new(io, options);
     let mut buffer = vec![0; INPUT_BYTES];
-    let mut out = Vec::new();
     let mut first = Some(over_read).filter(|b| !b.is_empty());
-    let mut stdin_open = options.stdin;
     loop {
-        out.clear();
-        let detached = if let Some(bytes) = first.take() {
-            detector.feed(bytes, &mut out)
-        } else {
-            match sock.recv(&mut buffer).await {
+        let bytes = match first.take() {
+            Some(bytes) => bytes,
+            None => match sock.recv(&mut buffer).await {
                 Ok(0) => break,
-                Ok(n) => detector.feed(&buffer[..n], &mut out),
+                Ok(n) => &buffer[..n],
                 Err(_) => return AttachEnd::ClientGone,
-            }
+            },
         };
-        if stdin_open && !out.is_empty() {
-            // The container closed its stdin: input is thrown away from here on, output goes on.
-            match io.try_write_stdin(&out) {
-                Ok(n) if n == out.len() => {}
-                Ok(n) => match race(io.write_stdin(&out[n..]), hang_up(sock)).await {
-                    Either::Left(result) => stdin_open = result.is_ok(),
-                    Either::Right(()) => return AttachEnd::ClientGone,
-                },
-                Err(_) => stdin_open = false,
-            }
-        }
-        if detached {
-            return AttachEnd::Detached;
+        if let Some(end) = typed.feed(bytes, hang_up(sock)).await {
+            return end;
         }
     }
-    out.clear();
-    detector.flush(&mut out);
-    if stdin_open && !out.is_empty() && io.write_stdin(&out).await.is_err() {
-        tracing::debug!("the container closed its stdin before the last keys");
-    }
+    typed.finish().await;
     // As Docker: the end of a client's input that does not end the container's stdin ends the attachment.
     if !options.stdin || (options.stdin_once && !options.tty) {
         close_input();
@@ -179,21 +158,27 @@ async fn input(
     AttachEnd::ClientGone
 }
 
-/// Waits until the peer has closed both directions (on TCP: until it resets), not when it only ended its input. The
-/// runtime waits for "readable", which a half-closed socket always is; an epoll that asks for nothing is readable on
-/// hang-up and error only. Its wake-ups are not to be believed, though: one comes for a half-close too.
+/// Waits until the peer has closed both directions (on TCP: until it resets), not when it only ended its input.
 pub async fn hang_up(sock: &impl AsFd) {
+    wait_for(sock, PollFlags::empty()).await;
+}
+
+/// Waits until the peer has ended its input or closed both directions.
+pub async fn input_ended(sock: &impl AsFd) {
+    wait_for(sock, PollFlags::RDHUP).await;
+}
+
+/// Waits for one of the events or a hang-up. The runtime waits for "readable", which a half-closed socket always is; an epoll
+/// that asks for nothing is readable on hang-up and error only. Its wake-ups are not to be believed, though: one comes for
+/// a half-close too.
+async fn wait_for(sock: &impl AsFd, events: PollFlags) {
+    let asked = epoll::EventFlags::from_bits_retain(events.bits().into());
     let wait = async {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            sock,
-            epoll::EventData::new_u64(0),
-            epoll::EventFlags::empty(),
-        )?;
+        epoll::add(&epoll, sock, epoll::EventData::new_u64(0), asked)?;
         let epoll = AsyncFd::new(epoll)?;
         loop {
-            if is_hung_up(sock)? {
+            if has_happened(sock, events)? {
                 return io::Result::Ok(());
             }
             epoll.readable().await?;
@@ -204,10 +189,10 @@ pub async fn hang_up(sock: &impl AsFd) {
     }
 }
 
-fn is_hung_up(sock: &impl AsFd) -> io::Result<bool> {
-    let mut polled = [PollFd::new(sock, PollFlags::empty())];
+fn has_happened(sock: &impl AsFd, events: PollFlags) -> io::Result<bool> {
+    let mut polled = [PollFd::new(sock, events)];
     poll(&mut polled, Some(&Timespec::default()))?;
     Ok(polled[0]
         .revents()
-        .intersects(PollFlags::HUP | PollFlags::ERR))
+        .intersects(events | PollFlags::HUP | PollFlags::ERR))
 }

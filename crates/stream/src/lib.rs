@@ -18,6 +18,7 @@ mod signal;
 mod sink;
 mod subscription;
 mod sys;
+pub mod websocket;
 
 pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;

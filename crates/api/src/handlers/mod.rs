@@ -9,6 +9,7 @@ mod streams;
 mod system;
 mod usage;
 mod volumes;
+mod websocket;
 
 use crate::error::ApiError;
 use crate::operations::Operation::*;
@@ -59,6 +60,7 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerWait => streams::wait(call).await,
         ContainerLogs => streams::logs(call).await,
         ContainerAttach => streams::attach(call).await,
+        ContainerAttachWebsocket => websocket::attach(call).await,
         ContainerExec => exec::create(call).await,
         ExecStart => exec::start(call).await,
         ExecResize => exec::resize(call).await,

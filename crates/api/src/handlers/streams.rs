@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use gantry_engine::model::{AttachOptions, LogsOptions, WaitCondition};
-use gantry_rt::http::{Hijack, Outcome, ResponseBody};
+use gantry_rt::http::{Hijack, Outcome, ResponseBody, Upgrade};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::error::ApiError;
@@ -86,18 +86,7 @@ pub(super) async fn logs(call: Call) -> Reply {
 }
 
 pub(super) async fn attach(call: Call) -> Reply {
-    let options = AttachOptions {
-        stdin: call.query.flag("stdin"),
-        stdout: call.query.flag("stdout"),
-        stderr: call.query.flag("stderr"),
-        logs: call.query.flag("logs"),
-        stream: call.query.flag("stream"),
-        detach_keys: call
-            .query
-            .find("detachKeys")
-            .filter(|k| !k.is_empty())
-            .map(str::to_owned),
-    };
+    let options = attach_options(&call);
     let ticket = match call.ctx.engine.attach(&call.key, options).await {
         Ok(ticket) => ticket,
         // dockerd has taken the connection by then: the answer is plain text, and its end is the end of the connection.
@@ -109,20 +98,35 @@ pub(super) async fn attach(call: Call) -> Reply {
     })
 }
 
+/// What the query of an attach asks for.
+pub(super) fn attach_options(call: &Call) -> AttachOptions {
+    AttachOptions {
+        stdin: call.query.flag("stdin"),
+        stdout: call.query.flag("stdout"),
+        stderr: call.query.flag("stderr"),
+        logs: call.query.flag("logs"),
+        stream: call.query.flag("stream"),
+        detach_keys: call
+            .query
+            .find("detachKeys")
+            .filter(|k| !k.is_empty())
+            .map(str::to_owned),
+    }
+}
+
 /// The connection becomes a stream, in one of Docker's two forms: asked for by an upgrade, or not.
 pub(super) fn hijack(
     call: &Call,
     tty: bool,
     serve: impl FnOnce(OwnedFd, Bytes) + 'static,
 ) -> Reply {
-    let upgrade = call.header("upgrade").is_some();
-    let content_type = if upgrade { stream_type(call, tty) } else { RAW };
+    let upgrade = call.header("upgrade").map(|_| Upgrade::TCP);
+    let content_type = upgrade.map_or(RAW, |_| stream_type(call, tty));
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply::common_headers(&mut headers);
     Ok(Outcome::Hijack(Hijack {
         upgrade,
-        protocol: "tcp",
         headers,
         on_upgrade: Box::new(serve),
     }))

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, ShardId, mailbox, race};
+use gantry_stream::websocket::{self, Opcode};
 use gantry_stream::{ContainerIo, SubscribeOptions, Subscription, attach, keys};
 
 use super::{Container, Run, logs};
@@ -23,12 +24,28 @@ pub struct AttachTicket {
     tty: bool,
     options: AttachOptions,
     detach_keys: Vec<u8>,
+    wire: Wire,
+}
+
+/// What goes over the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    /// Multiplexed frames, or raw bytes of a terminal.
+    Docker,
+    /// Messages of a WebSocket.
+    WebSocket(Opcode),
 }
 
 impl AttachTicket {
     /// Whether the container has a terminal (raw stream) or not (multiplexed frames).
     pub fn tty(&self) -> bool {
         self.tty
+    }
+
+    /// As [`AttachTicket::serve`], after the handshake of a WebSocket: output goes out in messages of this opcode.
+    pub fn serve_websocket(mut self, socket: OwnedFd, over_read: Bytes, opcode: Opcode) {
+        self.wire = Wire::WebSocket(opcode);
+        self.serve(socket, over_read);
     }
 
     /// Serves the connection in the background, on the shard of the container. `over_read` is what
@@ -97,6 +114,7 @@ pub(crate) fn check(
         tty: container.fixed.config.tty,
         options,
         detach_keys,
+        wire: Wire::Docker,
     })
 }
 
@@ -127,7 +145,7 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
         .filter(|_| stream && wants_streams(&ticket.options))
         .map(|run| subscribe(&run, &ticket.options));
     let past = if ticket.options.logs {
-        log_reader(container, &ticket.options)
+        log_reader(container, &ticket)
     } else {
         None
     };
@@ -145,23 +163,34 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
             }
         };
         if let Some(reader) = past
-            && !send_log(&container, reader, &socket).await
+            && !send_log(&container, reader, &socket, ticket.wire).await
         {
             return;
         }
         let live = match (live, pending) {
             (Some(live), _) => Some(live),
-            (None, Some(mut pending)) => match race(pending.recv(), attach::hang_up(&socket)).await
-            {
-                Either::Left(live) => live,
-                Either::Right(()) => None,
-            },
+            (None, Some(mut pending)) => {
+                match race(pending.recv(), left(&socket, ticket.wire)).await {
+                    Either::Left(live) => live,
+                    Either::Right(()) => None,
+                }
+            }
             (None, None) => None,
         };
-        if let Some(live) = live {
-            serve(&container, ticket, live, socket, over_read).await;
+        match (live, ticket.wire) {
+            (Some(live), _) => serve(&container, ticket, live, socket, over_read).await,
+            (None, Wire::WebSocket(_)) => websocket::close(&socket).await,
+            (None, Wire::Docker) => {}
         }
     });
+}
+
+/// Waits until a client that is not served yet has left. One that only ended its input has, if it speaks WebSocket.
+async fn left(socket: &AsyncFd, wire: Wire) {
+    match wire {
+        Wire::Docker => attach::hang_up(socket).await,
+        Wire::WebSocket(_) => attach::input_ended(socket).await,
+    }
 }
 
 /// Whether there is anything to connect; without, an attach has ended when its log is sent.
@@ -236,9 +265,10 @@ async fn serve(
         tty,
         options,
         detach_keys,
+        wire,
         ..
     } = ticket;
-    let wire = attach::AttachOptions {
+    let wanted = attach::AttachOptions {
         stdin: options.stdin,
         stdout: options.stdout,
         stderr: options.stderr,
@@ -250,22 +280,33 @@ async fn serve(
     let io: Rc<ContainerIo> = run.io.clone();
     let (keeper, id) = (run.keeper.clone(), container.id.clone());
     let close_stdin = move || keeper.close_stdin_later(&id);
-    let end = attach::serve(subscription, socket, over_read, io, wire, close_stdin).await;
+    let end = match wire {
+        Wire::Docker => {
+            attach::serve(subscription, socket, over_read, io, wanted, close_stdin).await
+        }
+        Wire::WebSocket(opcode) => {
+            let client = websocket::Client {
+                socket,
+                over_read,
+                opcode,
+            };
+            websocket::serve(subscription, client, io, wanted, close_stdin).await
+        }
+    };
     if end == attach::AttachEnd::Detached {
         container.event("detach", &[]);
     }
 }
 
-fn log_reader(
-    container: &Rc<Container>,
-    options: &AttachOptions,
-) -> Option<gantry_logs::LogStream> {
+fn log_reader(container: &Rc<Container>, ticket: &AttachTicket) -> Option<gantry_logs::LogStream> {
+    let options = &ticket.options;
     let wanted = LogsOptions {
         stdout: options.stdout,
         stderr: options.stderr,
         ..LogsOptions::default()
     };
-    logs::snapshot(container, &wanted)
+    let raw = ticket.tty || ticket.wire != Wire::Docker;
+    logs::snapshot(container, &wanted, raw)
         .inspect_err(
             |e| tracing::warn!(id = %container.id, error = %e, "attach goes on without the log"),
         )
@@ -278,11 +319,16 @@ async fn send_log(
     container: &Rc<Container>,
     mut reader: gantry_logs::LogStream,
     socket: &AsyncFd,
+    wire: Wire,
 ) -> bool {
     while let Some(chunk) = reader.next().await {
         match chunk {
             Ok(chunk) => {
-                if let Err(e) = socket.send_all(&chunk).await {
+                let sent = match wire {
+                    Wire::Docker => socket.send_all(&chunk).await,
+                    Wire::WebSocket(opcode) => websocket::send(socket, opcode, chunk).await,
+                };
+                if let Err(e) = sent {
                     tracing::debug!(error = %e, "a client left while its log was sent");
                     return false;
                 }

@@ -151,7 +151,7 @@ struct OpenLog {
     is_closed: Cell<bool>,
 }
 
-fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, EngineError> {
+fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQuery, EngineError> {
     // The CLI turns dates and spans into numbers itself.
     let time = |text: &str| -> Result<Option<u64>, EngineError> {
         if text.is_empty() || text == "0" {
@@ -175,20 +175,21 @@ fn query(container: &Container, options: &LogsOptions) -> Result<LogQuery, Engin
         tail,
         follow: options.follow && container.status().is_alive(),
         details: options.details,
-        tty: container.fixed.config.tty,
+        tty: raw,
     })
 }
 
 fn reader(
     container: &Container,
     options: &LogsOptions,
+    raw: bool,
 ) -> Result<gantry_logs::LogStream, EngineError> {
     if container.fixed.host.log.driver == "none" {
         return Err(EngineError::NotImplemented(
             "configured logging driver does not support reading".to_owned(),
         ));
     }
-    let query = query(container, options)?;
+    let query = query(container, options, raw)?;
     let state = container.inner.borrow().last_log.clone();
     let path = path(container);
     let opened = match state {
@@ -211,7 +212,7 @@ pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u
             "more than {MAX_OPEN_LOGS} clients read logs"
         )));
     }
-    let reader = reader(container, options)?;
+    let reader = reader(container, options, container.fixed.config.tty)?;
     let number = logs.next.get();
     logs.next.set(number + 1);
     let open = OpenLog {
@@ -223,12 +224,13 @@ pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u
     Ok(number)
 }
 
-/// A reader of the log as it is now, for an attach with `logs`.
+/// A reader of the log as it is now, for an attach with `logs`; `raw` without frames.
 pub(crate) fn snapshot(
     container: &Container,
     options: &LogsOptions,
+    raw: bool,
 ) -> Result<gantry_logs::LogStream, EngineError> {
-    reader(container, options)
+    reader(container, options, raw)
 }
 
 async fn pull(shard: Rc<ShardEngine>, number: u64) -> Option<Result<Bytes, EngineError>> {

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::io::{Io, Phase, Shared};
 use super::{
     Body, Hijack, MAX_HEAD_BYTES, OnUpgrade, Outcome, Response, ResponseBody, Service, Timeouts,
-    refuse,
+    Upgrade, refuse,
 };
 use crate::fd::AsyncFd;
 use crate::{Either, race, shard, sleep, timeout};
@@ -300,12 +300,13 @@ async fn drain(mut body: Body) -> io::Result<()> {
 
 fn hijack_head(hijack: &Hijack) -> Vec<u8> {
     let mut head = Vec::with_capacity(256);
-    if hijack.upgrade {
-        head.extend_from_slice(b"HTTP/1.1 101 UPGRADED\r\n");
-        put_header(&mut head, b"Connection", b"Upgrade");
-        put_header(&mut head, b"Upgrade", hijack.protocol.as_bytes());
-    } else {
-        head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    match hijack.upgrade {
+        Some(Upgrade { reason, protocol }) => {
+            head.extend_from_slice(format!("HTTP/1.1 101 {reason}\r\n").as_bytes());
+            put_header(&mut head, b"Connection", b"Upgrade");
+            put_header(&mut head, b"Upgrade", protocol.as_bytes());
+        }
+        None => head.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
     }
     for (name, value) in &hijack.headers {
         put_header(
@@ -324,16 +325,18 @@ fn put_header(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-/// `content-type` to `Content-Type`, as Go writes names and hyper does for us elsewhere.
+/// `content-type` to `Content-Type`, as Go writes names and hyper does for us elsewhere; `WebSocket` as RFC 6455 has it.
 fn title_case(name: &str) -> String {
     let mut start = true;
-    name.chars()
+    let name: String = name
+        .chars()
         .map(|c| {
             let cased = if start { c.to_ascii_uppercase() } else { c };
             start = c == '-';
             cased
         })
-        .collect()
+        .collect();
+    name.replace("Websocket", "WebSocket")
 }
 
 fn track(
