@@ -26,6 +26,7 @@ from test_run import (test_both_streams_at_once_in_bulk, test_exit_code, test_hi
 from test_survive import (LINES, proc_gone, test_kill9_at_full_rate_loses_and_doubles_nothing,  # noqa: F401
                           test_sigterm_leaves_containers_and_a_restart_adopts_them,
                           test_what_ends_while_the_daemon_is_down)
+from test_userns import GID, UID, Remapped, started
 from test_tty import Terminal, test_initial_size_is_set_at_start, test_resize, test_typing_and_exit_code  # noqa: F401
 
 pytestmark = pytest.mark.gantry
@@ -321,3 +322,39 @@ def test_a_runtime_that_hangs_hangs_alone(workdir, image_tar):
         assert eng.inspect("hung")["State"]["Status"] == "created"
         assert eng.inspect(live)["State"]["Running"]
         assert not os.listdir(eng.exec_root / "oci")
+
+
+def test_in_a_user_namespace(workdir, image_tar, runtime):
+    """With `--userns-remap`: files, terminal, exec and a joined container are the remapped root's."""
+    for path in [workdir, *workdir.parents]:
+        path.chmod(path.stat().st_mode | 0o111)  # the container's root is nobody outside
+
+    def kind(root):
+        root.chmod(0o711)
+        return Remapped(root, ["--add-runtime", f"{runtime}={program(runtime)}", "--default-runtime", runtime])
+    eng = started(kind, workdir, image_tar)
+    try:
+        out = eng.ok("run", "--rm", "--network", "none", "-v", "vol:/v", "--tmpfs", "/t", "busybox", "sh", "-c",
+                     "cat /proc/self/uid_map /proc/self/gid_map; touch /x /v/y /t/z && stat -c %u:%g /x /v/y /t/z /etc/hosts")
+        maps = [line.split() for line in out.splitlines()[:2]]
+        assert maps == [["0", str(UID), "65536"], ["0", str(GID), "65536"]]
+        assert out.splitlines()[2:] == ["0:0"] * 4
+        assert eng.ok("run", "--rm", "-t", "--network", "none", "-u", "1000", "busybox", "sh", "-c",
+                      "stat -c %u $(tty)").strip() == "1000"
+        eng.ok("run", "-d", "--name", "donor", "--network", "none", "busybox", "sleep", "1000")
+        assert os.stat(f"/proc/{eng.inspect('donor')['State']['Pid']}").st_uid == UID
+        assert eng.ok("exec", "donor", "cat", "/proc/self/uid_map").split() == maps[0]
+        joined = eng.ok("run", "--rm", "--network", "container:donor", "--pid", "container:donor", "busybox", "ps")
+        assert "sleep 1000" in joined
+        assert eng.ok("run", "--rm", "--userns", "host", "--network", "none", "busybox", "cat",
+                      "/proc/self/uid_map").split()[:2] == ["0", "0"]
+        status, doc = eng.json("POST", "/containers/create", {"Image": "busybox", "User": "100000", "Cmd": ["true"],
+                                                              "HostConfig": {"NetworkMode": "none"}})
+        assert status == 201
+        status, error = eng.json("POST", f"/containers/{doc['Id']}/start")
+        assert status == 500 and "cannot setuid to unmapped uid 100000 in user namespace" in error["message"]
+    finally:
+        eng.remove_all()
+        eng.ok("volume", "prune", "-af")
+        eng.stop()
+    leaks.assert_nothing_left(eng)

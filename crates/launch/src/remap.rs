@@ -109,6 +109,11 @@ impl Remap {
         Ok(())
     }
 
+    /// Ranges of users and of groups.
+    pub(crate) fn ranges(&self) -> (&[IdRange], &[IdRange]) {
+        (&self.uids, &self.gids)
+    }
+
     pub(crate) fn uid_map(&self) -> Vec<u8> {
         map_text(&self.uids)
     }

@@ -163,11 +163,6 @@ pub(super) fn namespaces(host: &HostConfig) -> Result<(), ApiError> {
             host.isolation
         )));
     }
-    if !host.cgroup.is_empty() {
-        return Err(ApiError::not_implemented(
-            "Cgroup: this is not implemented yet",
-        ));
-    }
     Ok(())
 }
 

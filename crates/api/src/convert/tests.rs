@@ -121,13 +121,14 @@ fn joined_containers_are_named_by_id() {
 
 #[test]
 fn defaults_are_filled_in() {
-    let spec = spec(r#"{"Image":"b","Cmd":"ls","HostConfig":{"Memory":10000000,"Dns":[],"MemorySwappiness":-1,"PidsLimit":0}}"#).unwrap();
+    let spec = spec(r#"{"Image":"b","Cmd":"ls","HostConfig":{"Memory":10000000,"Dns":[],"MemorySwappiness":-1,"PidsLimit":0,"Cgroup":"any"}}"#).unwrap();
     let kept: Kept = serde_json::from_str(&spec.wire).unwrap();
     let host = kept.host_config;
     assert_eq!(host.network_mode, "bridge");
     assert_eq!(host.memory_swap, 20_000_000);
     assert_eq!(host.memory_swappiness, None);
     assert_eq!(host.pids_limit, None);
+    assert_eq!(host.cgroup, "any");
     assert_eq!(host.dns, Some(vec![]));
     assert_eq!(host.dns_search, None);
     assert_eq!(host.shm_size, DEFAULT_SHM_BYTES);

@@ -41,12 +41,6 @@ pub(crate) fn prepare(
     let Some(bundle) = bundle else {
         return Ok(gantry_launch::prepare(spec)?);
     };
-    if spec.user.is_some() {
-        return Err(EngineError::NotImplemented(format!(
-            "user namespaces of containers of an external runtime ({}) are not implemented",
-            bundle.runtime().name
-        )));
-    }
     let seccomp = if fixed.host.privileged {
         None
     } else {

@@ -1,9 +1,10 @@
 //! What lies under exec-root of a container of an external runtime: its bundle, and a note of which runtime it is, so
 //! that a later daemon drives it by the same one whatever its configuration says then.
 
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -167,13 +168,30 @@ impl Bundle {
         &self.state_root
     }
 
-    /// Makes the directory anew, with the note first: from here on whatever is there can be put away.
-    pub(crate) fn make(&self) -> Result<(), LaunchError> {
+    /// Makes the directory anew, with the note first: from here on whatever is there can be put away. In a user
+    /// namespace, the runtime's process must come through it as a member of this group of the host.
+    pub(crate) fn make(&self, passers: Option<u32>) -> Result<(), LaunchError> {
         self.remove().map_err(failed(&self.dir))?;
         make_dir(&self.state_root)?;
         make_dir(&self.dir.join(EXECS))?;
+        if let Some(gid) = passers {
+            self.let_through(gid).map_err(failed(&self.dir))?;
+        }
         let note = serde_json::to_vec(&self.runtime).map_err(io::Error::from);
         self.write(NOTE, &note.map_err(failed(&self.dir))?)
+    }
+
+    fn let_through(&self, gid: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(&self.dir, None, Some(gid))?;
+        std::fs::set_permissions(&self.dir, Permissions::from_mode(0o710))?;
+        // Nothing can be listed in those above.
+        for dir in self.dir.ancestors().skip(1).take(2) {
+            let mode = std::fs::metadata(dir)?.permissions().mode() & 0o7777;
+            if mode & 0o001 == 0 {
+                std::fs::set_permissions(dir, Permissions::from_mode(mode | 0o111))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), LaunchError> {
@@ -208,7 +226,11 @@ impl Bundle {
 }
 
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), LaunchError> {
-    let written = std::fs::File::create(path).and_then(|mut file| file.write_all(bytes));
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes));
     written.map_err(failed(path))
 }
 
@@ -253,7 +275,7 @@ mod tests {
         assert_eq!(Bundle::open(root.path(), "c").expect("open"), None);
         assert_eq!(Bundle::ids(root.path()).expect("list"), [""; 0]);
         let bundle = Bundle::new(root.path(), "c", runtime("/bin/r"));
-        bundle.make().expect("make");
+        bundle.make(None).expect("make");
         assert_eq!(
             Bundle::open(root.path(), "c").expect("open"),
             Some(bundle.clone())
@@ -268,7 +290,7 @@ mod tests {
     fn a_damaged_note_is_an_error() {
         let root = tempfile::tempdir().expect("directory");
         let bundle = Bundle::new(root.path(), "c", runtime("/bin/r"));
-        bundle.make().expect("make");
+        bundle.make(None).expect("make");
         bundle.write(NOTE, b"{").expect("write");
         assert!(Bundle::open(root.path(), "c").is_err());
     }

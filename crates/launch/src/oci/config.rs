@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use super::resources::{devices, resources};
 use super::spec::{
-    Capabilities, Config, ConsoleSize, Linux, Mount, Namespace, Process, ProcessLimit, Root, User,
-    VERSION,
+    Capabilities, Config, ConsoleSize, IdMapping, Linux, Mount, Namespace, Process, ProcessLimit,
+    Root, User, VERSION,
 };
 use super::{ROOTFS, mounts};
 use crate::error::LaunchError;
+use crate::remap::IdRange;
 use crate::spec::{LaunchSpec, NamespaceMode, Propagation};
 
 /// Capabilities there can be.
@@ -155,6 +156,7 @@ pub(crate) fn config(
             .entry("kernel.domainname".to_owned())
             .or_insert_with(|| spec.domainname.clone());
     }
+    let remap = spec.user.as_ref().map(|user| &user.remap);
     Ok(Config {
         oci_version: VERSION,
         process,
@@ -171,6 +173,8 @@ pub(crate) fn config(
         annotations: spec.annotations.clone(),
         linux: Linux {
             namespaces: namespaces(spec, kept)?,
+            uid_mappings: mappings(remap.map(|remap| remap.ranges().0)),
+            gid_mappings: mappings(remap.map(|remap| remap.ranges().1)),
             devices,
             cgroups_path: cgroups_path.to_owned(),
             resources: resources(&spec.cgroup.limits),
@@ -213,10 +217,23 @@ fn namespaces(spec: &LaunchSpec, kept: &mut Vec<OwnedFd>) -> Result<Vec<Namespac
         };
         all.push(Namespace { kind, path });
     }
+    if let Some(user) = &spec.user {
+        let path = user.join.as_ref().map(|fd| path_of(fd, kept)).transpose()?;
+        all.push(Namespace { kind: "user", path });
+    }
     let others = [("uts", !spec.host_uts), ("cgroup", spec.cgroup_namespace)];
     let new = others.into_iter().filter(|(_, new)| *new);
     all.extend(new.map(|(kind, _)| Namespace { kind, path: None }));
     Ok(all)
+}
+
+fn mappings(ranges: Option<&[IdRange]>) -> Vec<IdMapping> {
+    let mapping = |range: &IdRange| IdMapping {
+        inside: range.inside,
+        outside: range.outside,
+        size: range.count,
+    };
+    ranges.unwrap_or_default().iter().map(mapping).collect()
 }
 
 /// A path to what this process holds open, for another one.

@@ -137,7 +137,8 @@ pub(crate) fn client(
     let failed = |e: std::io::Error| LaunchError::prepare("make", "a scratch /dev", e);
     // Mount points below /dev are the runtime's, which makes it: nothing is left of them in the container's layer.
     let scratch = dev::new_fs("tmpfs", "tmpfs", &[], MountAttrFlags::empty()).map_err(failed)?;
-    let mut mounts = Mounts::new(root, None, fds)?;
+    let remap = spec.user.as_ref().map(|user| &*user.remap);
+    let mut mounts = Mounts::new(root, remap, fds)?;
     match own(spec, DEV) {
         Some(dev) => mounts.mount(dev)?,
         None => mounts.remember(DEV, &scratch)?,

@@ -85,7 +85,10 @@ pub fn prepare(
             value: String::new(),
         });
     }
-    bundle.make()?;
+    let remap = spec.user.as_ref().map(|user| &*user.remap);
+    let checked = remap.map(|remap| remap.check(spec.uid, spec.gid, &spec.groups));
+    checked.transpose().map_err(LaunchError::Unmapped)?;
+    bundle.make(remap.map(|remap| remap.root().1))?;
     let dir = bundle.dir();
     let mut fds = FdTable::default();
     let group = cgroup::prepare(&spec.cgroup, &spec.id, spec.cgroup_namespace, &mut fds)?;

@@ -104,6 +104,10 @@ pub(crate) struct ProcessLimit {
 pub(crate) struct Linux {
     pub(crate) namespaces: Vec<Namespace>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) uid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) devices: Vec<Device>,
     pub(crate) cgroups_path: String,
     pub(crate) resources: Resources,
@@ -117,6 +121,15 @@ pub(crate) struct Linux {
     pub(crate) masked_paths: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) readonly_paths: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct IdMapping {
+    #[serde(rename = "containerID")]
+    pub(crate) inside: u32,
+    #[serde(rename = "hostID")]
+    pub(crate) outside: u32,
+    pub(crate) size: u32,
 }
 
 #[derive(Debug, Serialize)]
