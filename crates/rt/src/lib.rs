@@ -16,6 +16,7 @@ use std::pin::Pin;
 pub mod bridge;
 pub mod closer;
 pub mod fd;
+pub mod guest;
 pub mod http;
 pub mod mailbox;
 pub mod net;
