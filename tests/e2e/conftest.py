@@ -65,6 +65,9 @@ def session_engine(workdir, image_tar):
     eng.ok("load", "-i", str(image_tar))
     for _ in range(2):
         eng.ok("run", "--rm", "busybox", "true")
+    if not host:
+        # Starts the thread that talks to services; it stays.
+        eng.ok("run", "--rm", "--log-driver=fluentd", "--log-opt=fluentd-async=true", "busybox", "true")
     yield eng
     eng.remove_all()
     eng.stop()

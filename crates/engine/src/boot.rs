@@ -16,7 +16,7 @@ use gantry_store::{Store, Table};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::EngineConfig;
-use crate::container::{Container, exit, external, files, hooks, remove, start};
+use crate::container::{Container, exit, external, files, hooks, remove, ship, start};
 use crate::journal::{self, JournalEntry, StateJournal};
 use crate::keeper::KeeperLink;
 use crate::launch_spec::cgroup_parent;
@@ -421,6 +421,8 @@ fn continue_lives(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
             && backoff::starts_at_boot(policy, exit_code, attempts, manually)
         {
             start::start_later(container);
+        } else if !status.is_alive() {
+            ship::resume_later(container);
         }
     }
     tracing::debug!(

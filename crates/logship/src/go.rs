@@ -18,11 +18,7 @@ enum Numeric {
     TooLarge,
 }
 
-fn digits(text: &str, signed: bool) -> bool {
-    let text = match signed {
-        true => text.strip_prefix(['-', '+']).unwrap_or(text),
-        false => text,
-    };
+fn digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -35,18 +31,9 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `strconv.Atoi` and `ParseInt`, by name.
-pub(crate) fn parse_int(function: &str, text: &str) -> Result<i64, String> {
-    if !digits(text, true) {
-        return Err(syntax(function, text, Numeric::Wrong));
-    }
-    let number = text.parse();
-    number.map_err(|_| syntax(function, text, Numeric::TooLarge))
-}
-
 /// `strconv.ParseUint` up to `max`.
 pub(crate) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
-    if !digits(text, false) {
+    if !digits(text) {
         return Err(syntax("ParseUint", text, Numeric::Wrong));
     }
     let number = text.parse().ok().filter(|n| *n <= max);
@@ -55,60 +42,29 @@ pub(crate) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
 
 /// `time.ParseDuration`, in nanoseconds.
 pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
-    let bad = || format!("time: invalid duration {}", quoted(text));
-    let (negative, rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let nanos = if rest == "0" { 0.0 } else { sum(rest, text)? };
-    if !(0.0..9.2e18).contains(&nanos) {
-        return Err(bad());
-    }
-    let nanos = nanos as i64;
-    Ok(if negative { -nanos } else { nanos })
+    gantry_logs::time::parse_go_duration(text)
+        .and_then(|nanos| i64::try_from(nanos).ok())
+        .ok_or_else(|| bad_duration(text))
 }
 
-fn sum(mut rest: &str, text: &str) -> Result<f64, String> {
-    let bad = || format!("time: invalid duration {}", quoted(text));
-    if rest.is_empty() {
-        return Err(bad());
+fn bad_duration(text: &str) -> String {
+    let whole = quoted(text);
+    let number = |c: char| c.is_ascii_digit() || c == '.';
+    let unit = text
+        .trim_start_matches(['-', '+'])
+        .trim_start_matches(number)
+        .split(number)
+        .next()
+        .unwrap_or_default();
+    if !text.starts_with(|c| number(c) || c == '-' || c == '+') {
+        format!("time: invalid duration {whole}")
+    } else if unit.is_empty() && text.ends_with(number) {
+        format!("time: missing unit in duration {whole}")
+    } else if !["ns", "us", "µs", "ms", "s", "m", "h", ""].contains(&unit) {
+        format!("time: unknown unit {} in duration {whole}", quoted(unit))
+    } else {
+        format!("time: invalid duration {whole}")
     }
-    let mut nanos = 0.0;
-    while !rest.is_empty() {
-        let number_len = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at(number_len);
-        let unit_len = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_len);
-        let number: f64 = number.parse().map_err(|_| bad())?;
-        let scale = match unit {
-            "" => {
-                return Err(format!(
-                    "time: missing unit in duration {}",
-                    quoted(text)
-                ));
-            }
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => {
-                return Err(format!(
-                    "time: unknown unit {} in duration {}",
-                    quoted(unit),
-                    quoted(text)
-                ));
-            }
-        };
-        nanos += number * scale;
-        rest = after;
-    }
-    Ok(nanos)
 }
 
 /// Go's text of a span.
@@ -116,7 +72,11 @@ pub(crate) fn duration_text(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let n = nanos.unsigned_abs();
     let fraction = |value: u64, unit: u64, name: &str| {
-        let text = format!("{}.{:09}", value / unit, value % unit * (1_000_000_000 / unit));
+        let text = format!(
+            "{}.{:09}",
+            value / unit,
+            value % unit * (1_000_000_000 / unit)
+        );
         let text = text.trim_end_matches('0').trim_end_matches('.');
         format!("{text}{name}")
     };
@@ -238,7 +198,9 @@ fn check_host(host: &str) -> Result<(), String> {
 pub(crate) fn split_host_port(text: &str) -> Result<(&str, &str), String> {
     let err = |why: &str| format!("address {text}: {why}");
     if let Some(inner) = text.strip_prefix('[') {
-        let (host, after) = inner.split_once(']').ok_or_else(|| err("missing ']' in address"))?;
+        let (host, after) = inner
+            .split_once(']')
+            .ok_or_else(|| err("missing ']' in address"))?;
         return match after.strip_prefix(':') {
             Some(port) => Ok((host, port)),
             None => Err(err("missing port in address")),
@@ -285,9 +247,6 @@ mod tests {
         assert_eq!(parse_uint("99999", 65535), Err(bad.to_owned()));
         let bad = "strconv.ParseUint: parsing \"-1\": invalid syntax";
         assert_eq!(parse_uint("-1", 9), Err(bad.to_owned()));
-        assert_eq!(parse_int("Atoi", "-7"), Ok(-7));
-        let bad = "strconv.Atoi: parsing \"\": invalid syntax";
-        assert_eq!(parse_int("Atoi", ""), Err(bad.to_owned()));
     }
 
     #[test]
@@ -298,7 +257,10 @@ mod tests {
         assert_eq!(url.user.as_deref(), Some("u:p"));
         assert_eq!((&*url.path, &*url.query, &*url.fragment), ("/x", "q", "f"));
         let bad = |t| Url::parse(t).unwrap_err();
-        assert_eq!(bad("tcp://[::1"), "parse \"tcp://[::1\": missing ']' in host");
+        assert_eq!(
+            bad("tcp://[::1"),
+            "parse \"tcp://[::1\": missing ']' in host"
+        );
         assert_eq!(
             bad("tcp://a:b:c"),
             "parse \"tcp://a:b:c\": invalid port \":c\" after host"
@@ -314,7 +276,7 @@ mod tests {
         fn nothing_panics(text in "\\PC{0,40}") {
             let _ = Url::parse(&text).map(|u| (u.hostname().to_owned(), u.port().to_owned()));
             let _ = parse_duration(&text).map(duration_text);
-            let _ = (parse_int("Atoi", &text), parse_uint(&text, 9), parse_bool(&text));
+            let _ = (parse_uint(&text, 9), parse_bool(&text));
         }
     }
 }

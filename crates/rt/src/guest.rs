@@ -16,6 +16,9 @@ pub const GUEST_QUEUE: usize = 4096;
 /// Threads for what the lane's runtime can only do by blocking: looking up names.
 pub const GUEST_BLOCKING_THREADS: usize = 4;
 
+/// How long such a thread waits for more to do.
+const BLOCKING_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Why a task was not started, or has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestGone {
@@ -62,6 +65,7 @@ fn lane_main(mut queue: Receiver<Named>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(GUEST_BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

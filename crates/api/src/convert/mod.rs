@@ -31,9 +31,7 @@ use crate::wire::create::{
 pub const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 
 /// Log drivers of Docker that are not built.
-const OTHER_LOG_DRIVERS: &[&str] = &[
-    "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs",
-];
+const OTHER_LOG_DRIVERS: &[&str] = &["awslogs", "splunk", "etwlogs", "gcplogs"];
 
 /// What a request is checked against.
 #[derive(Debug, Clone, Copy, Default)]
@@ -303,10 +301,11 @@ fn check_log_mode(options: &std::collections::BTreeMap<String, String>) -> Resul
 
 fn check_log_driver(driver: &str) -> Result<(), ApiError> {
     match driver {
-        "" | "json-file" | "local" | "none" => Ok(()),
+        "" => Ok(()),
         other if OTHER_LOG_DRIVERS.contains(&other) => Err(ApiError::not_implemented(format!(
             "the log driver {other} is not implemented yet"
         ))),
+        known if gantry_logs::LogDriver::named(known).is_some() => Ok(()),
         other => Err(ApiError::invalid(format!(
             "error looking up logging plugin {other}: plugin {} not found",
             crate::query::quoted(other)

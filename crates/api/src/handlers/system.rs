@@ -106,8 +106,21 @@ pub(super) fn debug(ctx: &Context) -> Reply {
             })
         })
         .collect();
+    let sent = gantry_logship::counters();
+    let sent = serde_json::json!({
+        "senders": sent.senders,
+        "delivered_records": sent.delivered_records,
+        "dropped_records": sent.dropped_records,
+        "lost_segments": sent.lost_segments,
+        "torn_records": sent.torn_records,
+        "abandoned_logs": sent.abandoned_logs,
+        "failures": sent.failures,
+    });
     let ways: BTreeMap<_, _> = ctx.daemon.ways.iter().copied().collect();
-    reply::ok(
-        &serde_json::json!({ "shards": shards, "open_fds": system::open_fds(), "kernel_ways": ways }),
-    )
+    reply::ok(&serde_json::json!({
+        "shards": shards,
+        "open_fds": system::open_fds(),
+        "kernel_ways": ways,
+        "log_senders": sent,
+    }))
 }

@@ -193,6 +193,16 @@ fn shown_runtimes(runtimes: &Runtimes) -> Value {
     Value::Object(std::iter::once(built_in).chain(external).collect())
 }
 
+/// As Docker lists them: without `none`.
+const LOG_DRIVERS: &[&str] = &[
+    "fluentd",
+    "gelf",
+    "journald",
+    "json-file",
+    "local",
+    "syslog",
+];
+
 fn features(daemon: &DaemonInfo, runtimes: &Runtimes) -> Value {
     let has = |name: &str| daemon.has_controller(name);
     json!({
@@ -210,7 +220,7 @@ fn features(daemon: &DaemonInfo, runtimes: &Runtimes) -> Value {
         "LoggingDriver": "json-file",
         "Plugins": {
             "Authorization": null,
-            "Log": ["json-file", "local"],
+            "Log": LOG_DRIVERS,
             "Network": ["bridge", "host", "null"],
             "Volume": [],
         },

@@ -10,7 +10,7 @@ use gantry_launch::AdoptedContainer;
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::remove_groups;
-use crate::container::{Container, Run, exit, external, files, logs};
+use crate::container::{Container, Run, exit, external, files, logs, ship};
 use crate::keeper::{ExitReport, Held, KeeperLink};
 use crate::launch_spec::{cgroup_parent, log_is_nonblocking};
 use crate::model::*;
@@ -75,6 +75,7 @@ pub(super) async fn adopt(
         }
     }
     let sink = logs::open_sink(container)?;
+    let sender = ship::resumed(container).await;
     let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
     let config = IoConfig {
         tty: container.fixed.config.tty,
@@ -102,6 +103,7 @@ pub(super) async fn adopt(
         stderr: hand_over.stderr,
         tty_master: hand_over.tty_master,
     };
+    ship::begin(container, sender, handle.as_ref());
     io.start(fds).map_err(io_error)?;
     {
         let mut inner = container.inner.borrow_mut();

@@ -17,7 +17,7 @@ use gantry_rt::{Either, ShardId, mailbox, race};
 use gantry_stream::LogSink;
 use rustc_hash::FxHashMap;
 
-use super::Container;
+use super::{Container, ship};
 use crate::EngineError;
 use crate::model::{ContainerConfig, LogConfig, LogsOptions};
 use crate::shard::{ShardEngine, call_error};
@@ -47,7 +47,8 @@ pub(crate) fn check_config(
             };
             attributes(&info).map(drop)
         }
-        LogDriver::Remote(_) => Err(no_driver(&log.driver)),
+        LogDriver::Remote(remote) => gantry_logship::check(remote, &log.options)
+            .map_err(|e| EngineError::InvalidParameter(e.to_string())),
     }
 }
 
@@ -68,6 +69,14 @@ fn pairs(log: &LogConfig) -> impl Iterator<Item = (&str, &str)> {
 fn parse_options(log: &LogConfig) -> Result<JsonFileOptions, EngineError> {
     let parsed = match driver(log)? {
         LogDriver::Local => JsonFileOptions::parse_local(pairs(log)),
+        LogDriver::Remote(_) => {
+            let cache = gantry_logship::cache_options(&log.options);
+            let cache = cache.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            let parsed = JsonFileOptions::parse_local(cache);
+            return parsed.map_err(|e| {
+                ship::failed(&format!("error initializing local log cache driver: {e}"))
+            });
+        }
         _ => JsonFileOptions::parse(pairs(log)),
     };
     parsed.map_err(bad_option)
@@ -112,7 +121,7 @@ fn attributes(info: &LogInfo) -> Result<BTreeMap<String, String>, EngineError> {
 /// The log file of a container with a driver that writes one.
 fn path(container: &Container) -> PathBuf {
     match LogDriver::named(&container.fixed.host.log.driver) {
-        Some(LogDriver::Local) => container.fixed.local_log_path(),
+        Some(LogDriver::Local | LogDriver::Remote(_)) => container.fixed.local_log_path(),
         _ => container.fixed.log_path(&container.id),
     }
 }
@@ -125,10 +134,12 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
         return Ok(None);
     }
     let mut options = parse_options(log)?;
-    options.attrs = attributes(&info(container))?;
+    if !matches!(driver, LogDriver::Remote(_)) {
+        options.attrs = attributes(&info(container))?;
+    }
     let path = path(container);
     let io_error = |e| EngineError::io(format!("open log {}", path.display()), e);
-    if driver == LogDriver::Local {
+    if matches!(driver, LogDriver::Local | LogDriver::Remote(_)) {
         let dir = path.parent().unwrap_or(&path);
         std::fs::create_dir_all(dir).map_err(io_error)?;
     }
@@ -184,7 +195,13 @@ fn reader(
     options: &LogsOptions,
     raw: bool,
 ) -> Result<gantry_logs::LogStream, EngineError> {
-    if container.fixed.host.log.driver == "none" {
+    let log = &container.fixed.host.log;
+    let kept = driver(log).is_ok_and(|d| match d {
+        LogDriver::None => false,
+        LogDriver::Remote(_) => !gantry_logship::reading_disabled(&log.options),
+        LogDriver::JsonFile | LogDriver::Local => true,
+    });
+    if !kept {
         return Err(EngineError::NotImplemented(
             "configured logging driver does not support reading".to_owned(),
         ));

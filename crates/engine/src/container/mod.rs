@@ -12,6 +12,7 @@ pub(crate) mod logs;
 pub(crate) mod remember;
 pub(crate) mod remove;
 pub(crate) mod rename;
+pub(crate) mod ship;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod top;
@@ -91,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) restart_count: u32,
     pub(crate) run: Option<Rc<Run>>,
     pub(crate) last_log: Option<logs::LogHandle>,
+    /// What sends the log to a service.
+    pub(crate) shipper: Option<Rc<gantry_logship::Shipper>>,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) backoff: Backoff,
     pub(crate) attached: usize,
@@ -162,6 +165,7 @@ impl Container {
                 restart_count: record.restart_count,
                 run: None,
                 last_log: None,
+                shipper: None,
                 waiters: Vec::new(),
                 backoff: Backoff::default(),
                 attached: 0,

@@ -7,7 +7,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
 use super::rename::name_key;
-use super::{Container, files, kill, wait};
+use super::{Container, files, kill, ship, wait};
 use crate::model::{RemoveOptions, Status};
 use crate::{EngineError, exec, signals, storage_quota, volumes};
 
@@ -140,6 +140,7 @@ pub(crate) fn finish_later(container: &Rc<Container>) {
             return;
         };
         let _guard = container.ops.lock().await;
+        ship::resume(&container).await;
         if let Err(e) = take_apart(&container, true, container.fixed.host.auto_remove).await {
             tracing::error!(id = %container.id, error = %e, "a removal of an earlier daemon can't be finished");
         }
@@ -170,6 +171,7 @@ async fn take_apart(
     }
     fault::reach(Point::RemoveCommitted);
     container.gone.set(true);
+    ship::leave(container);
     let shard = &container.shard;
     shard.containers.borrow_mut().remove(&container.id);
     shard.shared.index.withdraw(shard.id, &container.id);

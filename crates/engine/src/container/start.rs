@@ -9,7 +9,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_launch::{Bundle, KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, external, hooks, logs, remember, remove};
+use super::{Container, Run, exit, external, hooks, logs, remember, remove, ship};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
@@ -88,6 +88,8 @@ pub(crate) async fn start_locked(
         }
         Err(e) => {
             failed(container, &e).await;
+            // What an earlier run left is still to be sent.
+            ship::resume_later(container);
             Err(e)
         }
     }
@@ -116,6 +118,7 @@ async fn launch_with(
     let prepared = launch_spec::stage(container, bundle.clone()).await?;
     fault::reach(Point::StartStaged);
     // Opened before the launch: what can fail, fails while there is no process.
+    let sender = ship::prepare(container).await?;
     let sink = logs::open_sink(container)?;
     let started_unix_ns = clock::unix_ns();
     let (launched, launcher) = keeper.launch(prepared).await?;
@@ -125,6 +128,7 @@ async fn launch_with(
         start_time_ticks: launched.start_time_ticks,
     };
     let keepers = (&keeper, &launcher);
+    let log = sink.as_ref().map(|(_, handle)| handle.clone());
     if let Err(e) = take_over(container, keepers, launched, bundle, sink, started_unix_ns) {
         // It runs, but nobody could know: it must not go on.
         if let Err(left) = keeper.signal(&container.id, process, signals::KILL).await {
@@ -133,6 +137,7 @@ async fn launch_with(
         keeper.forget_later(container.id.to_string());
         return Err(e);
     }
+    ship::begin(container, sender, log.as_ref());
     Ok(())
 }
 
