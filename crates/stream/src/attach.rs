@@ -15,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::Shutdown;
 
 use crate::io::ContainerIo;
-use crate::subscription::{Flushed, Subscription};
+use crate::queue::Flushed;
+use crate::subscription::Subscription;
 use crate::sys::untaken;
 
 pub(crate) use typed::Typed;

@@ -1,5 +1,6 @@
 //! The streams of one container.
 
+mod bulk;
 mod output;
 mod replay;
 mod stdin;
@@ -7,16 +8,18 @@ mod stdin;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{Cqe, JournalMap, SlotState, Stream, UserData};
 use gantry_rt::fd::AsyncFd;
 
+use self::bulk::{Mode, Pace};
 use crate::pump::Pump;
+use crate::queue::Queue;
 use crate::signal::Signal;
 use crate::sink::LogSink;
-use crate::subscription::{Queue, SubscribeOptions, Subscription};
+use crate::subscription::{SubscribeOptions, Subscription};
 use crate::unix_time_ns;
 
 /// How often a log that cannot be written is reported.
@@ -49,10 +52,13 @@ struct Reading {
     armed: bool,
     cancelling: bool,
     ended: bool,
+    mode: Mode,
+    pace: Pace,
 }
 
 /// The streams of one container: reads by the pump, its log, its clients, its stdin.
 pub struct ContainerIo {
+    me: Weak<ContainerIo>,
     pump: Rc<Pump>,
     journal: Rc<JournalMap>,
     slot: u32,
@@ -73,6 +79,8 @@ pub struct ContainerIo {
     closed: Cell<bool>,
     done_signal: Signal,
     stdin_signal: Signal,
+    /// A client came, went, or took what was moved to it; a stream was given up.
+    clients_signal: Rc<Signal>,
     /// Batches in a row that could not be logged, and when that was last said.
     failing: Cell<(u64, Option<Instant>)>,
 }
@@ -116,9 +124,11 @@ impl ContainerIo {
         config: IoConfig,
         state: &SlotState,
     ) -> io::Result<Rc<ContainerIo>> {
-        let io = Rc::new(ContainerIo {
+        let journal = pump.journal()?;
+        let io = Rc::new_cyclic(|me| ContainerIo {
+            me: me.clone(),
             pump: pump.clone(),
-            journal: pump.journal()?,
+            journal,
             slot,
             generation,
             tty: config.tty,
@@ -136,6 +146,7 @@ impl ContainerIo {
             closed: Cell::new(false),
             done_signal: Signal::default(),
             stdin_signal: Signal::default(),
+            clients_signal: Rc::default(),
             failing: Cell::default(),
         });
         pump.add(slot, Rc::downgrade(&io));
@@ -284,6 +295,7 @@ impl ContainerIo {
             }
         }
         self.started.set(true);
+        self.clients_changed();
         self.pump.with_ring(|ring| ring.submit())?;
         let (epoch, (head, _)) = (
             self.pump.epoch(),
@@ -314,6 +326,7 @@ impl ContainerIo {
             queue.end();
         } else {
             self.clients.borrow_mut().push(queue.clone());
+            self.clients_changed();
         }
         Subscription {
             queue,
@@ -323,6 +336,7 @@ impl ContainerIo {
 
     pub(crate) fn unsubscribe(&self, queue: &Rc<Queue>) {
         self.clients.borrow_mut().retain(|c| !Rc::ptr_eq(c, queue));
+        self.clients_changed();
         self.consumers_changed();
     }
 }
@@ -341,6 +355,7 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
 impl Drop for ContainerIo {
     fn drop(&mut self) {
         self.close();
+        self.clients_signal.raise();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let reading = &self.streams.get_mut()[stream.index()];
             if reading.armed && !reading.cancelling {

@@ -11,11 +11,14 @@ mod backend;
 mod io;
 pub mod keys;
 pub mod mux;
+mod piece;
 mod pump;
+mod queue;
 mod reads;
 mod ring;
 mod signal;
 mod sink;
+mod splice;
 mod subscription;
 mod sys;
 pub mod websocket;
@@ -24,9 +27,10 @@ pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;
 pub use io::{ContainerIo, IoConfig, StreamFds};
 pub use pump::{Pump, PumpStats, Step};
+pub use queue::Flushed;
 pub use signal::Signal;
 pub use sink::{LogPosition, LogSink};
-pub use subscription::{Flushed, Frame, SubscribeOptions, Subscription};
+pub use subscription::{Frame, SubscribeOptions, Subscription};
 
 /// Unix time in nanoseconds.
 pub fn unix_time_ns() -> u64 {

@@ -22,8 +22,10 @@ pub struct PumpStats {
     pub batches: u64,
     /// Completions worked off.
     pub completions: u64,
-    /// Bytes taken from containers.
+    /// Bytes taken from containers by the ring.
     pub bytes: u64,
+    /// Bytes that went from containers to clients without being copied.
+    pub moved_bytes: u64,
     /// Reads that ended because every buffer was in use (they are armed again).
     pub out_of_buffers: u64,
     /// Batches whose log write failed: their records are lost and the log says nothing about them.

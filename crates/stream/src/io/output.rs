@@ -5,16 +5,18 @@ use std::time::Instant;
 
 use gantry_keeper_proto::shm::{Cqe, SlotCommit, Stream, UserData};
 
+use super::bulk::Mode;
 use super::{ContainerIo, REPEAT_ERROR};
 use crate::backend::Backend;
+use crate::piece::Piece;
 use crate::pump::Step;
 use crate::sink::LogPosition;
-use crate::subscription::{Piece, SUBSCRIPTION_HIGH_BYTES};
+use crate::subscription::SUBSCRIPTION_HIGH_BYTES;
 use crate::unix_time_ns;
 
 /// With more clients than this the pump does not send itself: each client's task does, and others of the shard get their
 /// turn between two of them.
-const DIRECT_CLIENTS: usize = 4;
+pub(super) const DIRECT_CLIENTS: usize = 4;
 
 impl ContainerIo {
     /// Counts data and has it encoded for the log.
@@ -33,6 +35,10 @@ impl ContainerIo {
         self.append(stream, data, unix_time_ns());
         if !self.clients.borrow().is_empty() {
             self.batch.borrow_mut().push((stream, cqe));
+        }
+        let reading = &mut self.streams.borrow_mut()[stream.index()];
+        if reading.pace.note(data.len()) && reading.mode == Mode::Ring && self.may_be_bulk(stream) {
+            reading.mode = Mode::Leaving;
         }
         self.sink.borrow().as_ref().is_some_and(|s| s.batch_full())
     }
@@ -155,6 +161,11 @@ impl ContainerIo {
         self.finish_if_ended();
     }
 
+    /// Wakes who moves output in bulk.
+    pub(crate) fn clients_changed(&self) {
+        self.clients_signal.raise();
+    }
+
     /// Starts or stops reads as the clients' backlog demands.
     pub(crate) fn consumers_changed(&self) {
         if let Err(error) = self.arm() {
@@ -182,6 +193,10 @@ impl ContainerIo {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let reading = &mut streams[stream.index()];
             let user = self.user(stream);
+            if let (Mode::Leaving, false, Some(fd)) = (reading.mode, reading.armed, &reading.fd) {
+                reading.mode = self.start_bulk(stream, fd);
+            }
+            let wanted = wanted && reading.mode == Mode::Ring;
             if let (true, false, Some(fd)) = (wanted, reading.armed, &reading.fd) {
                 self.pump.with_ring(|ring| ring.read(fd, user))?;
                 reading.armed = true;

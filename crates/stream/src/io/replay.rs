@@ -6,7 +6,7 @@ use std::io;
 use gantry_keeper_proto::shm::{SpillReader, SpillRecord};
 
 use super::ContainerIo;
-use crate::subscription::Piece;
+use crate::piece::Piece;
 
 impl ContainerIo {
     /// Logs what the keeper collected while the daemon was away, from the committed offset to `end`, committing as it
