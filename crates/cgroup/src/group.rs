@@ -35,7 +35,7 @@ pub struct Group {
 /// What a process is put into the group with.
 #[derive(Debug)]
 pub struct AttachFds {
-    /// `cgroup.procs` of every v1 hierarchy, writable: the child writes `0`, its parent the pid.
+    /// `tasks` of every v1 hierarchy, writable: the child, which has one thread, writes `0`.
     pub procs: Vec<OwnedFd>,
     /// The cgroup2 directory for CLONE_INTO_CGROUP, on v2 and hybrid hosts.
     pub into: Option<OwnedFd>,
@@ -284,7 +284,9 @@ impl Group {
                 fds.into = Some(open_dir(&dir.path)?);
                 continue;
             }
-            let path = dir.path.join("cgroup.procs");
+            // A thread that moves itself need not stop the forks, exits and execs of the whole host, as a process has to
+            // (`cgroup.procs`): that lock is what parallel starts would wait for.
+            let path = dir.path.join("tasks");
             let fd = open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| CgroupError::io("open", path, error.into()))?;
             fds.procs.push(fd);

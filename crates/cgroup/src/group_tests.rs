@@ -24,6 +24,7 @@ fn v1_host() -> (tempfile::TempDir, Hierarchy) {
                 ("cpuset.cpus", "\n"),
                 ("cpuset.mems", "\n"),
                 ("cgroup.procs", ""),
+                ("tasks", ""),
             ],
         );
     }
@@ -35,6 +36,7 @@ fn v1_host() -> (tempfile::TempDir, Hierarchy) {
             "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
         ),
         ("cgroup.procs", ""),
+        ("tasks", ""),
     ];
     write(&base.join("memory/docker/c1"), &memory);
     let mountinfo = "1 0 0:1 / /cg/cpuset rw - cgroup cgroup rw,cpuset\n\

@@ -155,7 +155,7 @@ pub struct Plan {
     pub rootfs: FdIndex,
     /// v2: the directory to be born in.
     pub cgroup_dir: Option<FdIndex>,
-    /// v1: `cgroup.procs` of every hierarchy.
+    /// v1: `tasks` (or `cgroup.procs`) of every hierarchy.
     pub cgroup_procs: Vec<FdIndex>,
     /// A cgroup namespace of its own.
     pub cgroup_namespace: bool,
