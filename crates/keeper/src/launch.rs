@@ -19,6 +19,8 @@ const STACK_BYTES: usize = 128 * 1024;
 const PAGE: usize = 4096;
 /// The libc crate's constant has too few bits.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+/// Signal handlers are gone in the child; what is ignored stays ignored (Linux 5.5).
+pub const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// Memory of a mapping.
 #[derive(Debug)]
@@ -175,6 +177,7 @@ impl Launcher {
             available_capabilities: host.capabilities,
             last_capability: host.last_capability,
             nofile: host.nofile,
+            ignored_signals: host.ignored_signals,
             proc: host.proc.as_raw_fd(),
             hang: [Point::ChildBegin, Point::ChildExec]
                 .into_iter()
@@ -221,7 +224,7 @@ impl Launcher {
         let mut pidfd: RawFd = -1;
         // SAFETY: all-zero is a valid `clone_args`.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = (namespaces(context.plan) | libc::CLONE_PIDFD) as u64;
+        args.flags = (namespaces(context.plan) | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND;
         args.pidfd = &raw mut pidfd as u64;
         args.exit_signal = libc::SIGCHLD as u64;
         if let Some(dir) = context

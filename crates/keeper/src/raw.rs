@@ -458,20 +458,35 @@ pub fn new_session_keyring() -> SysResult {
 const SIGNALS: usize = 64;
 const SIGSET_BYTES: usize = 8;
 
-/// Every signal at its default, none blocked.
-pub fn reset_signal_actions() -> SysResult {
+/// Puts these signals (bit `n - 1` for signal `n`) at their default.
+pub fn reset_signal_actions(signals: u64) -> SysResult {
     // The kernel's sigaction: handler, flags, restorer, mask.
     let default: [usize; 4] = [libc::SIG_DFL, 0, 0, 0];
-    for signal in 1..=SIGNALS {
-        if signal as i32 == libc::SIGKILL || signal as i32 == libc::SIGSTOP {
-            continue;
-        }
+    for signal in (1..=SIGNALS).filter(|signal| signals & signal_bit(*signal) != 0) {
         call(
             libc::SYS_rt_sigaction,
             &[signal, default.as_ptr() as usize, 0, SIGSET_BYTES],
         )?;
     }
     Ok(())
+}
+
+/// The signals that this process ignores.
+pub fn ignored_signals() -> SysResult<u64> {
+    let mut ignored = 0;
+    for signal in 1..=SIGNALS {
+        let mut action = [0usize; 4];
+        let place = action.as_mut_ptr() as usize;
+        call(libc::SYS_rt_sigaction, &[signal, 0, place, SIGSET_BYTES])?;
+        if action[0] == libc::SIG_IGN {
+            ignored |= signal_bit(signal);
+        }
+    }
+    Ok(ignored)
+}
+
+fn signal_bit(signal: usize) -> u64 {
+    1 << (signal - 1)
 }
 
 /// Blocks all signals, or none.

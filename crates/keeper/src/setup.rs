@@ -32,6 +32,8 @@ pub struct Host {
     pub last_capability: u32,
     /// Limit of open files as the daemon had it.
     pub nofile: (u64, u64),
+    /// Signals that the keeper ignores (bit `n - 1` for signal `n`): what execve(2) would leave ignored.
+    pub ignored_signals: u64,
 }
 
 /// A step of the setup that failed.
@@ -92,6 +94,7 @@ pub fn detach() -> Result<Host, SetupError> {
     leave_cgroups();
     let last_capability = read_number("/proc/sys/kernel/cap_last_cap").unwrap_or(40);
     let capabilities = at("capget", raw::permitted_capabilities())?;
+    let ignored_signals = at("sigaction", raw::ignored_signals())?;
     private_mounts()?;
     Ok(Host {
         listener,
@@ -100,6 +103,7 @@ pub fn detach() -> Result<Host, SetupError> {
         capabilities,
         last_capability,
         nofile,
+        ignored_signals,
     })
 }
 

@@ -22,7 +22,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP;
 
 pub(super) fn run(context: &Context<'_>, join: Join) -> Done<Never> {
-    super::fresh_state()?;
+    super::fresh_state(context)?;
     super::join_cgroups(context)?;
     mounts::write_oom_score(context)?;
     super::confine(context)?;

@@ -110,6 +110,8 @@ pub struct Context<'a> {
     pub last_capability: u32,
     /// Limit of open files unless the plan has one.
     pub nofile: (u64, u64),
+    /// Signals that the keeper ignores; handlers it has are gone with the clone.
+    pub ignored_signals: u64,
     /// The host's /proc.
     pub proc: RawFd,
     /// A test wants it to hang here.
@@ -148,7 +150,7 @@ pub extern "C" fn entry(context: *const libc::c_void) -> ! {
 enum Never {}
 
 fn run(context: &Context<'_>) -> Done<Never> {
-    fresh_state()?;
+    fresh_state(context)?;
     join_cgroups(context)?;
     mounts::write_oom_score(context)?;
     confine(context)?;
@@ -202,9 +204,12 @@ fn furnish<'a>(context: &Context<'a>) -> Done<&'a std::ffi::CStr> {
 }
 
 /// Nothing of the keeper's that a program would notice.
-fn fresh_state() -> Done {
+fn fresh_state(context: &Context<'_>) -> Done {
     raw::umask(0o022);
-    at(Step::Signals, raw::reset_signal_actions())
+    at(
+        Step::Signals,
+        raw::reset_signal_actions(context.ignored_signals),
+    )
 }
 
 fn join_cgroups(context: &Context<'_>) -> Done {

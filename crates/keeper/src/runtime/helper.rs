@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub stdio: [RawFd; 3],
     /// Limit of open files.
     pub nofile: (u64, u64),
+    /// Signals that the keeper ignores.
+    pub ignored_signals: u64,
 }
 
 /// Entry of the child.
@@ -53,7 +55,10 @@ pub extern "C" fn entry(context: *const libc::c_void) -> ! {
 
 fn run(context: &Context<'_>) -> Done {
     raw::umask(0o022);
-    at(Step::Signals, raw::reset_signal_actions())?;
+    at(
+        Step::Signals,
+        raw::reset_signal_actions(context.ignored_signals),
+    )?;
     at(Step::Session, raw::setsid())?;
     if let Some(procs) = context.cgroup_procs {
         at(Step::CgroupAttach, raw::write(procs, b"0"))?;

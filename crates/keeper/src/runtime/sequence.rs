@@ -11,7 +11,7 @@ use gantry_keeper_proto::scm;
 use super::helper::{self, Context};
 use crate::child::{Done, Failed, at};
 use crate::container::{Ends, read_memfd};
-use crate::launch::{StatusPage, pointers, with_status};
+use crate::launch::{CLONE_CLEAR_SIGHAND, StatusPage, pointers, with_status};
 use crate::raw;
 use crate::server::open_pidfd;
 use crate::setup::{Host, stat_of};
@@ -217,6 +217,7 @@ impl Sequence {
             stdio: first.stdio,
             cgroup_procs: first.cgroup_procs,
             nofile: host.nofile,
+            ignored_signals: host.ignored_signals,
         };
         let (pid, pidfd) = with_status(&status, || fork(&context))?;
         self.running = Some(Running { pid, pidfd, status });
@@ -228,7 +229,7 @@ fn fork(context: &Context<'_>) -> Done<(i32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid `clone_args`.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_PIDFD as u64;
+    args.flags = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: the child has a copy of this memory and goes on in it; `entry` never returns.
