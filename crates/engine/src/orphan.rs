@@ -43,11 +43,12 @@ impl ProcessName {
         }
     }
 
-    /// Its root directory, to resolve paths in with `RESOLVE_IN_ROOT`; `None` when the process is gone.
-    pub(crate) fn root(self) -> io::Result<Option<OwnedFd>> {
+    /// Its root directory, to resolve paths in with `RESOLVE_IN_ROOT`, and a pidfd; `None` when the process is gone.
+    pub(crate) fn open_with_root(self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(format!("/proc/{}/root", self.pid), flags, Mode::empty()) {
-            Ok(root) => Ok(self.open()?.map(|_| root)),
+            // What is looked at afterwards holds for both.
+            Ok(root) => Ok(self.open()?.map(|pidfd| (root, pidfd))),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Ok(None),
             Err(e) => Err(e.into()),
         }

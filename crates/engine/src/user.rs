@@ -81,7 +81,9 @@ fn read_regular(found: &OwnedFd) -> Result<String, EngineError> {
     }
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     let file = std::fs::File::open(path).map_err(|e| EngineError::io(context(), e))?;
-    let mut bytes = Vec::new();
+    // With room for what there is, it takes one read, and one more for the end.
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(size.min(MAX_FILE_BYTES) as usize + 1);
     file.take(MAX_FILE_BYTES)
         .read_to_end(&mut bytes)
         .map_err(|e| EngineError::io(context(), e))?;

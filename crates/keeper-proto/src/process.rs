@@ -31,6 +31,9 @@ pub enum Ended {
     NotYet,
 }
 
+/// Longest line of a /proc/PID/stat: 52 fields of up to 20 digits, and a name of up to 64 bytes.
+const MAX_STAT_BYTES: usize = 2048;
+
 /// Fields 3 (state), 22 (start time in ticks) and 52 (wait status of a zombie) of a /proc/PID/stat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -68,9 +71,11 @@ impl Stat {
 
     /// From an open stat file.
     pub fn read_file(mut file: std::fs::File) -> io::Result<Stat> {
-        let mut text = Vec::with_capacity(512);
-        file.read_to_end(&mut text)?;
-        Stat::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        // The kernel gives the whole line to one read.
+        let mut line = [0; MAX_STAT_BYTES];
+        let length = file.read(&mut line)?;
+        Stat::parse(line.get(..length).unwrap_or_default())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::container::{Container, read_memfd};
 use crate::launch::{Started, reap, wait_for_end};
 use crate::poll::Token;
 use crate::server::{Server, wipe};
+use crate::setup::Host;
 use crate::{log, raw, setup};
 
 /// Why a request is refused.
@@ -105,6 +106,10 @@ impl Server {
         if self.put_off_list(number, from_slot) {
             return;
         }
+        let unnamed = |c: &&mut Box<Container>| c.start_time_ticks == 0 && c.exit.is_none();
+        for container in self.slots.iter_mut().flatten().filter(unnamed) {
+            name(container, &self.host);
+        }
         let mut rest = self.slots.iter().flatten().filter(|c| c.slot >= from_slot);
         let entries: Vec<Entry> = rest.by_ref().take(LIST_PAGE).map(|c| c.entry()).collect();
         let next_slot = rest.next().map(|c| c.slot);
@@ -169,9 +174,9 @@ impl Server {
         container.log_nonblocking = log_nonblocking;
         container.pending = pending;
         self.strays |= pids != Namespace::New;
-        match setup::stat_of(self.host.proc.as_fd(), pid) {
-            Ok(stat) => container.start_time_ticks = stat.start_time_ticks,
-            Err(e) => log(format_args!("{}: start time: {e}", container.id)),
+        // One that only makes the container's process is not asked for, unless somebody wants a list.
+        if container.pending.as_ref().is_none_or(|p| !p.staged) {
+            name(&mut container, &self.host);
         }
         let waits = container.pending.is_some();
         self.insert(container);
@@ -449,6 +454,14 @@ impl Server {
             spill_bytes: container.spill_bytes(),
         };
         Ok((reply, fds.map_err(|e| system(&e))?))
+    }
+}
+
+/// Finds when its process started.
+fn name(container: &mut Container, host: &Host) {
+    match setup::stat_of(host.proc.as_fd(), container.pid) {
+        Ok(stat) => container.start_time_ticks = stat.start_time_ticks,
+        Err(e) => log(format_args!("{}: start time: {e}", container.id)),
     }
 }
 

@@ -59,7 +59,7 @@ fn spec(id: &str, init: &Launched, argv: &[&str]) -> ExecSpec {
 }
 
 async fn exec(client: &KeeperClient, spec: ExecSpec) -> Result<LaunchedExec, LaunchError> {
-    let prepared = workers::run(move || prepare_exec(&spec))
+    let prepared = workers::run(move || prepare_exec(spec))
         .await
         .expect("worker")?;
     client.launch_exec(prepared).await

@@ -138,7 +138,7 @@ impl LaunchedExec {
 }
 
 /// Descriptors and plan of one process. Blocks.
-pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
+pub fn prepare_exec(spec: ExecSpec) -> Result<PreparedExec, LaunchError> {
     if let Some(remap) = &spec.remap {
         remap
             .check(spec.uid, spec.gid, &spec.groups)
@@ -148,7 +148,6 @@ pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
             })?;
     }
     let mut fds = FdTable::default();
-    let pidfd = fds.add_copy(&spec.init)?;
     let attach = spec.group.attach_fds()?;
     let cgroup_dir = attach.into.map(|fd| fds.add(fd)).transpose()?;
     let cgroup_procs = attach
@@ -164,8 +163,9 @@ pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
         remap: spec.remap.as_deref(),
     };
     let (stdio, ends) = make_streams(streams, || devpts_of(&spec.root), &mut fds)?;
+    let described = describe(&spec, stdio)?;
     let join = Join {
-        pidfd,
+        pidfd: fds.add(spec.init)?,
         filter_last: filter_last(spec.seccomp.as_deref().unwrap_or_default(), spec.tty),
         user_namespace: spec.remap.is_some(),
     };
@@ -173,7 +173,7 @@ pub fn prepare_exec(spec: &ExecSpec) -> Result<PreparedExec, LaunchError> {
         cgroup_dir,
         cgroup_procs,
         join: Some(join),
-        ..describe(spec, stdio)?
+        ..described
     };
     let plan_bytes = inline_or_memfd(plan.encode(), &mut fds)?;
     Ok(PreparedExec(ExecKind::BuiltIn(Box::new(ExecParts {

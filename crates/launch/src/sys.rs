@@ -1,10 +1,9 @@
 //! Kernel calls this crate needs and `rustix` lacks, and paths inside a root file system.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
+use gantry_keeper_proto::process::Stat;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -222,15 +221,8 @@ pub(crate) fn make_node(
 
 /// Field 22 of /proc/PID/stat: with the pid it names a process for good.
 pub fn process_start_time_ticks(pid: i32) -> io::Result<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-    start_time_of(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-fn start_time_of(stat: &[u8]) -> Option<u64> {
-    // The command may hold anything; what follows its last parenthesis may not.
-    let after = stat.iter().rposition(|b| *b == b')')? + 2;
-    let fields = OsStr::from_bytes(stat.get(after..)?).to_str()?;
-    fields.split(' ').nth(19)?.parse().ok()
+    let file = std::fs::File::open(format!("/proc/{pid}/stat"))?;
+    Ok(Stat::read_file(file)?.start_time_ticks)
 }
 
 #[cfg(test)]
@@ -271,9 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn start_time_is_found_behind_any_command() {
-        let stat = b"7 (a) b) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
-        assert_eq!(start_time_of(stat), Some(4242));
+    fn a_process_has_a_start_time() {
         let own = process_start_time_ticks(std::process::id() as i32).expect("own stat");
         assert!(own > 0);
     }

@@ -12,7 +12,7 @@ use crate::launch_spec::{c_strings, capability_masks, oom_score_adj, process_rig
 use crate::model::FixedView;
 use crate::orphan::ProcessName;
 use crate::shard::Shared;
-use crate::user::{self, Accounts, Identity};
+use crate::user::{self, Accounts};
 use crate::{EngineError, apparmor, command};
 
 /// Exit code Docker gives to a program that is not there.
@@ -39,7 +39,7 @@ pub(super) struct Inputs {
 pub(super) fn stage(inputs: Inputs) -> Result<PreparedExec, EngineError> {
     let spec = build(&inputs)?;
     let prepared = match &inputs.bundle {
-        None => gantry_launch::prepare_exec(&spec)?,
+        None => gantry_launch::prepare_exec(spec)?,
         Some(bundle) => gantry_launch::prepare_external_exec(&spec, bundle)?,
     };
     note::write(&inputs.shared.config, &inputs.key, &inputs.config)?;
@@ -50,9 +50,10 @@ fn gone() -> EngineError {
     EngineError::Conflict("the container has ended".to_owned())
 }
 
-fn root_of(init: ProcessName) -> Result<OwnedFd, EngineError> {
-    init.root()
-        .map_err(|e| EngineError::io("open the root of the container", e))?
+/// Root directory and pidfd of the container's first process.
+fn open(init: ProcessName) -> Result<(OwnedFd, OwnedFd), EngineError> {
+    init.open_with_root()
+        .map_err(|e| EngineError::io("open the container's first process and its root", e))?
         .ok_or_else(gone)
 }
 
@@ -62,30 +63,18 @@ pub(super) fn check_user(
     user: &str,
     fixed: &FixedView,
 ) -> Result<(), EngineError> {
-    let accounts = Accounts::read_root(&root_of(init)?)?;
-    user::resolve(user, &fixed.host.group_add, &accounts)
+    let (root, _) = open(init)?;
+    user::resolve(user, &fixed.host.group_add, &Accounts::read_root(&root)?)
         .map(drop)
         .map_err(|e| EngineError::InvalidParameter(e.to_string()))
 }
 
-/// Who `user[:group]` is in the container as it is now.
-pub(super) fn identity(
-    init: ProcessName,
-    user: &str,
-    fixed: &FixedView,
-) -> Result<Identity, EngineError> {
-    let accounts = Accounts::read_root(&root_of(init)?)?;
-    user::resolve(user, &fixed.host.group_add, &accounts)
-}
-
 fn build(inputs: &Inputs) -> Result<ExecSpec, EngineError> {
     let Inputs { fixed, config, .. } = inputs;
-    let init = inputs
-        .init
-        .open()
-        .map_err(|e| EngineError::io("open the container's first process", e))?
-        .ok_or_else(gone)?;
-    let who = identity(inputs.init, &config.user, fixed)?;
+    let (root, init) = open(inputs.init)?;
+    // As the container's files are now.
+    let accounts = Accounts::read_root(&root)?;
+    let who = user::resolve(&config.user, &fixed.host.group_add, &accounts)?;
     let rights = process_rights(&inputs.shared, fixed)?;
     let mask = if config.privileged {
         inputs.shared.seccomp.available_caps()
@@ -102,7 +91,7 @@ fn build(inputs: &Inputs) -> Result<ExecSpec, EngineError> {
     Ok(ExecSpec {
         id: inputs.key.clone(),
         init,
-        root: root_of(inputs.init)?,
+        root,
         argv: argv(&config.argv)?,
         env: environment(&env)?,
         cwd: working_directory(&config.working_dir)?,
