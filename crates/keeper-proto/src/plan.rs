@@ -56,7 +56,7 @@ pub enum MountSource {
     Sysfs,
     /// A new mqueue of the container's ipc namespace.
     Mqueue,
-    /// Something that is already there inside the container.
+    /// The container's terminal, by where it is inside.
     Inside(CString),
 }
 

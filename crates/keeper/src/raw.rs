@@ -278,8 +278,8 @@ pub fn new_fs(kind: &CStr, attributes: u64) -> SysResult<RawFd> {
     mount.map(|fd| fd as RawFd)
 }
 
-/// Type and permissions of an open file.
-pub fn mode_of(fd: RawFd) -> SysResult<u32> {
+/// What an open file is.
+pub fn stat_of(fd: RawFd) -> SysResult<libc::stat> {
     // SAFETY: all-zero is a valid `stat`.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     let args = [
@@ -289,7 +289,7 @@ pub fn mode_of(fd: RawFd) -> SysResult<u32> {
         libc::AT_EMPTY_PATH as usize,
     ];
     call(libc::SYS_newfstatat, &args)?;
-    Ok(stat.st_mode)
+    Ok(stat)
 }
 
 /// Type and permissions of what a path leads to.

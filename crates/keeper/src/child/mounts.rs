@@ -101,15 +101,34 @@ fn tree_of(context: &Context<'_>, op: &MountOp, kernel: &mut Kernel) -> SysResul
         MountSource::Proc => made(&mut kernel.proc, c"proc"),
         MountSource::Sysfs => made(&mut kernel.sysfs, c"sysfs"),
         MountSource::Mqueue => raw::new_fs(c"mqueue", op.attributes),
-        MountSource::Inside(path) => clone_at(path),
+        MountSource::Inside(path) => terminal_at(context, path),
     }
 }
 
-fn clone_at(path: &CStr) -> SysResult<RawFd> {
+/// A copy of the mount at a path, if `is_it` says so of what is there: a client may have its own /dev, and in it a link to
+/// a file of the kernel, which it could write to at the place the copy is for.
+fn clone_at(path: &CStr, is_it: impl Fn(&libc::stat) -> bool) -> SysResult<RawFd> {
     let from = raw::resolve(path, false)?;
-    let tree = raw::clone_tree(from, false);
+    let tree = raw::stat_of(from).and_then(|stat| match is_it(&stat) {
+        true => raw::clone_tree(from, false),
+        false => Err(libc::ENODEV),
+    });
     raw::close(from);
     tree
+}
+
+fn terminal_at(context: &Context<'_>, path: &CStr) -> SysResult<RawFd> {
+    let slave = context.plan.stdio.tty_slave.ok_or(libc::ENOTTY)?;
+    let own = raw::stat_of(context.fd(slave))?;
+    clone_at(path, |there| {
+        (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+    })
+}
+
+fn null_device() -> SysResult<RawFd> {
+    clone_at(c"/dev/null", |there| {
+        there.st_mode & libc::S_IFMT == libc::S_IFCHR && there.st_rdev == libc::makedev(1, 3)
+    })
 }
 
 fn write_file(path: &CStr, value: &[u8]) -> SysResult {
@@ -210,7 +229,7 @@ pub(super) fn mask(context: &Context<'_>) -> Done {
 }
 
 fn mask_one(target: RawFd, mask_dir: RawFd, attached: &mut bool) -> SysResult {
-    let is_dir = raw::mode_of(target)? & libc::S_IFMT == libc::S_IFDIR;
+    let is_dir = raw::stat_of(target)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     if is_dir && !*attached {
         // Only an attached mount can be copied (before 6.15), so the first one is moved.
         *attached = true;
@@ -219,7 +238,7 @@ fn mask_one(target: RawFd, mask_dir: RawFd, attached: &mut bool) -> SysResult {
     let tree = if is_dir {
         raw::clone_tree(mask_dir, false)?
     } else {
-        clone_at(c"/dev/null")?
+        null_device()?
     };
     let result = raw::move_mount(tree, target);
     raw::close(tree);

@@ -151,11 +151,13 @@ pub(crate) fn client(
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     mounts.ensure(cwd, Kind::Directory)?;
     let mut all = Vec::new();
+    let asked = mounts.take_asked();
     for (number, op) in mounts.finish().into_iter().enumerate() {
         let MountSource::Tree(tree) = op.source else {
             continue;
         };
         let target = lossy(&op.target);
+        let asked = asked.get(&target).unwrap_or(&target);
         let fd = fds.get(tree).ok_or_else(|| LaunchError::Invalid {
             what: "mount",
             value: target.clone(),
@@ -165,7 +167,7 @@ pub(crate) fn client(
         all.push(ClientMount {
             tree,
             source: source.display().to_string(),
-            options: bind_options(fd, propagation(spec, &target))
+            options: bind_options(fd, propagation(spec, asked))
                 .map_err(|e| LaunchError::prepare("look at", &target, e))?,
             target,
             kind,

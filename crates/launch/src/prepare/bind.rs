@@ -35,7 +35,6 @@ pub(crate) fn mount(
     bind: &BindMount,
     remap: Option<&Remap>,
 ) -> Result<(OwnedFd, Kind), LaunchError> {
-    check_target(bind)?;
     // A private mount that becomes a slave stays private.
     if !(bind.propagation_optional && bind.propagation == Propagation::Slave) {
         check_propagation(bind)?;
@@ -141,16 +140,20 @@ fn set_readonly(tree: &OwnedFd, readonly: Readonly) -> io::Result<()> {
     }
 }
 
-/// Nothing is mounted over the kernel's view of processes, except the files that tools of containers replace.
-fn check_target(bind: &BindMount) -> Result<(), LaunchError> {
-    let target = bind.target.as_str();
-    let inside = target == "/proc" || target.starts_with("/proc/");
-    if inside && !PROC_FILES.contains(&target) {
+/// Nothing is mounted over the kernel's view of processes, except the files that tools of containers replace. `found` is
+/// where links lead the target to.
+pub(crate) fn check_target(
+    source: &dyn std::fmt::Display,
+    target: &str,
+    found: &str,
+) -> Result<(), LaunchError> {
+    let inside = found == "/proc" || found.starts_with("/proc/");
+    if inside && !PROC_FILES.contains(&found) {
         return Err(LaunchError::Mount {
-            source_name: bind.source.display().to_string(),
+            source_name: source.to_string(),
             target: target.to_owned(),
             reason: format!(
-                "create mountpoint for {target} mount: check proc-safety of {target} mount: {target:?} cannot be \
+                "create mountpoint for {target} mount: check proc-safety of {target} mount: {found:?} cannot be \
                  mounted because it is inside /proc"
             ),
         });
@@ -234,12 +237,7 @@ mod tests {
 
     #[test]
     fn proc_is_left_alone() {
-        let check = |target: &str| {
-            check_target(&BindMount {
-                target: target.to_owned(),
-                ..BindMount::default()
-            })
-        };
+        let check = |found: &str| check_target(&"volume", "/x", found);
         assert!(check("/proc").is_err());
         assert!(check("/proc/sys/kernel").is_err());
         assert!(check("/proc/cpuinfo").is_ok());

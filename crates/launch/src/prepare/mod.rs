@@ -10,6 +10,7 @@ mod root_view;
 pub(crate) mod rootfs;
 mod rootfs_old;
 mod stdio;
+mod target;
 mod tmpfs;
 
 use std::fs::File;

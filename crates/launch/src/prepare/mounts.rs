@@ -1,5 +1,6 @@
 //! The container's mounts, in order: what every container has, then what its client asked for, shallow before deep.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +11,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::fds::FdTable;
 use super::program::absolute;
-use super::{bind, dev, rootfs, tmpfs};
+use super::{bind, dev, rootfs, target, tmpfs};
 use crate::error::LaunchError;
 use crate::remap::{ActingAsRoot, Remap};
 use crate::spec::{BindFile, BindMount, LaunchSpec, NamespaceMode, Shm};
@@ -32,6 +33,8 @@ pub(crate) struct Mounts<'a> {
     /// /sys/fs/cgroup is a tmpfs, in which a place to mount on can be made.
     cgroup_tmpfs: bool,
     remap: Option<&'a Remap>,
+    /// See [`Mounts::take_asked`].
+    asked: HashMap<String, String>,
     pub(crate) may_block: bool,
 }
 
@@ -51,6 +54,7 @@ impl<'a> Mounts<'a> {
             trees: Vec::new(),
             cgroup_tmpfs: false,
             remap,
+            asked: HashMap::new(),
             may_block: false,
         };
         mounts.remember("/", root)?;
@@ -59,6 +63,11 @@ impl<'a> Mounts<'a> {
 
     pub(crate) fn finish(self) -> Vec<MountOp> {
         self.ops
+    }
+
+    /// What the client called targets that its own links led elsewhere, by where they led.
+    pub(crate) fn take_asked(&mut self) -> HashMap<String, String> {
+        std::mem::take(&mut self.asked)
     }
 
     pub(crate) fn fds(&mut self) -> &mut FdTable {
@@ -82,10 +91,7 @@ impl<'a> Mounts<'a> {
 
     /// Makes the target in the tree it falls into.
     pub(crate) fn ensure(&self, target: &str, kind: Kind) -> Result<(), LaunchError> {
-        let in_kernel_tree = KERNEL_TREES
-            .iter()
-            .any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty()));
-        if in_kernel_tree && !(self.cgroup_tmpfs && below(target, CGROUP).is_some()) {
+        if self.is_the_kernels(target) {
             return Ok(());
         }
         let Some((tree, rest)) = self.tree_of(target) else {
@@ -93,6 +99,30 @@ impl<'a> Mounts<'a> {
         };
         let _acting = self.act()?;
         ensure(tree.as_fd(), rest, kind).map_err(failed("make the mount point", target))
+    }
+
+    /// Whether nobody can make, or see from here, what is there.
+    fn is_the_kernels(&self, target: &str) -> bool {
+        let in_kernel_tree = KERNEL_TREES
+            .iter()
+            .any(|tree| below(target, tree).is_some_and(|rest| !rest.is_empty()));
+        in_kernel_tree && !(self.cgroup_tmpfs && below(target, CGROUP).is_some())
+    }
+
+    /// Where a path of the client leads, through links in what is mounted so far.
+    fn resolve(&mut self, path: &str) -> Result<String, LaunchError> {
+        let tree_of = |path: &str| {
+            if self.is_the_kernels(path) {
+                return None;
+            }
+            let (tree, rest) = self.tree_of(path)?;
+            Some((tree.as_fd(), rest.to_owned()))
+        };
+        let found = target::resolve(path, tree_of).map_err(failed("find", path))?;
+        if found != path {
+            self.asked.insert(found.clone(), path.to_owned());
+        }
+        Ok(found)
     }
 
     /// The innermost tree a path falls into, and the rest of the path.
@@ -163,6 +193,17 @@ impl<'a> Mounts<'a> {
         }
         let fd = self.fds.add(tree)?;
         self.op(MountSource::Tree(fd), target, MountAttrFlags::empty())
+    }
+
+    /// A detached tree at a path that was resolved. What has become of the path since then, by somebody else who has
+    /// the volume, is not followed.
+    fn tree_at(&mut self, tree: OwnedFd, target: &str, kind: Kind) -> Result<(), LaunchError> {
+        self.tree(tree, target, kind)?;
+        let followed = self.is_the_kernels(target);
+        if let Some(op) = self.ops.last_mut() {
+            op.no_symlinks = !followed;
+        }
+        Ok(())
     }
 
     /// What every container has.
@@ -279,15 +320,14 @@ impl<'a> Mounts<'a> {
             layers => layers,
         };
         self.may_block |= sources.iter().any(|path| rootfs::may_block(path));
+        let target = self.resolve(&mount.target)?;
+        bind::check_target(&mount.source.display(), &mount.target, &target)?;
         let (tree, kind) = bind::mount(mount, self.remap)?;
-        self.ensure(&mount.target, kind)?;
-        if self
-            .kind_at(&mount.target)
-            .is_some_and(|there| there != kind)
-        {
+        self.ensure(&target, kind)?;
+        if self.kind_at(&target).is_some_and(|there| there != kind) {
             return Err(bind::kinds_differ(mount));
         }
-        self.tree(tree, &mount.target, kind)
+        self.tree_at(tree, &target, kind)
     }
 
     /// What the client asked for.
@@ -322,12 +362,14 @@ impl<'a> Mounts<'a> {
                 Wanted::Bind(bind) => self.bind(bind)?,
                 Wanted::Mount(mount) => self.mount(mount)?,
                 Wanted::Tmpfs(t) => {
-                    let covered = self.mode_at(target).filter(|_| !in_our_dev(target));
+                    let target = self.resolve(target)?;
+                    bind::check_target(&"tmpfs", &t.target, &target)?;
+                    let covered = self.mode_at(&target).filter(|_| !in_our_dev(&target));
                     let tree = {
                         let _acting = self.act()?;
                         tmpfs::mount(t, covered, self.remap)?
                     };
-                    self.tree(tree, target, Kind::Directory)?;
+                    self.tree_at(tree, &target, Kind::Directory)?;
                 }
             }
         }
@@ -355,7 +397,8 @@ impl<'a> Mounts<'a> {
         make_private(tree.as_fd(), attributes, true)
             .map_err(failed("set the attributes of", &about))?;
         let kind = bind::kind_of(&tree).map_err(failed("stat", &about))?;
-        self.tree(tree, &bind.target, kind)
+        let target = self.resolve(&bind.target)?;
+        self.tree_at(tree, &target, kind)
     }
 
     /// An empty read-only directory to mask others with.
