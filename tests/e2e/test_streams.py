@@ -241,7 +241,7 @@ def test_local_driver_can_be_read(engine):
 
 @pytest.mark.gantry
 @pytest.mark.parametrize("options,status,message", [
-    ({"compress": "true", "max-size": "1m", "max-file": "3"}, 501, "the log opt compress is not implemented yet"),
+    ({"compress": "true"}, 400, "compress cannot be true when max-file is less than 2 or max-size is not set"),
     ({"tag": "{{.ExtraAttributes}}"}, 501, "the field .ExtraAttributes of a log tag is not implemented yet"),
     ({"max-size": "10x"}, 400, "invalid suffix: 'x'"),
     ({"max-file": "0"}, 400, "max-file cannot be less than 1"),

@@ -4,15 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use gantry_rt::LocalBoxFuture;
+use gantry_rt::workers::WorkerGone;
 
-use crate::json;
-use crate::read::{Follow, Source, disk_sources, read_at};
+use crate::read::{Follow, More, Source, of_log};
 use crate::record::{Cursor, Parts, Record};
-use crate::segment::LogState;
-
-/// Read from a file at once.
-const CHUNK_BYTES: usize = 128 * 1024;
+use crate::segment::{Format, LogState};
 
 /// Records that follow each other, and where the next one is.
 #[derive(Debug)]
@@ -27,42 +24,66 @@ pub struct Batch {
     pub lost_segments: u64,
 }
 
+/// What a worker hands back.
+type Read = (Source, io::Result<(Batch, bool)>);
+
 /// Reads a log that the daemon writes, from a saved place on and then as it grows. Ends when the output has ended and
-/// everything was given out. Dropping it between two batches loses nothing: the last batch's cursor is the place.
-#[derive(Debug)]
+/// everything was given out. Dropping it, or a call of `next`, loses nothing: the last batch's cursor is the place.
 pub struct Follower {
     sources: VecDeque<Source>,
+    reading: Option<LocalBoxFuture<'static, Result<Read, WorkerGone>>>,
     follow: Follow,
     cursor: Cursor,
     lost_segments: u64,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower")
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Follower {
     /// From `from` on; without, from the oldest record that is left. A place that is no longer there is the oldest
     /// record, too, and the first batch says so.
     pub fn open(state: &Rc<LogState>, from: Option<Cursor>) -> io::Result<Follower> {
-        let (sources, follow) = disk_sources(state)?;
+        let (sources, follow) = of_log(state)?;
         let mut sources = VecDeque::from(sources);
-        let mut follower = Follower {
-            sources: VecDeque::new(),
-            follow,
-            cursor: from.unwrap_or_default(),
-            lost_segments: 0,
-        };
+        let mut lost_segments = 0;
+        let mut cursor = Cursor::default();
         if let Some(from) = from {
             if sources.iter().any(|s| s.segment == from.segment) {
-                while sources.front().is_some_and(|s| s.segment != from.segment) {
-                    sources.pop_front();
-                }
+                sources.retain({
+                    let mut seen = false;
+                    move |s| {
+                        seen |= s.segment == from.segment;
+                        seen
+                    }
+                });
                 if let Some(first) = sources.front_mut() {
                     first.offset = from.offset.min(first.end);
                 }
+                cursor = from;
             } else {
-                follower.lost_segments = 1;
+                // Inode numbers say nothing of how many.
+                lost_segments = match state.format {
+                    Format::Json => 1,
+                    Format::Frames => {
+                        let oldest = sources.front().map_or(0, |s| s.segment);
+                        oldest.saturating_sub(from.segment).max(1)
+                    }
+                };
             }
         }
-        follower.sources = sources;
-        Ok(follower)
+        Ok(Follower {
+            sources,
+            reading: None,
+            follow,
+            cursor,
+            lost_segments,
+        })
     }
 
     /// Where the next record is.
@@ -70,32 +91,33 @@ impl Follower {
         self.cursor
     }
 
-    /// What comes next; waits for it. `None`: the output has ended. It may be called again after an error.
+    /// What comes next; waits for it. `None`: the output has ended. After an error the segment that it came from is left
+    /// out, and the next call goes on behind it.
     pub async fn next(&mut self) -> Option<io::Result<Batch>> {
         loop {
-            let Some(source) = self.sources.front().cloned() else {
+            if self.reading.is_none() && !self.begin() {
                 let known = self.follow.state.signal.count();
-                if let Some(source) = self.follow.more() {
-                    self.lost_segments += self.follow.take_lost();
-                    self.sources.push_back(source);
-                } else if self.follow.state.closed.get() {
-                    return None;
-                } else {
-                    self.follow.state.signal.changed(known).await;
+                match self.follow.more() {
+                    Some(More::Source(source)) => self.sources.push_back(source),
+                    Some(More::Lost(_, segments)) => self.lost_segments += segments,
+                    None if self.follow.state.closed.get() => return None,
+                    None => self.follow.state.signal.changed(known).await,
                 }
                 continue;
+            }
+            let Some(reading) = &mut self.reading else {
+                continue;
             };
-            let parts = self.cursor.parts;
-            let read = gantry_rt::workers::run(move || read_records(&source, parts)).await;
-            let (mut batch, at_end) = match read.map_err(io::Error::other) {
-                Ok(Ok(read)) => read,
-                Ok(Err(e)) | Err(e) => return Some(Err(e)),
+            let read = reading.await;
+            self.reading = None;
+            let (source, mut batch, at_end) = match read {
+                Ok((source, Ok((batch, at_end)))) => (source, batch, at_end),
+                Ok((_, Err(e))) => return Some(Err(e)),
+                Err(e) => return Some(Err(io::Error::other(e))),
             };
             self.cursor = batch.cursor;
-            if at_end {
-                self.sources.pop_front();
-            } else if let Some(front) = self.sources.front_mut() {
-                front.offset = batch.cursor.offset;
+            if !at_end {
+                self.sources.push_front(source);
             }
             if !batch.records.is_empty() || batch.torn > 0 {
                 batch.lost_segments = std::mem::take(&mut self.lost_segments);
@@ -103,49 +125,33 @@ impl Follower {
             }
         }
     }
+
+    /// Begins to read the next chunk; false if there is none.
+    fn begin(&mut self) -> bool {
+        let Some(mut source) = self.sources.pop_front() else {
+            return false;
+        };
+        let parts = self.cursor.parts;
+        self.reading = Some(Box::pin(gantry_rt::workers::run(move || {
+            let batch = read_records(&mut source, parts);
+            (source, batch)
+        })));
+        true
+    }
 }
 
 /// One chunk's records, and whether the source has no more. Runs on a worker.
-fn read_records(source: &Source, mut parts: Parts) -> io::Result<(Batch, bool)> {
-    let left = source.end.saturating_sub(source.offset);
-    let len = usize::try_from(left)
-        .unwrap_or(CHUNK_BYTES)
-        .min(CHUNK_BYTES);
-    let mut data = vec![0; len];
-    let got = read_at(&source.file, &mut data, source.offset)?;
-    let data = &data[..got];
-    // Less than there should be: somebody has emptied the file.
-    let at_end = got < len || got as u64 >= left;
-    let used = match data.iter().rposition(|b| *b == b'\n') {
-        Some(last) if !at_end => last + 1,
-        _ => got,
-    };
-    let mut batch = Batch {
-        records: Vec::new(),
+fn read_records(source: &mut Source, mut parts: Parts) -> io::Result<(Batch, bool)> {
+    let (records, torn, at_end) = source.records(&mut parts)?;
+    let batch = Batch {
+        records,
         cursor: Cursor {
             segment: source.segment,
-            offset: source.offset + used as u64,
+            offset: source.offset,
             parts,
         },
-        torn: 0,
+        torn,
         lost_segments: 0,
     };
-    for line in data[..used].split_inclusive(|b| *b == b'\n') {
-        let Some((record, time_ns)) = json::decode(line) else {
-            batch.torn += 1;
-            continue;
-        };
-        let stream = record.stream();
-        let mut text = record.log.as_bytes();
-        let partial = parts.next(stream, time_ns, &mut text);
-        batch.records.push(Record {
-            time_ns,
-            stream,
-            bytes: Bytes::copy_from_slice(text),
-            partial,
-            gap: false,
-        });
-    }
-    batch.cursor.parts = parts;
     Ok((batch, at_end))
 }

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use bytes::BufMut;
 use gantry_stream::Stream;
 use serde::Deserialize;
 
+use crate::loss::GAP_ATTRIBUTE;
 use crate::{scan, time};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -131,6 +133,12 @@ impl Record<'_> {
             Stream::Stdout
         }
     }
+
+    /// It says what was lost.
+    pub fn is_gap(&self) -> bool {
+        let attrs = self.attrs.as_ref();
+        attrs.is_some_and(|attrs| attrs.contains_key(GAP_ATTRIBUTE))
+    }
 }
 
 /// Reads a record; with its time in unix nanoseconds. `None`: torn.
@@ -138,4 +146,145 @@ pub fn decode(line: &[u8]) -> Option<(Record<'_>, u64)> {
     let record: Record<'_> = serde_json::from_slice(line).ok()?;
     let time = time::parse_rfc3339(&record.time)?;
     Some((record, time))
+}
+
+/// A record that was taken apart and not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raw<'a> {
+    /// The line as it stands in the record, escaped.
+    pub log: &'a [u8],
+    /// Which stream.
+    pub stream: Stream,
+    /// The attributes' JSON object, or nothing.
+    pub attrs: &'a [u8],
+    /// Unix time.
+    pub time_ns: u64,
+}
+
+/// Whether attributes are those of a record that says what was lost.
+pub fn is_gap(attrs: &[u8]) -> bool {
+    !attrs.is_empty() && memchr::memmem::find(attrs, GAP_ATTRIBUTE.as_bytes()).is_some()
+}
+
+/// Takes a record apart as Docker and we write it, an order of magnitude faster than [`decode`]; `None`: it is not one, or
+/// has another form.
+pub fn split<'a>(line: &'a [u8], clock: &mut Clock) -> Option<Raw<'a>> {
+    let rest = line.strip_prefix(b"{\"log\":\"")?;
+    let mut end = 0;
+    loop {
+        end += memchr::memchr2(b'"', b'\\', &rest[end..])?;
+        if rest[end] == b'"' {
+            break;
+        }
+        // What is escaped is at least one byte, whatever it is.
+        end += 2;
+        if end >= rest.len() {
+            return None;
+        }
+    }
+    let (log, rest) = rest.split_at(end);
+    let rest = rest.strip_prefix(b"\",\"stream\":\"std")?;
+    let (stream, rest) = match rest.split_first_chunk::<4>()? {
+        (b"out\"", rest) => (Stream::Stdout, rest),
+        (b"err\"", rest) => (Stream::Stderr, rest),
+        _ => return None,
+    };
+    let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
+    let rest = rest.strip_suffix(b"\"}")?;
+    let stamp = memchr::memrchr(b'"', rest)? + 1;
+    let (before, stamp) = rest.split_at(stamp);
+    let before = before.strip_suffix(b",\"time\":\"")?;
+    let attrs = match before {
+        [] => before,
+        _ => before.strip_prefix(b",\"attrs\":")?,
+    };
+    let is_object = attrs.starts_with(b"{") && attrs.ends_with(b"}");
+    if !attrs.is_empty() && !is_object {
+        return None;
+    }
+    Some(Raw {
+        log,
+        stream,
+        attrs,
+        time_ns: clock.read(stamp)?,
+    })
+}
+
+/// Reads times that mostly lie in the same second as the one before.
+#[derive(Debug, Default)]
+pub struct Clock {
+    second: [u8; 19],
+    second_ns: u64,
+}
+
+impl Clock {
+    /// A time as Go's RFC3339Nano in UTC.
+    fn read(&mut self, stamp: &[u8]) -> Option<u64> {
+        let (second, rest) = stamp.split_first_chunk::<19>()?;
+        if *second != self.second {
+            let text = std::str::from_utf8(second).ok()?;
+            self.second_ns = time::parse_rfc3339(&format!("{text}Z"))?;
+            self.second = *second;
+        }
+        let nanos = match rest {
+            b"Z" => 0,
+            [b'.', digits @ .., b'Z'] if (1..=9).contains(&digits.len()) => {
+                let mut nanos = 0u64;
+                for digit in digits {
+                    nanos = nanos * 10 + u64::from(digit.wrapping_sub(b'0'));
+                    if !digit.is_ascii_digit() {
+                        return None;
+                    }
+                }
+                nanos * 10u64.pow(9 - digits.len() as u32)
+            }
+            _ => return None,
+        };
+        self.second_ns.checked_add(nanos)
+    }
+}
+
+/// Appends what the inside of a JSON string stands for; false if it is none.
+pub fn unescape_into(out: &mut impl BufMut, mut text: &[u8]) -> bool {
+    while let Some(n) = memchr::memchr(b'\\', text) {
+        out.put_slice(&text[..n]);
+        let Some(escape) = text.get(n + 1) else {
+            return false;
+        };
+        text = &text[n + 2..];
+        match escape {
+            b'n' => out.put_u8(b'\n'),
+            b'r' => out.put_u8(b'\r'),
+            b't' => out.put_u8(b'\t'),
+            b'"' | b'\\' | b'/' => out.put_u8(*escape),
+            b'b' => out.put_u8(8),
+            b'f' => out.put_u8(12),
+            b'u' => match unicode(&mut text) {
+                Some(c) => out.put_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                None => return false,
+            },
+            _ => return false,
+        }
+    }
+    out.put_slice(text);
+    true
+}
+
+/// The character of `\u` and four digits, or of two of them.
+fn unicode(text: &mut &[u8]) -> Option<char> {
+    let first = hex4(text)?;
+    if !(0xd800..0xdc00).contains(&first) {
+        return char::from_u32(first);
+    }
+    *text = text.strip_prefix(b"\\u")?;
+    let second = hex4(text)?;
+    (0xdc00..0xe000).contains(&second).then_some(())?;
+    char::from_u32(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+}
+
+fn hex4(text: &mut &[u8]) -> Option<u32> {
+    let (digits, rest) = text.split_first_chunk::<4>()?;
+    *text = rest;
+    let digit = |b: &u8| char::from(*b).to_digit(16);
+    digits.iter().try_fold(0, |n, b| Some(n << 4 | digit(b)?))
 }

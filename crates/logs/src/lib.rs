@@ -6,28 +6,31 @@
 //! - A torn record is skipped and counted, never an error for the rest.
 
 mod driver;
-mod file;
 mod follow;
+mod frames;
+mod index;
 mod info;
 pub mod json;
+mod loss;
 mod options;
 mod read;
 mod record;
-mod rotate;
 mod scan;
 mod segment;
 mod template;
 pub mod time;
+mod write;
 
 pub use driver::{LogDriver, Remote};
-pub use file::JsonFile;
 pub use follow::{Batch, Follower};
 pub use info::{DEFAULT_TAG, LogInfo};
-pub use options::{BadOption, JsonFileOptions, check_delivery, parse_size};
+pub use loss::{GAP_ATTRIBUTE, LossReason};
+pub use options::{BadOption, FileOptions, check_delivery, parse_size};
 pub use read::{LogQuery, LogStream, read, read_path};
 pub use record::{Cursor, Partial, Record};
-pub use segment::LogState;
+pub use segment::{Format, LogState};
 pub use template::BadTemplate;
+pub use write::FileLog;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,14 @@
 
 use std::collections::BTreeMap;
 
+/// Options of every driver that writes files.
+const FILE_OPTIONS: &[&str] = &[
+    "max-size",
+    "max-file",
+    "compress",
+    "mode",
+    "max-buffer-size",
+];
 /// Options that the caller turns into attributes of the records.
 const ATTRIBUTE_OPTIONS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
 /// Options of dockerd's copy of logs it could not read back otherwise; our logs are read where they are.
@@ -42,6 +50,18 @@ pub enum BadOption {
     /// compress is no truth value.
     #[error("strconv.ParseBool: parsing {}: invalid syntax", quoted(.0))]
     Truth(String),
+    /// An option of local with its value.
+    #[error("invalid value for {0}: {1}: {2}")]
+    Value(&'static str, String, Box<BadOption>),
+    /// compress of local is no truth value.
+    #[error("invalid boolean value for compress: {0}")]
+    LocalTruth(Box<BadOption>),
+    /// max-file of local is below 0.
+    #[error("max-file must not be negative")]
+    NegativeFiles,
+    /// local has nothing to compress.
+    #[error("compression cannot be enabled when max file count is 1")]
+    OneFile,
     /// There is nothing to compress.
     #[error("compress cannot be true when max-file is less than 2 or max-size is not set")]
     NothingToCompress,
@@ -60,9 +80,6 @@ pub enum BadOption {
     /// The tag.
     #[error(transparent)]
     Tag(crate::template::BadTemplate),
-    /// Docker has it, this daemon has not.
-    #[error("the log opt {0} is not implemented yet")]
-    NotBuilt(&'static str),
 }
 
 fn quoted(text: &str) -> String {
@@ -71,93 +88,105 @@ fn quoted(text: &str) -> String {
 
 /// Options of a file driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JsonFileOptions {
+pub struct FileOptions {
     /// Rotate a file that has reached this size.
     pub max_size_bytes: Option<u64>,
     /// Keep so many files, the current one included (0 and 1: only the current one).
     pub max_files: u32,
+    /// Rotated files are compressed.
+    pub compress: bool,
     /// Added to every record.
     pub attrs: BTreeMap<String, String>,
 }
 
-impl JsonFileOptions {
+impl FileOptions {
     /// From a container's or the daemon's options of `json-file`. `attrs` (from `labels`, `env`, `tag`) comes from
     /// [`crate::LogInfo`].
     pub fn parse<'a>(
         opts: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<JsonFileOptions, BadOption> {
-        let options = JsonFileOptions {
-            max_files: 1,
-            ..JsonFileOptions::default()
-        };
-        options.read(opts, false, &[ATTRIBUTE_OPTIONS, CACHE_OPTIONS], |name| {
-            BadOption::Unknown(name.to_owned())
-        })
-    }
-
-    /// From the options of `local`.
-    pub fn parse_local<'a>(
-        opts: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<JsonFileOptions, BadOption> {
-        let options = JsonFileOptions {
-            max_size_bytes: Some(LOCAL_MAX_SIZE_BYTES),
-            max_files: LOCAL_MAX_FILES,
-            ..JsonFileOptions::default()
-        };
-        options.read(opts, true, &[], |name| {
-            BadOption::UnknownLocal(name.to_owned())
-        })
-    }
-
-    fn read<'a>(
-        mut self,
-        opts: impl IntoIterator<Item = (&'a str, &'a str)>,
-        may_compress: bool,
-        others: &[&[&str]],
-        unknown: impl Fn(&str) -> BadOption,
-    ) -> Result<JsonFileOptions, BadOption> {
+    ) -> Result<FileOptions, BadOption> {
         let opts: BTreeMap<&str, &str> = opts.into_iter().collect();
-        check_delivery(&opts)?;
-        let known = |name: &&str| {
-            [
-                "max-size",
-                "max-file",
-                "compress",
-                "mode",
-                "max-buffer-size",
-            ]
-            .contains(name)
-                || others.iter().any(|list| list.contains(name))
+        check_known(&opts, &[ATTRIBUTE_OPTIONS, CACHE_OPTIONS], |name| {
+            BadOption::Unknown(name.to_owned())
+        })?;
+        let mut options = FileOptions {
+            max_files: 1,
+            ..FileOptions::default()
         };
-        if let Some(name) = opts.keys().find(|name| !known(name)) {
-            return Err(unknown(name));
-        }
         if let Some(text) = opts.get("max-size") {
             let bytes = parse_size(text, 1000.0)?;
             if bytes == 0 {
                 return Err(BadOption::NoSize);
             }
-            self.max_size_bytes = Some(bytes);
+            options.max_size_bytes = Some(bytes);
         }
         if let Some(text) = opts.get("max-file") {
-            let files: i64 = text
-                .parse()
-                .map_err(|_| BadOption::Files((*text).to_owned()))?;
+            let files = u32::try_from(parse_files(text)?).unwrap_or(0);
             if files < 1 {
                 return Err(BadOption::NoFiles);
             }
-            self.max_files = u32::try_from(files).unwrap_or(u32::MAX);
+            options.max_files = files;
         }
-        if let Some(text) = opts.get("compress")
-            && parse_bool(text)?
-            && !may_compress
-        {
-            if self.max_files < 2 || self.max_size_bytes.is_none() {
-                return Err(BadOption::NothingToCompress);
-            }
-            return Err(BadOption::NotBuilt("compress"));
+        if let Some(text) = opts.get("compress") {
+            options.compress = parse_bool(text)?;
         }
-        Ok(self)
+        match options.compress && (options.max_files < 2 || options.max_size_bytes.is_none()) {
+            true => Err(BadOption::NothingToCompress),
+            false => Ok(options),
+        }
+    }
+
+    /// From the options of `local`.
+    pub fn parse_local<'a>(
+        opts: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<FileOptions, BadOption> {
+        let opts: BTreeMap<&str, &str> = opts.into_iter().collect();
+        check_known(&opts, &[], |name| BadOption::UnknownLocal(name.to_owned()))?;
+        let mut options = FileOptions {
+            max_size_bytes: Some(LOCAL_MAX_SIZE_BYTES),
+            max_files: LOCAL_MAX_FILES,
+            compress: true,
+            attrs: BTreeMap::new(),
+        };
+        let bad = |name, text: &str, e| BadOption::Value(name, text.to_owned(), Box::new(e));
+        if let Some(text) = opts.get("max-size") {
+            let bytes = parse_size(text, 1000.0).map_err(|e| bad("max-size", text, e))?;
+            options.max_size_bytes = Some(bytes);
+        }
+        if let Some(text) = opts.get("max-file") {
+            let files = parse_files(text).map_err(|e| bad("max-file", text, e))?;
+            options.max_files = u32::try_from(files).map_err(|_| BadOption::NegativeFiles)?;
+        }
+        if let Some(text) = opts.get("compress") {
+            options.compress = parse_bool(text).map_err(|e| BadOption::LocalTruth(Box::new(e)))?;
+        }
+        match options.compress && options.max_files <= 1 {
+            true => Err(BadOption::OneFile),
+            false => Ok(options),
+        }
+    }
+}
+
+/// Go's `strconv.Atoi`; what is too large is the largest number.
+fn parse_files(text: &str) -> Result<i64, BadOption> {
+    let number: i64 = text
+        .parse()
+        .map_err(|_| BadOption::Files(text.to_owned()))?;
+    Ok(number.min(i64::from(u32::MAX)))
+}
+
+/// Refuses what is no option of the driver, and a delivery that is none.
+fn check_known(
+    opts: &BTreeMap<&str, &str>,
+    others: &[&[&str]],
+    unknown: impl Fn(&str) -> BadOption,
+) -> Result<(), BadOption> {
+    check_delivery(opts)?;
+    let known =
+        |name: &&str| FILE_OPTIONS.contains(name) || others.iter().any(|list| list.contains(name));
+    match opts.keys().find(|name| !known(name)) {
+        Some(name) => Err(unknown(name)),
+        None => Ok(()),
     }
 }
 

@@ -1,5 +1,10 @@
 //! Finding a byte in long text.
 
+/// Position of the first newline.
+pub(crate) fn newline(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(b'\n', bytes)
+}
+
 /// Looked at in one go; the compiler makes vector instructions of it.
 const CHUNK_BYTES: usize = 32;
 

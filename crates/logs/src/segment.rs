@@ -9,12 +9,19 @@ use std::sync::Arc;
 
 use gantry_stream::Signal;
 
+use crate::loss::Loss;
+
 /// The path of the `n`-th rotated file; 0 is the current one.
 pub(crate) fn rotated(path: &Path, n: u32) -> PathBuf {
     if n == 0 {
         return path.to_owned();
     }
     with_suffix(path, &n.to_string())
+}
+
+/// The path of the `n`-th rotated file when it is compressed.
+pub(crate) fn compressed(path: &Path, n: u32) -> PathBuf {
+    with_suffix(&rotated(path, n), "gz")
 }
 
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -24,11 +31,22 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// What was in segments that a reader came too late for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) segments: u64,
+    pub(crate) records: u64,
+    /// Bytes of output.
+    pub(crate) bytes: u64,
+}
+
 /// A log file and how much of it may be read. Segments are linked in the order of their writing; a follower keeps alive
 /// what it has still to read, except for files that rotation has removed meanwhile: those are unlinked.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) file: Arc<File>,
+    /// Its index, with the files of `local`.
+    pub(crate) index: Option<Arc<File>>,
     /// A number that no other file of the log has.
     pub(crate) id: u64,
     /// Where this segment begins in the file: not 0 if somebody emptied the file under us.
@@ -38,21 +56,31 @@ pub(crate) struct Segment {
     pub(crate) committed: Cell<u64>,
     pub(crate) next: RefCell<Option<Rc<Segment>>>,
     before: RefCell<Weak<Segment>>,
+    /// Output that was written to it by this writer: records and bytes.
+    pub(crate) output: Cell<(u64, u64)>,
     /// Segments between this one and `next` that were removed before a reader came to them.
-    pub(crate) lost_after: Cell<u64>,
+    pub(crate) lost_after: Cell<Lost>,
 }
 
 impl Segment {
-    pub(crate) fn new(file: Arc<File>, id: u64, start: u64, written: u64) -> Rc<Segment> {
+    pub(crate) fn new(
+        file: Arc<File>,
+        index: Option<Arc<File>>,
+        id: u64,
+        start: u64,
+        written: u64,
+    ) -> Rc<Segment> {
         Rc::new(Segment {
             file,
+            index,
             id,
             start,
             written: Cell::new(written),
             committed: Cell::new(written),
             next: RefCell::new(None),
             before: RefCell::default(),
-            lost_after: Cell::new(0),
+            output: Cell::new((0, 0)),
+            lost_after: Cell::default(),
         })
     }
 
@@ -66,26 +94,54 @@ impl Segment {
         let before = self.before.borrow().upgrade();
         let next = self.next.borrow().clone();
         if let (Some(before), Some(next)) = (before, next) {
-            before
-                .lost_after
-                .set(before.lost_after.get() + 1 + self.lost_after.get());
+            let (mut lost, after) = (before.lost_after.get(), self.lost_after.get());
+            let (records, bytes) = self.output.get();
+            lost.segments += 1 + after.segments;
+            lost.records += records + after.records;
+            lost.bytes += bytes + after.bytes;
+            before.lost_after.set(lost);
             before.link(&next);
         }
     }
+}
+
+/// What the files of a log hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Docker's records.
+    Json,
+    /// Multiplexed frames, and an index beside each file.
+    Frames,
 }
 
 /// What readers and the writer share.
 #[derive(Debug)]
 pub struct LogState {
     pub(crate) path: PathBuf,
+    pub(crate) format: Format,
     pub(crate) current: RefCell<Rc<Segment>>,
     pub(crate) signal: Signal,
     pub(crate) closed: Cell<bool>,
-    pub(crate) failed_batches: Cell<u64>,
+    lost_bytes: Cell<u64>,
+    losses: Cell<u64>,
+    follower_gaps: Cell<u64>,
 }
 
 impl LogState {
-    /// The current file's path.
+    pub(crate) fn new(path: &Path, format: Format, current: Rc<Segment>) -> Rc<LogState> {
+        Rc::new(LogState {
+            path: path.to_owned(),
+            format,
+            current: RefCell::new(current),
+            signal: Signal::default(),
+            closed: Cell::new(false),
+            lost_bytes: Cell::new(0),
+            losses: Cell::new(0),
+            follower_gaps: Cell::new(0),
+        })
+    }
+
+    /// The current file's path; with the files of `local`, what their names begin with.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -95,9 +151,24 @@ impl LogState {
         self.current.borrow().committed.get()
     }
 
-    /// Batches whose write failed; their records are not in the log.
-    pub fn failed_batches(&self) -> u64 {
-        self.failed_batches.get()
+    /// Stretches of output that are not in the log (batches whose write failed, and the like), and their bytes. Each is
+    /// said in the log as soon as it takes more.
+    pub fn losses(&self) -> (u64, u64) {
+        (self.losses.get(), self.lost_bytes.get())
+    }
+
+    /// Stretches that followers came too late for.
+    pub fn follower_gaps(&self) -> u64 {
+        self.follower_gaps.get()
+    }
+
+    pub(crate) fn count_follower_gap(&self) {
+        self.follower_gaps.set(self.follower_gaps.get() + 1);
+    }
+
+    pub(crate) fn count_loss(&self, loss: &Loss) {
+        self.losses.set(self.losses.get() + 1);
+        self.lost_bytes.set(self.lost_bytes.get() + loss.bytes);
     }
 
     /// Tells followers that no more output will come.

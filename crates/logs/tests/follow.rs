@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use gantry_logs::{Cursor, Follower, JsonFile, JsonFileOptions};
+use gantry_logs::{Cursor, FileLog, FileOptions, Follower};
 use gantry_rt::testing::on_shard;
 use gantry_stream::{LogSink, Stream};
 
-fn open(path: &Path, max_size: &str) -> JsonFile {
-    let options = JsonFileOptions::parse([("max-size", max_size), ("max-file", "100")]);
-    JsonFile::open(path, options.expect("options")).expect("log")
+fn open(path: &Path, max_size: &str) -> FileLog {
+    let options = FileOptions::parse([("max-size", max_size), ("max-file", "100")]);
+    FileLog::open_json(path, options.expect("options")).expect("log")
 }
 
-fn commit(log: &mut JsonFile, range: std::ops::Range<u32>) {
+fn commit(log: &mut FileLog, range: std::ops::Range<u32>) {
     for n in range {
         log.append(Stream::Stdout, format!("line {n}\n").as_bytes(), 1);
     }
@@ -68,8 +68,8 @@ fn a_cursor_that_rotation_has_removed_is_said() {
     on_shard(|| async {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("log");
-        let options = JsonFileOptions::parse([("max-size", "200"), ("max-file", "2")]);
-        let mut log = JsonFile::open(&path, options.expect("options")).expect("log");
+        let options = FileOptions::parse([("max-size", "200"), ("max-file", "2")]);
+        let mut log = FileLog::open_json(&path, options.expect("options")).expect("log");
         commit(&mut log, 0..2);
         let mut follower = Follower::open(&log.state(), None).expect("follower");
         let first = follower.next().await.expect("some").expect("batch");

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
-use gantry_logs::{JsonFile, JsonFileOptions, json};
+use gantry_logs::{FileLog, FileOptions, json};
 use gantry_stream::{ContainerIo, IoConfig, Pump, PumpKind, Step, StreamFds, unix_time_ns};
 
 const CONTAINERS: u32 = 6;
@@ -82,9 +82,9 @@ async fn serve(dir: PathBuf, keeper: String) {
     let mut all: Vec<Rc<ContainerIo>> = Vec::new();
     for (slot, pipe) in (0..).zip(pipes.split(',')) {
         let max_size = std::env::var("GANTRY_MAX_SIZE").expect("max-size");
-        let options = JsonFileOptions::parse([("max-size", &*max_size), ("max-file", "1000")])
-            .expect("options");
-        let log = JsonFile::open(&file_of(&dir, "log", slot), options).expect("log");
+        let options =
+            FileOptions::parse([("max-size", &*max_size), ("max-file", "1000")]).expect("options");
+        let log = FileLog::open_json(&file_of(&dir, "log", slot), options).expect("log");
         let config = IoConfig {
             tty: false,
             sink: Some(Box::new(log)),

@@ -17,6 +17,8 @@ pub struct LogPosition {
 pub trait LogSink {
     /// Encodes output; nothing is written yet.
     fn append(&mut self, stream: Stream, bytes: &[u8], time_ns: u64);
+    /// Output was lost before it came here: so many bytes (0: not known). The log says so.
+    fn gap(&mut self, bytes: u64);
     /// A stream has ended: its unfinished line becomes a last record.
     fn finish(&mut self, stream: Stream, time_ns: u64);
     /// Writes what was encoded with one write(2). On an error the records of this batch are dropped and counted, and the

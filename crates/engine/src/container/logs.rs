@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use gantry_logs::{
-    BadOption, BadTemplate, JsonFile, JsonFileOptions, LogDriver, LogInfo, LogQuery, LogState,
+    BadOption, BadTemplate, FileLog, FileOptions, Format, LogDriver, LogInfo, LogQuery, LogState,
 };
 use gantry_rt::sync::Notify;
 use gantry_rt::{Either, ShardId, mailbox, race};
@@ -66,27 +66,25 @@ fn pairs(log: &LogConfig) -> impl Iterator<Item = (&str, &str)> {
     log.options.iter().map(|(k, v)| (k.as_str(), v.as_str()))
 }
 
-fn parse_options(log: &LogConfig) -> Result<JsonFileOptions, EngineError> {
+fn parse_options(log: &LogConfig) -> Result<FileOptions, EngineError> {
     let parsed = match driver(log)? {
-        LogDriver::Local => JsonFileOptions::parse_local(pairs(log)),
+        LogDriver::Local => FileOptions::parse_local(pairs(log)),
         LogDriver::Remote(_) => {
             let cache = gantry_logship::cache_options(&log.options);
             let cache = cache.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-            let parsed = JsonFileOptions::parse_local(cache);
+            let parsed = FileOptions::parse_local(cache);
             return parsed.map_err(|e| {
                 ship::failed(&format!("error initializing local log cache driver: {e}"))
             });
         }
-        _ => JsonFileOptions::parse(pairs(log)),
+        _ => FileOptions::parse(pairs(log)),
     };
     parsed.map_err(bad_option)
 }
 
 fn bad_option(error: BadOption) -> EngineError {
     match error {
-        BadOption::NotBuilt(_) | BadOption::Tag(BadTemplate::NotBuilt(_)) => {
-            EngineError::NotImplemented(error.to_string())
-        }
+        BadOption::Tag(BadTemplate::NotBuilt(_)) => EngineError::NotImplemented(error.to_string()),
         _ => EngineError::InvalidParameter(error.to_string()),
     }
 }
@@ -118,11 +116,13 @@ fn attributes(info: &LogInfo) -> Result<BTreeMap<String, String>, EngineError> {
     Ok(found)
 }
 
-/// The log file of a container with a driver that writes one.
-fn path(container: &Container) -> PathBuf {
+/// The log of a container with a driver that writes one, and what its files hold.
+fn files(container: &Container) -> (PathBuf, Format) {
     match LogDriver::named(&container.fixed.host.log.driver) {
-        Some(LogDriver::Local | LogDriver::Remote(_)) => container.fixed.local_log_path(),
-        _ => container.fixed.log_path(&container.id),
+        Some(LogDriver::Local | LogDriver::Remote(_)) => {
+            (container.fixed.local_log_base(), Format::Frames)
+        }
+        _ => (container.fixed.log_path(&container.id), Format::Json),
     }
 }
 
@@ -137,13 +137,17 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
     if !matches!(driver, LogDriver::Remote(_)) {
         options.attrs = attributes(&info(container))?;
     }
-    let path = path(container);
+    let (path, format) = files(container);
     let io_error = |e| EngineError::io(format!("open log {}", path.display()), e);
-    if matches!(driver, LogDriver::Local | LogDriver::Remote(_)) {
-        let dir = path.parent().unwrap_or(&path);
-        std::fs::create_dir_all(dir).map_err(io_error)?;
-    }
-    let file = JsonFile::open(&path, options).map_err(io_error)?;
+    let file = match format {
+        Format::Json => FileLog::open_json(&path, options),
+        Format::Frames => {
+            let dir = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(dir).map_err(io_error)?;
+            FileLog::open_local(&path, options)
+        }
+    };
+    let file = file.map_err(io_error)?;
     let state = file.state();
     Ok(Some((Box::new(file), state)))
 }
@@ -208,10 +212,10 @@ fn reader(
     }
     let query = query(container, options, raw)?;
     let state = container.inner.borrow().last_log.clone();
-    let path = path(container);
+    let (path, format) = files(container);
     let opened = match state {
         Some(state) => gantry_logs::read(&state, query),
-        None => gantry_logs::read_path(&path, query),
+        None => gantry_logs::read_path(&path, format, query),
     };
     opened.map_err(|e| EngineError::io(format!("open log {}", path.display()), e))
 }

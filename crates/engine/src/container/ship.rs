@@ -30,7 +30,7 @@ fn remote(container: &Container) -> Option<Remote> {
 
 /// Where it is kept how far a log is sent.
 fn place(container: &Container) -> PathBuf {
-    container.fixed.local_log_path().with_extension("sent")
+    container.fixed.local_log_base().with_extension("sent")
 }
 
 /// A start's failure in Docker's words and classes.
@@ -95,7 +95,7 @@ pub(crate) fn begin(
 pub(crate) async fn resume(container: &Rc<Container>) {
     if remote(container).is_none()
         || container.inner.borrow().shipper.is_some()
-        || !container.fixed.local_log_path().exists()
+        || !container.fixed.dir.join("local-logs").exists()
     {
         return;
     }

@@ -73,9 +73,9 @@ impl FixedView {
     pub fn log_path(&self, id: &str) -> PathBuf {
         self.dir.join(format!("{id}-json.log"))
     }
-    /// The log file of the local driver. Docker's place; the content is ours alone.
-    pub fn local_log_path(&self) -> PathBuf {
-        self.dir.join("local-logs/container.log")
+    /// What the names of the local driver's files begin with. Docker's place; form and content are ours.
+    pub fn local_log_base(&self) -> PathBuf {
+        self.dir.join("local-logs/container")
     }
     /// The upper directory of the root file system.
     pub fn upper_path(&self) -> PathBuf {

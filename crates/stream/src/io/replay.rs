@@ -29,7 +29,7 @@ impl ContainerIo {
             match record {
                 None => return Ok(()),
                 Some(SpillRecord::Gap(bytes)) => {
-                    self.gap_bytes.set(self.gap_bytes.get() + bytes);
+                    self.count_gap(bytes);
                     tracing::warn!(
                         slot = self.slot,
                         bytes,
@@ -62,8 +62,16 @@ impl ContainerIo {
             %error,
             "output collected while the daemon was away cannot be read; the rest of it is lost"
         );
-        self.gap_bytes.set(self.gap_bytes.get() + lost);
+        self.count_gap(lost);
         self.spill_offset.set(end);
         self.commit(0, 0)
+    }
+
+    /// The log says it too.
+    fn count_gap(&self, bytes: u64) {
+        self.gap_bytes.set(self.gap_bytes.get() + bytes);
+        if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.gap(bytes);
+        }
     }
 }

@@ -1,0 +1,259 @@
+//! The file that is written to, with its index.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::index::{self, ENTRY_BYTES, Entry, Index, What};
+use crate::json;
+use crate::read::{read_at, rebuild};
+use crate::segment::Segment;
+
+use super::encoder::Encoder;
+use super::files::Opened;
+
+/// Looked at for the time of the last records. Longer ones are parts of a line, and as old as its first part.
+const TAIL_BYTES: u64 = 16 * 1024;
+
+/// The current file.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) data: Arc<File>,
+    pub(super) index: Option<IndexOut>,
+    pub(super) id: u64,
+    /// Its length, as far as we wrote it.
+    pub(super) written: u64,
+    /// The latest time in it; 0 without a record.
+    pub(super) last_time_ns: u64,
+    /// A failed write left a piece of a record behind that could not be cut off.
+    pub(super) torn: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct IndexOut {
+    pub(super) file: Arc<File>,
+    len: u64,
+    /// Records in the segment.
+    records: u64,
+}
+
+impl Output {
+    /// An opened file; a torn last record is cut off, and what lies past `committed_bytes`.
+    pub(super) fn open(opened: Opened, committed_bytes: Option<u64>) -> io::Result<Output> {
+        let Opened { data, index, id } = opened;
+        let len = data.metadata()?.len();
+        let len = committed_bytes.map_or(len, |bytes| bytes.min(len));
+        let mut output = Output {
+            data: Arc::new(data),
+            index: None,
+            id,
+            written: len,
+            last_time_ns: 0,
+            torn: false,
+        };
+        match index {
+            None => {
+                if committed_bytes.is_none() {
+                    output.written = end_of_last_record(&output.data)?;
+                }
+                output.last_time_ns = last_json_time(&output.data, output.written)?;
+            }
+            Some(index) => output.open_index(Arc::new(index))?,
+        }
+        output.data.set_len(output.written)?;
+        Ok(output)
+    }
+
+    /// Checks the index of the segment; makes it anew if it is damaged.
+    fn open_index(&mut self, file: Arc<File>) -> io::Result<()> {
+        let found = Index::open(file.clone(), self.id, self.written)?;
+        let (last, len) = match &found {
+            Some(found) if found.len() > 0 => (Some(found.get(found.len() - 1)?), found.len()),
+            Some(_) => (None, 0),
+            None => (None, 0),
+        };
+        let sound = found.is_some() && (last.is_some() || self.written == 0);
+        let from = last.filter(|_| sound);
+        // From the last entry on, or all of it, frame by frame.
+        let walked = rebuild(&self.data, from, self.written)?;
+        let mut out = IndexOut {
+            file,
+            len: (len + 1) * ENTRY_BYTES,
+            records: walked.records,
+        };
+        if !sound {
+            if self.written > 0 {
+                tracing::warn!(
+                    segment = self.id,
+                    "the index of a log segment is missing or damaged and is made anew; times of its records are lost"
+                );
+            }
+            out.file.set_len(0)?;
+            let mut bytes = index::header(self.id).to_vec();
+            bytes.extend(walked.entries.iter().flat_map(Entry::encode));
+            (&*out.file).write_all(&bytes)?;
+            out.len = bytes.len() as u64;
+        } else {
+            out.file.set_len(out.len)?;
+        }
+        self.written = walked.end;
+        self.last_time_ns = walked.last_time_ns;
+        self.index = Some(out);
+        Ok(())
+    }
+
+    /// What readers see of it; what is written next begins at `start`.
+    pub(super) fn segment(&self, start: u64) -> Rc<Segment> {
+        let index = self.index.as_ref().map(|index| index.file.clone());
+        Segment::new(self.data.clone(), index, self.id, start, self.written)
+    }
+
+    /// Says that nothing follows in this file.
+    pub(super) fn seal(&mut self) -> io::Result<()> {
+        let Some(index) = &mut self.index else {
+            return Ok(());
+        };
+        let end = Entry {
+            offset: self.written,
+            record: index.records,
+            time_ns: self.last_time_ns,
+            clock_ns: self.last_time_ns,
+            what: What::End,
+        };
+        index.append(&end.encode())
+    }
+
+    /// Writes a part of the batch, after the index entries that say what it is. Somebody may have emptied the file
+    /// (`truncate -s 0`, logrotate's copytruncate): then the answer is where the part begins now.
+    pub(super) fn append(
+        &mut self,
+        encoder: &Encoder,
+        batch: &[u8],
+        part: Range<usize>,
+    ) -> io::Result<Option<u64>> {
+        let written = self.index_part(encoder, batch, part.clone());
+        let written = written.and_then(|()| (&*self.data).write_all(&batch[part.clone()]));
+        if let Err(e) = written {
+            self.cut_off();
+            return Err(e);
+        }
+        let len = part.len() as u64;
+        let end = (&*self.data).stream_position()?;
+        let expected = self.written + len;
+        self.written = end;
+        if end == expected {
+            return Ok(None);
+        }
+        let start = end.saturating_sub(len);
+        self.written = start;
+        if let Some(index) = &mut self.index {
+            index.restart(self.id)?;
+        }
+        self.index_part(encoder, batch, part)?;
+        self.written = end;
+        Ok(Some(start))
+    }
+
+    fn index_part(
+        &mut self,
+        encoder: &Encoder,
+        batch: &[u8],
+        part: Range<usize>,
+    ) -> io::Result<()> {
+        let Some(index) = &mut self.index else {
+            return Ok(());
+        };
+        let (entries, records) = encoder.entries(batch, part, self.written, index.records);
+        let bytes: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
+        index.append(&bytes)?;
+        index.records += records;
+        Ok(())
+    }
+
+    /// After a failed write: the file is as it was, or, when that fails too, what it has more is skipped by readers.
+    fn cut_off(&mut self) {
+        let index = self.index.as_mut().map_or(Ok(()), |index| {
+            let (entries, records) = index.behind(self.written)?;
+            index.len = entries;
+            index.records = records;
+            index.file.set_len(index.len)
+        });
+        if let Err(error) = index.and_then(|()| self.data.set_len(self.written)) {
+            tracing::error!(id = self.id, %error, "a torn log record can't be cut off");
+            self.torn = true;
+            self.written = self.data.metadata().map_or(self.written, |stat| stat.len());
+        }
+    }
+}
+
+impl IndexOut {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Err(e) = (&*self.file).write_all(bytes) {
+            // Half an entry would shift all that follow.
+            self.file.set_len(self.len)?;
+            return Err(e);
+        }
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Length of the index and number of records when the segment ends at `end`, a place where an entry begins.
+    fn behind(&self, end: u64) -> io::Result<(u64, u64)> {
+        let mut len = self.len;
+        let mut records = self.records;
+        while len > ENTRY_BYTES {
+            let mut bytes = [0; ENTRY_BYTES as usize];
+            self.file.read_exact_at(&mut bytes, len - ENTRY_BYTES)?;
+            let entry = Entry::decode(&bytes);
+            if entry.offset < end {
+                break;
+            }
+            records = entry.record;
+            len -= ENTRY_BYTES;
+        }
+        Ok((len, records))
+    }
+
+    fn restart(&mut self, segment: u64) -> io::Result<()> {
+        self.file.set_len(0)?;
+        (&*self.file).write_all(&index::header(segment))?;
+        self.len = ENTRY_BYTES;
+        self.records = 0;
+        Ok(())
+    }
+}
+
+/// Length of a json-file up to its last newline.
+fn end_of_last_record(file: &File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut chunk = [0u8; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(chunk.len() as u64);
+        let piece = &mut chunk[..(end - start) as usize];
+        file.read_exact_at(piece, start)?;
+        if let Some(at) = memchr::memrchr(b'\n', piece) {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// The latest time of the records at the end of a json-file; 0 if there is none.
+pub(super) fn last_json_time(file: &File, end: u64) -> io::Result<u64> {
+    let start = end.saturating_sub(TAIL_BYTES);
+    let mut bytes = vec![0; (end - start) as usize];
+    let got = read_at(file, &mut bytes, start)?;
+    let lines = bytes[..got].split_inclusive(|b| *b == b'\n');
+    Ok(lines
+        .filter_map(json::decode)
+        .map(|(_, t)| t)
+        .max()
+        .unwrap_or(0))
+}
