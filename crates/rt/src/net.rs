@@ -4,12 +4,19 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketFlags, sockopt};
 
 use crate::fd::AsyncFd;
 use crate::time::{Either, race};
+
+/// After this long without a byte a TCP client is asked for a sign of life, and again after as long (Go's numbers). A client
+/// that is gone but for the end of its input can be told in no other way from one that only ended its input.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// A client that answers none of so many is gone.
+pub const KEEPALIVE_PROBES: u32 = 9;
 
 /// A listening socket that any number of shards can open. `Send`: made at boot, given to each shard.
 #[derive(Clone, Debug)]
@@ -66,6 +73,15 @@ impl ListenerHandle {
     }
 }
 
+fn set_tcp_options(fd: &OwnedFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
 /// A listening socket on one shard.
 #[derive(Clone)]
 pub struct Listener {
@@ -92,7 +108,7 @@ impl Listener {
             ) {
                 Ok(fd) => {
                     if self.tcp {
-                        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+                        set_tcp_options(&fd)?;
                     }
                     return Ok(Some(fd));
                 }
