@@ -161,6 +161,7 @@ fn specify(
     let mut lowers = shared.images.rootfs(&image)?;
     lowers.push(shared.config.init_layer_dir());
     let upper = fixed.upper_path();
+    files::make_dirs(fixed)?;
     let accounts = shared.accounts.of_start(&fixed.image_id, &upper, &lowers)?;
     let who = user::resolve(&fixed.config.user, &fixed.host.group_add, &accounts)?;
     if joined.is_none() && !fixed.config.network_disabled {

@@ -23,6 +23,15 @@ impl LocalLock {
         while self.held.get() {
             self.freed.notified().await;
         }
+        self.take()
+    }
+
+    /// The lock, if nobody holds it.
+    pub(crate) fn try_lock(&self) -> Option<LocalGuard> {
+        (!self.held.get()).then(|| self.take())
+    }
+
+    fn take(&self) -> LocalGuard {
         self.held.set(true);
         LocalGuard {
             held: self.held.clone(),

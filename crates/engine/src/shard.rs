@@ -17,6 +17,7 @@ use crate::accounts_cache::AccountsCache;
 use crate::boot::BootPlan;
 use crate::config::EngineConfig;
 use crate::container::Container;
+use crate::container::later::{self, Later};
 use crate::container::logs::OpenLogs;
 use crate::container::remember::{self, Unremembered};
 use crate::events::Bus;
@@ -99,6 +100,8 @@ pub(crate) struct ShardEngine {
     pub(crate) health: health::clock::Clock,
     /// Whose start is not on disk yet.
     pub(crate) unremembered: Unremembered,
+    /// What is to be done with them in a while.
+    pub(crate) later: Later,
     pub(crate) booted: Cell<bool>,
 }
 
@@ -119,6 +122,7 @@ impl ShardEngine {
             oom,
             health: health::clock::Clock::default(),
             unremembered: Unremembered::default(),
+            later: Later::default(),
             booted: Cell::new(false),
         });
         SHARD.with(|slot| slot.set(shard.clone())).map_err(|_| {
@@ -141,6 +145,7 @@ impl ShardEngine {
     /// most [`RELEASE_WAIT`].
     pub(crate) async fn released(&self) {
         remember::settle(self).await;
+        later::settle(self).await;
         let releasing = || {
             let containers = self.containers.borrow();
             containers.values().any(|c| c.releasing.get())

@@ -10,6 +10,7 @@ pub struct RootMount(Option<OwnedFd>);
 
 impl RootMount {
     pub(crate) fn new(mount: OwnedFd) -> RootMount {
+        gantry_rt::closer::start();
         RootMount(Some(mount))
     }
 }

@@ -39,6 +39,11 @@ fn queue() -> Option<&'static Sender<OwnedFd>> {
         .as_ref()
 }
 
+/// Starts the thread, if there is none: who will close something later says so when it comes to have it.
+pub fn start() {
+    queue();
+}
+
 /// Closes a descriptor on the closer's thread; the caller does not wait. Without the thread it is closed here.
 pub fn close_later(fd: OwnedFd) {
     let Some(queue) = queue() else { return };

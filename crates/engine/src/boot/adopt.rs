@@ -1,6 +1,6 @@
 //! Taking over what a keeper has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ pub(super) async fn adopt(
             oom_kills_told: Cell::new(0),
             bundle,
             exiting: Cell::new(false),
-            _root: None,
+            root: RefCell::default(),
         }));
     }
     let process = container.process();

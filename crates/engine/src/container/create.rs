@@ -8,7 +8,7 @@ use gantry_image::Image;
 use gantry_store::{Batch, Table};
 
 use super::rename::{in_use, name_error, name_key};
-use super::{Container, files};
+use super::{Container, files, later};
 use crate::command::{self, ImageDefaults};
 use crate::model::*;
 use crate::shard::{ShardEngine, Shared};
@@ -256,6 +256,7 @@ pub(crate) async fn create(
     shard.containers.borrow_mut().insert(id, container.clone());
     container.publish();
     container.event("create", &[]);
+    later::copy_record(&container);
     Ok(())
 }
 
@@ -290,7 +291,7 @@ async fn make_durable(
     image: &Arc<Image>,
 ) -> Result<(), EngineError> {
     let record = container.record_bytes()?;
-    files::make_dirs(container, record.clone()).await?;
+    files::make_dirs_early(container).await?;
     volumes::populate(acquired, &container.fixed, image).await?;
     let mut batch = Batch::new();
     acquired.put(&mut batch)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
-use super::{Container, Run, external, files, hooks, remove, start, wait};
+use super::{Container, Run, external, files, hooks, later, remove, start, wait};
 use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
@@ -146,6 +146,9 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     fault::reach(Point::ExitRecorded);
     container.releasing.set(true);
     let lasted = container.end_run();
+    if let Some(root) = run.root.take() {
+        later::end_root(container, root);
+    }
     exec::exit::container_ended(container);
     if exit.oom_killed && run.oom_kills_told.get() == 0 {
         container.event("oom", &[]);
@@ -161,7 +164,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     } else if container.fixed.host.auto_remove && !container.client_restart.get() {
         remove::auto_remove(container).await;
     } else {
-        files::copy_record_later(container);
+        later::copy_record(container);
     }
 }
 

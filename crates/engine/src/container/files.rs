@@ -34,19 +34,25 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), EngineError> {
         .map_err(|e| EngineError::io(format!("make directory {}", path.display()), e))
 }
 
-/// Makes the directories and the record's copy.
-pub(crate) async fn make_dirs(
-    container: &Rc<Container>,
-    record: Vec<u8>,
-) -> Result<(), EngineError> {
+/// Makes the directories, as far as they are missing. Blocks.
+pub(crate) fn make_dirs(fixed: &FixedView) -> Result<(), EngineError> {
+    make_dir(&fixed.dir, 0o710)?;
+    make_dir(&fixed.dir.join("rootfs"), 0o710)?;
+    make_dir(&fixed.upper_path(), 0o755)?;
+    make_dir(&fixed.work_path(), 0o700)
+}
+
+/// Makes the directories of a container to be, if something is done to them before its first start, which makes those of
+/// the others.
+pub(crate) async fn make_dirs_early(container: &Rc<Container>) -> Result<(), EngineError> {
     let (fixed, shared) = (container.fixed.clone(), container.shard.shared.clone());
+    let copies_up = fixed.host.mounts.iter().any(|point| point.copy_up);
+    if fixed.host.storage_quota.is_none() && !copies_up {
+        return Ok(());
+    }
     on_worker(move || {
-        make_dir(&fixed.dir, 0o710)?;
-        make_dir(&fixed.dir.join("rootfs"), 0o710)?;
-        make_dir(&fixed.upper_path(), 0o755)?;
-        make_dir(&fixed.work_path(), 0o700)?;
-        shared.quotas.apply(&fixed)?;
-        write_replacing(&fixed.dir.join(RECORD_FILE), &record)
+        make_dirs(&fixed)?;
+        shared.quotas.apply(&fixed)
     })
     .await
 }
@@ -73,28 +79,15 @@ pub(crate) fn write_replacing(path: &Path, bytes: &[u8]) -> Result<(), EngineErr
     write().map_err(|e| EngineError::io(format!("write {}", path.display()), e))
 }
 
-/// Renews the JSON copy; nobody waits for it. One write at a time: a newer record follows an older one.
-pub(crate) fn copy_record_later(container: &Rc<Container>) {
-    container.copy_wanted.set(true);
-    if container.copying.replace(true) {
-        return;
-    }
-    let container = container.clone();
-    gantry_rt::spawn("container.copy-record", async move {
-        while container.copy_wanted.take() {
-            let written = async {
-                let bytes = container.record_bytes()?;
-                let path = container.fixed.dir.join(RECORD_FILE);
-                on_worker(move || write_replacing(&path, &bytes)).await
-            };
-            if let Err(e) = written.await
-                && !container.removing.get()
-            {
-                tracing::warn!(id = %container.id, error = %e, "the copy of a container's record is out of date");
-            }
-        }
-        container.copying.set(false);
-    });
+/// Renews the JSON copy. The container's lock is held: a removal would leave a directory behind.
+pub(crate) async fn copy_record(container: &Container) -> Result<(), EngineError> {
+    let bytes = container.record_bytes()?;
+    let fixed = container.fixed.clone();
+    on_worker(move || {
+        make_dir(&fixed.dir, 0o710)?;
+        write_replacing(&fixed.dir.join(RECORD_FILE), &bytes)
+    })
+    .await
 }
 
 /// Whether a container's directory shows no trace of a life: an empty upper layer, and a record (if there is one) of a
@@ -123,12 +116,9 @@ pub(crate) async fn move_to_trash(dir: PathBuf) -> Result<(), EngineError> {
     on_worker(move || {
         let trash = trash_of(&dir)
             .ok_or_else(|| EngineError::System("a container has no directory".to_owned()))?;
-        if let Some(parent) = trash.parent() {
-            make_dir(parent, 0o700)?;
-        }
         match fs::rename(&dir, &trash) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !dir.exists() => Ok(()),
             Err(e) => Err(EngineError::io(format!("unlink {}", dir.display()), e)),
         }
     })

@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod freeze;
 pub(crate) mod hooks;
 pub(crate) mod kill;
+pub(crate) mod later;
 pub(crate) mod logs;
 pub(crate) mod remember;
 pub(crate) mod remove;
@@ -71,10 +72,7 @@ pub(crate) struct Container {
     pub(crate) gone: Cell<bool>,
     /// An ended run still gives back its control group and its keeper slot.
     pub(crate) releasing: Cell<bool>,
-    /// The JSON copy of the record is older than the record.
-    pub(crate) copy_wanted: Cell<bool>,
-    /// The JSON copy is being written.
-    pub(crate) copying: Cell<bool>,
+    pub(crate) copy: later::Copy,
     /// Clients that attached before the start.
     pub(crate) pending: RefCell<Vec<attach::PendingAttach>>,
     /// Further processes that clients made or start.
@@ -114,7 +112,7 @@ pub(crate) struct Run {
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
     /// Its root file system; not after an adoption, where the exit ends the mount.
-    pub(crate) _root: Option<RootMount>,
+    pub(crate) root: RefCell<Option<RootMount>>,
 }
 
 /// A client that waits.
@@ -153,8 +151,7 @@ impl Container {
             removing: Cell::new(false),
             gone: Cell::new(false),
             releasing: Cell::new(false),
-            copy_wanted: Cell::new(false),
-            copying: Cell::new(false),
+            copy: later::Copy::default(),
             pending: RefCell::default(),
             execs: Execs::default(),
             health,

@@ -64,7 +64,7 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
     }
     container.amend(|inner| inner.name = new_name.as_str().into());
     index.release_name(&old_name, &container.id);
-    super::files::copy_record_later(container);
+    super::later::copy_record(container);
     container.event("rename", &[("oldName", format!("/{old_name}"))]);
     Ok(())
 }

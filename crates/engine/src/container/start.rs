@@ -1,6 +1,6 @@
 //! `start`: from a record to a running process.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_launch::{Bundle, KeeperClient, Launched};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
-use super::{Container, Run, exit, external, hooks, logs, remember, remove, ship};
+use super::{Container, Run, exit, external, hooks, later, logs, remember, remove, ship};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec;
 use crate::model::*;
@@ -67,6 +67,7 @@ pub(crate) async fn start_locked(
         ));
     }
     container.released().await;
+    later::end_root_now(container);
     if cause == Cause::Client {
         let mut inner = container.inner.borrow_mut();
         inner.backoff.reset();
@@ -177,7 +178,7 @@ fn take_over(
         oom_kills_told: Cell::new(0),
         bundle,
         exiting: Cell::new(false),
-        _root: Some(launched.root),
+        root: RefCell::new(Some(launched.root)),
     });
     container.transition(Status::Running, |state| {
         state.pid = launched.pid;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_cgroup::{Limits, UNLIMITED};
 
-use super::{Container, Run, exit, external, files};
+use super::{Container, Run, exit, external, later};
 use crate::model::*;
 use crate::{EngineError, launch_spec, oom};
 
@@ -54,7 +54,7 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
         return Err(e);
     }
     container.amend(|inner| inner.settings = after);
-    files::copy_record_later(container);
+    later::copy_record(container);
     oom::watch_later(container);
     container.event("update", &[]);
     Ok(())
