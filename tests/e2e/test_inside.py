@@ -5,10 +5,13 @@ namespace) the test says so.
 """
 import io
 import pathlib
+import subprocess
 import tarfile
 
 import mkimage
 import pytest
+
+from engine import wait_for
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_ERROR = "OCI runtime create failed: runc create failed: unable to start container process: error during container init: "
@@ -29,6 +32,21 @@ def mounts(engine, *options):
         assert mount[4] not in table, f"two mounts on {mount[4]}"
         table[mount[4]] = (" ".join(mount[5:]), fs[0], fs[2])
     return table
+
+
+@pytest.mark.gantry
+def test_the_root_is_what_every_way_leads_to(engine):
+    """Nothing of the keeper's is seen below it, and it is no chroot to the kernel."""
+    options = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
+    cid = engine.ok("run", "-d", "--network", "none", *options, "busybox", "sh", "-c", "touch /mark; sleep 1000")
+    wait_for(lambda: engine.ok("exec", cid, "ls", "/mark") == "/mark", "the mark")
+    pid = engine.ok("inspect", "-f", "{{.State.Pid}}", cid)
+    enter = ["nsenter", "-t", pid, "-m"]
+    assert subprocess.run([*enter, "ls", "/mark"], capture_output=True, text=True).stdout == "/mark\n"
+    assert engine.ok("exec", cid, "sh", "-c", "cd /..; ls -d mark") == "mark"
+    # Forbidden in a chroot.
+    assert engine.ok("exec", cid, "unshare", "-U", "-r", "id", "-u") == "0"
+    engine.ok("rm", "-f", cid)
 
 
 def test_mount_table(engine):

@@ -20,10 +20,10 @@ struct Kernel {
 pub(super) fn attach(context: &Context<'_>) -> Done {
     let mut kernel = make_kernel(context)?;
     let Some(hooks) = &context.plan.hooks else {
-        let root = context.fd(context.plan.rootfs);
-        at(Step::Rootfs, put_on_root_point(root))?;
-        at(Step::Rootfs, raw::fchdir(root))?;
-        change_root()?;
+        match context.plan.user {
+            None => cover_root(context)?,
+            Some(_) => replace_root(context)?,
+        }
         return fill(context, &mut kernel);
     };
     match context.plan.user {
@@ -45,10 +45,8 @@ fn fill(context: &Context<'_>, kernel: &mut Kernel) -> Done {
             i,
             raw::resolve(&op.target, op.no_symlinks),
         )?;
-        let moved = raw::move_mount(tree, target);
-        raw::close(target);
-        raw::close(tree);
-        at_detail(Step::Mount, i, moved)?;
+        // Both are closed with all others.
+        at_detail(Step::Mount, i, raw::move_mount(tree, target))?;
     }
     Ok(())
 }
@@ -63,7 +61,7 @@ fn make_kernel(context: &Context<'_>) -> Done<Kernel> {
     // With hooks, all of the host's are.
     let views = user.views.iter().filter(|_| context.plan.hooks.is_none());
     for view in views {
-        at(Step::Rootfs, put_on_root_point(context.fd(*view)))?;
+        at(Step::Rootfs, put_on(ROOT_POINT, context.fd(*view)))?;
     }
     for (i, op) in context.plan.mounts.iter().enumerate() {
         let (place, kind) = match op.source {
@@ -76,11 +74,29 @@ fn make_kernel(context: &Context<'_>) -> Done<Kernel> {
     Ok(kernel)
 }
 
-fn put_on_root_point(tree: RawFd) -> SysResult {
-    let point = raw::resolve(ROOT_POINT, false)?;
+fn put_on(point: &CStr, tree: RawFd) -> SysResult {
+    let point = raw::resolve(point, false)?;
     let moved = raw::move_mount(tree, point);
     raw::close(point);
     moved
+}
+
+/// Puts the root file system over the keeper's, which is an empty file system: whatever leads to the namespace's root ends
+/// up in what is on top of it. pivot_root(2) would look at every process of the host, and the end of the old root wait
+/// for every processor.
+fn cover_root(context: &Context<'_>) -> Done {
+    let root = context.fd(context.plan.rootfs);
+    at(Step::Rootfs, put_on(c"/", root))?;
+    at(Step::Rootfs, raw::fchdir(root))?;
+    at(Step::Pivot, raw::chroot(c"."))
+}
+
+/// Takes the old root away, with the host's proc and sysfs that are on it.
+fn replace_root(context: &Context<'_>) -> Done {
+    let root = context.fd(context.plan.rootfs);
+    at(Step::Rootfs, put_on(ROOT_POINT, root))?;
+    at(Step::Rootfs, raw::fchdir(root))?;
+    change_root()
 }
 
 /// The working directory becomes `/`.
