@@ -9,6 +9,8 @@ import time
 SETTLE_TIMEOUT_S = 60
 ID = re.compile(r"[0-9a-f]{64}")
 LOG_FILES = re.compile(r"gantryd\.log$")
+# Comes a second after its container, whose directory is counted.
+LATE_FILES = re.compile(r"containers/[0-9a-f]{64}/container\.(json|new)$")
 
 
 def read(path, mode="r"):
@@ -81,8 +83,8 @@ def of_others(cgroup, procs):
 
 
 def tree(root):
-    return {os.path.relpath(os.path.join(base, name), root)
-            for base, dirs, files in os.walk(root) for name in dirs + files if not LOG_FILES.search(name)}
+    paths = (os.path.join(base, name) for base, dirs, files in os.walk(root) for name in dirs + files)
+    return {os.path.relpath(path, root) for path in paths if not LOG_FILES.search(path) and not LATE_FILES.search(path)}
 
 
 def debug_numbers(eng):
