@@ -5,6 +5,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod streams;
+
 use crate::burst::burst;
 use crate::engine::Engine;
 use crate::http::Client;
@@ -15,6 +17,9 @@ pub const CLIENTS: usize = 8;
 const PING_SAMPLE: Duration = Duration::from_millis(700);
 /// How long idle containers settle before memory is read.
 const SETTLE: Duration = Duration::from_millis(1500);
+
+/// Most bytes a client takes at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// How much work a sample is.
 #[derive(Clone, Debug)]
@@ -27,7 +32,7 @@ pub struct Size {
     pub idle: usize,
     /// Containers started at once in the burst case.
     pub burst: usize,
-    /// MiB through attach.
+    /// MiB through attach and exec.
     pub attach_mib: usize,
     /// Log driver of the containers.
     pub log_driver: String,
@@ -121,8 +126,81 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attach",
         once: false,
-        metrics: &[("attach stdout", "MiB/s", Better::More)],
-        run: attach,
+        metrics: &[
+            ("attach stdout", "MiB/s", Better::More),
+            ("attach stdout: engine CPU", "s/GiB", Better::Less),
+        ],
+        run: streams::attach,
+    },
+    Case {
+        name: "attach-lines",
+        once: false,
+        metrics: &[
+            ("attach stdout, writes of 100 bytes", "MiB/s", Better::More),
+            (
+                "attach stdout, writes of 100 bytes: engine CPU",
+                "s/GiB",
+                Better::Less,
+            ),
+        ],
+        run: streams::attach_lines,
+    },
+    Case {
+        name: "stdin",
+        once: false,
+        metrics: &[
+            ("attach stdin", "MiB/s", Better::More),
+            ("attach stdin: engine CPU", "s/GiB", Better::Less),
+        ],
+        run: streams::stdin,
+    },
+    Case {
+        name: "exec-out",
+        once: false,
+        metrics: &[
+            ("exec stdout", "MiB/s", Better::More),
+            ("exec stdout: engine CPU", "s/GiB", Better::Less),
+        ],
+        run: streams::exec_out,
+    },
+    Case {
+        name: "exec-in",
+        once: false,
+        metrics: &[
+            ("exec stdin", "MiB/s", Better::More),
+            ("exec stdin: engine CPU", "s/GiB", Better::Less),
+        ],
+        run: streams::exec_in,
+    },
+    Case {
+        name: "fanout",
+        once: false,
+        metrics: &[
+            ("attach stdout, 50 clients together", "MiB/s", Better::More),
+            (
+                "attach stdout, 50 clients: engine CPU per GiB sent",
+                "s/GiB",
+                Better::Less,
+            ),
+        ],
+        run: streams::fan_out,
+    },
+    Case {
+        name: "mixed",
+        once: true,
+        metrics: &[
+            (
+                "200 containers print 1 MiB each second, a client each",
+                "MiB/s",
+                Better::More,
+            ),
+            (
+                "200 containers print 1 MiB each second: engine CPU",
+                "s/GiB",
+                Better::Less,
+            ),
+        ],
+        run: streams::mixed,
     },
 ];
 
@@ -277,44 +355,23 @@ fn exec_parallel(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     Ok(vec![vec![done as f64 / took.as_secs_f64()]])
 }
 
-fn attach(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
-    let mut client = engine.client()?;
-    let script = format!(
-        "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c {}m",
-        size.attach_mib
-    );
-    let id = engine.create(&mut client, &["sh", "-c", &script], &size.log_driver)?;
-    let query = format!("/v1.48/containers/{id}/attach?stream=1&stdout=1");
-    let mut stream = engine.client()?.hijack(&query)?;
-    client.expect("POST", &format!("/v1.48/containers/{id}/start"), None)?;
-    let begin = Instant::now();
-    let payload = read_frames(&mut stream)?;
-    let took = begin.elapsed();
-    client.expect("POST", &format!("/v1.48/containers/{id}/wait"), None)?;
-    client.expect("DELETE", &format!("/v1.48/containers/{id}"), None)?;
-    let wanted = (size.attach_mib as u64) << 20;
-    if payload != wanted {
-        return Err(io::Error::other(format!(
-            "attach gave {payload} bytes of {wanted}"
-        )));
-    }
-    Ok(vec![vec![
-        payload as f64 / f64::from(1 << 20) / took.as_secs_f64(),
-    ]])
-}
-
 /// Read multiplexed frames to the end; the bytes of their payloads.
 fn read_frames(stream: &mut impl Read) -> io::Result<u64> {
     let (mut total, mut head) = (0, [0u8; 8]);
+    let mut block = vec![0; READ_BYTES];
     loop {
         match stream.read_exact(&mut head) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(total),
             other => other?,
         }
         let length = u64::from(u32::from_be_bytes([head[4], head[5], head[6], head[7]]));
-        let copied = io::copy(&mut stream.take(length), &mut io::sink())?;
-        if copied != length {
-            return Err(io::Error::other("a frame is cut off"));
+        let mut left = length;
+        while left > 0 {
+            let wanted = left.min(block.len() as u64) as usize;
+            match stream.read(&mut block[..wanted])? {
+                0 => return Err(io::Error::other("a frame is cut off")),
+                n => left -= n as u64,
+            }
         }
         total += length;
     }

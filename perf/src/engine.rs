@@ -21,6 +21,15 @@ pub struct Engine {
     pub pids: Vec<u32>,
 }
 
+/// What a created container has beside its command.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions<'a> {
+    /// Log driver.
+    pub log_driver: &'a str,
+    /// It has a stdin that ends with its first client's.
+    pub stdin: bool,
+}
+
 impl Engine {
     /// Parse `NAME=SOCKET[,cgroup=DIR][,pid=N]...`.
     pub fn parse(text: &str) -> Result<Engine, String> {
@@ -59,9 +68,24 @@ impl Engine {
         cmd: &[&str],
         log_driver: &str,
     ) -> io::Result<String> {
+        let options = CreateOptions {
+            log_driver,
+            stdin: false,
+        };
+        self.create_with(client, cmd, &options)
+    }
+
+    /// As [`Engine::create`].
+    pub fn create_with(
+        &self,
+        client: &mut Client,
+        cmd: &[&str],
+        options: &CreateOptions<'_>,
+    ) -> io::Result<String> {
         let quoted: Vec<String> = cmd.iter().map(|c| format!("\"{c}\"")).collect();
+        let CreateOptions { log_driver, stdin } = options;
         let body = format!(
-            r#"{{"Image":"busybox","Cmd":[{}],"HostConfig":{{"NetworkMode":"none","LogConfig":{{"Type":"{log_driver}","Config":{{}}}}}}}}"#,
+            r#"{{"Image":"busybox","Cmd":[{}],"OpenStdin":{stdin},"StdinOnce":{stdin},"HostConfig":{{"NetworkMode":"none","LogConfig":{{"Type":"{log_driver}","Config":{{}}}}}}}}"#,
             quoted.join(",")
         );
         let answer = client.expect("POST", "/v1.48/containers/create", Some(&body))?;

@@ -39,7 +39,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
         lives_per_client: 5,
         idle: 100,
         burst: 400,
-        attach_mib: 64,
+        attach_mib: 256,
         log_driver: "json-file".to_owned(),
     };
     let mut options = Options {

@@ -62,7 +62,7 @@ pub use exec::create::ExecRequest;
 pub use exec::{ExecConfig, ExecId, ExecView};
 pub use gantry_keeper_proto::fault::arm as arm_faults;
 pub use gantry_launch::Runtime;
-pub use gantry_stream::PumpKind;
+pub use gantry_stream::{PumpKind, PumpStats};
 pub use ids::short as short_id;
 pub use runtimes::{BUILT_IN_RUNTIME, Runtimes};
 pub use wait_handle::WaitHandle;

@@ -1,5 +1,6 @@
 //! A client's connection, once it is a stream.
 
+mod bulk_input;
 mod typed;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use crate::queue::Flushed;
 use crate::subscription::Subscription;
 use crate::sys::untaken;
 
+use bulk_input::Moved;
 pub(crate) use typed::Typed;
 
 /// Most bytes taken from a client at once.
@@ -137,6 +139,7 @@ async fn input(
     let mut typed = Typed::new(io, options);
     let mut buffer = vec![0; INPUT_BYTES];
     let mut first = Some(over_read).filter(|b| !b.is_empty());
+    let mut pace = bulk_input::Pace::default();
     loop {
         let bytes = match first.take() {
             Some(bytes) => bytes,
@@ -146,8 +149,16 @@ async fn input(
                 Err(_) => return AttachEnd::ClientGone,
             },
         };
+        let bulk = pace.note(bytes.len(), INPUT_BYTES) && typed.may_be_moved();
         if let Some(end) = typed.feed(bytes, hang_up(sock)).await {
             return end;
+        }
+        if bulk {
+            match bulk_input::move_input(sock, io).await {
+                Moved::Ended => break,
+                Moved::Gone => return AttachEnd::ClientGone,
+                Moved::Small => {}
+            }
         }
     }
     typed.finish().await;

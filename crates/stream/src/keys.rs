@@ -48,9 +48,18 @@ impl Detector {
         Detector { keys, matched: 0 }
     }
 
+    /// Whether there are no keys to be found.
+    pub fn finds_nothing(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Passes input on to `out`; keys that may begin the sequence are held back until that is decided. True if the
     /// sequence was completed (what follows it is dropped).
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> bool {
+        if self.keys.is_empty() {
+            out.extend_from_slice(input);
+            return false;
+        }
         for &byte in input {
             if self.keys.get(self.matched) == Some(&byte) {
                 self.matched += 1;

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use gantry_keeper_proto::shm::{JournalMap, UserData};
 use gantry_rt::fd::AsyncFd;
@@ -30,6 +32,47 @@ pub struct PumpStats {
     pub out_of_buffers: u64,
     /// Batches whose log write failed: their records are lost and the log says nothing about them.
     pub failed_writes: u64,
+    /// Bytes that were dropped while no daemon was there, or could not be read back.
+    pub gap_bytes: u64,
+}
+
+/// What all pumps of the process counted, in the order of [`PumpStats::parts`].
+static TOTALS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
+
+impl PumpStats {
+    /// What all pumps of this process counted.
+    pub fn of_process() -> PumpStats {
+        let [
+            batches,
+            completions,
+            bytes,
+            moved_bytes,
+            out_of_buffers,
+            failed_writes,
+            gap_bytes,
+        ] = TOTALS.each_ref().map(|total| total.load(Relaxed));
+        PumpStats {
+            batches,
+            completions,
+            bytes,
+            moved_bytes,
+            out_of_buffers,
+            failed_writes,
+            gap_bytes,
+        }
+    }
+
+    fn parts(&self) -> [u64; 7] {
+        [
+            self.batches,
+            self.completions,
+            self.bytes,
+            self.moved_bytes,
+            self.out_of_buffers,
+            self.failed_writes,
+            self.gap_bytes,
+        ]
+    }
 }
 
 /// The steps of a batch, in order. A kill after any of them loses and doubles nothing.
@@ -120,9 +163,16 @@ impl Pump {
     }
 
     pub(crate) fn count(&self, f: impl FnOnce(&mut PumpStats)) {
-        let mut stats = self.stats.get();
+        let before = self.stats.get();
+        let mut stats = before;
         f(&mut stats);
         self.stats.set(stats);
+        let changes = stats.parts().into_iter().zip(before.parts());
+        for (total, (now, before)) in TOTALS.iter().zip(changes) {
+            if now != before {
+                total.fetch_add(now - before, Relaxed);
+            }
+        }
     }
 
     pub(crate) fn add(&self, slot: u32, io: Weak<ContainerIo>) {

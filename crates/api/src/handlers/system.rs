@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gantry_engine::{Event, EventsQuery};
+use gantry_engine::{Event, EventsQuery, PumpStats};
 use gantry_rt::http::ResponseBody;
 
 use crate::context::Context;
@@ -122,5 +122,18 @@ pub(super) fn debug(ctx: &Context) -> Reply {
         "open_fds": system::open_fds(),
         "kernel_ways": ways,
         "log_senders": sent,
+        "output": output(PumpStats::of_process()),
     }))
+}
+
+/// What containers and execs printed, and what of it was lost.
+fn output(stats: PumpStats) -> serde_json::Value {
+    serde_json::json!({
+        "read_bytes": stats.bytes,
+        "moved_bytes": stats.moved_bytes,
+        "batches": stats.batches,
+        "out_of_buffers": stats.out_of_buffers,
+        "failed_log_writes": stats.failed_writes,
+        "gap_bytes": stats.gap_bytes,
+    })
 }

@@ -32,6 +32,11 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// Whether nothing has to look at the input: it goes to the container as it is.
+    pub(crate) fn may_be_moved(&self) -> bool {
+        self.stdin_open && !self.io.tty() && self.detector.finds_nothing()
+    }
+
     /// Writes input, waiting until the container takes it, or until `gone`. Says if the client's part is over.
     pub(crate) async fn feed(
         &mut self,

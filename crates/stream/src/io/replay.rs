@@ -70,6 +70,7 @@ impl ContainerIo {
     /// The log says it too.
     fn count_gap(&self, bytes: u64) {
         self.gap_bytes.set(self.gap_bytes.get() + bytes);
+        self.pump.count(|s| s.gap_bytes += bytes);
         if let Some(sink) = &mut *self.sink.borrow_mut() {
             sink.gap(bytes);
         }

@@ -1,8 +1,12 @@
 //! The way in: a container's standard input.
 
 use std::io;
+use std::rc::Rc;
+
+use gantry_rt::fd::AsyncFd;
 
 use super::ContainerIo;
+use crate::splice::BULK_PIPE_BYTES;
 
 /// Most bytes written to a container's stdin in one call.
 const STDIN_WRITE_BYTES: usize = 64 * 1024;
@@ -20,8 +24,10 @@ impl ContainerIo {
             if bytes.is_empty() {
                 return Ok(());
             }
-            let stdin = self.stdin.borrow().clone();
-            stdin.ok_or(io::ErrorKind::BrokenPipe)?.writable().await?;
+            self.stdin()
+                .ok_or(io::ErrorKind::BrokenPipe)?
+                .writable()
+                .await?;
         }
     }
 
@@ -30,8 +36,7 @@ impl ContainerIo {
         if !self.started.get() {
             return Ok(0);
         }
-        let stdin = self.stdin.borrow().clone();
-        let stdin = stdin.ok_or(io::ErrorKind::BrokenPipe)?;
+        let stdin = self.stdin().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut written = 0;
         while written < bytes.len() {
             let end = bytes.len().min(written + STDIN_WRITE_BYTES);
@@ -43,6 +48,20 @@ impl ContainerIo {
             }
         }
         Ok(written)
+    }
+
+    /// The container's stdin as long as it is open.
+    pub(crate) fn stdin(&self) -> Option<Rc<AsyncFd>> {
+        self.stdin.borrow().clone()
+    }
+
+    /// Makes room for bulk. A pipe that cannot be made larger stays as it is.
+    pub(crate) fn grow_stdin(&self) {
+        if let Some(stdin) = self.stdin()
+            && let Err(error) = rustix::pipe::fcntl_setpipe_size(&*stdin, BULK_PIPE_BYTES)
+        {
+            tracing::debug!(slot = self.slot, %error, "a container's stdin stays as small as it is");
+        }
     }
 
     /// Closes the daemon's end of stdin. The keeper's copy must be closed too for the container to see the end. A
