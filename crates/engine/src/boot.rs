@@ -363,7 +363,7 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be recorded");
         return;
     }
-    if let Err(e) = exit::store_record(container, &container.record()).await {
+    if let Err(e) = exit::store_present(container).await {
         tracing::error!(id = %container.id, error = %e, "a lost container could not be made durable");
     }
 }

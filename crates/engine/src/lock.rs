@@ -19,6 +19,10 @@ pub(crate) struct LocalGuard {
 }
 
 impl LocalLock {
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
     pub(crate) async fn lock(&self) -> LocalGuard {
         while self.held.get() {
             self.freed.notified().await;

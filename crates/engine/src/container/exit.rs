@@ -103,6 +103,7 @@ pub(crate) fn exit_code(wait_status: i32) -> i32 {
 /// Records the exit, announces it, and decides what comes next.
 async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     let code = exit.wait_status.map_or(EXIT_LOST, exit_code);
+    let writing = container.records.lock().await;
     let (policy, attempts, manually) = {
         let inner = container.inner.borrow();
         (
@@ -143,6 +144,7 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
         tracing::error!(id = %container.id, error = %e, "an exit could not be appended to the journal");
         container.force_state(next, change);
     }
+    drop(writing);
     fault::reach(Point::ExitRecorded);
     container.releasing.set(true);
     let lasted = container.end_run();
@@ -181,7 +183,13 @@ async fn commit_exit(
     store_record(container, &record).await
 }
 
-/// Writes a record to the store, durable against a power loss.
+/// Writes the record as it is now to the store.
+pub(crate) async fn store_present(container: &Container) -> Result<(), EngineError> {
+    let _writing = container.records.lock().await;
+    store_record(container, &container.record()).await
+}
+
+/// Writes a record to the store, durable against a power loss. The lock of records is held.
 pub(crate) async fn store_record(
     container: &Container,
     record: &ContainerRecord,
@@ -299,7 +307,7 @@ impl Container {
                 state.finished_unix_ns = clock::unix_ns();
             }
         })?;
-        store_record(self, &self.record()).await?;
+        store_present(self).await?;
         self.restart_cancelled.notify_all();
         wait::announce_exit(self);
         Ok(true)

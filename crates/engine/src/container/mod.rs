@@ -52,6 +52,9 @@ pub(crate) struct Container {
     pub(crate) fixed: Arc<FixedView>,
     /// Serialises start, stop, remove, rename.
     pub(crate) ops: LocalLock,
+    /// Serialises writes of the record: each is of what the one before it made of the container, so none undoes another.
+    /// Innermost; held until what was written is what the container is.
+    pub(crate) records: LocalLock,
     /// Told after every change of state.
     pub(crate) changed: Notify,
     /// Told when a waiting restart should be given up.
@@ -141,6 +144,7 @@ impl Container {
             shard: shard.clone(),
             fixed: fixed.clone(),
             ops: LocalLock::default(),
+            records: LocalLock::default(),
             changed: Notify::new(),
             restart_cancelled: Notify::new(),
             launching: Cell::new(false),

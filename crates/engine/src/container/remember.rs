@@ -70,7 +70,9 @@ fn take(shard: &ShardEngine) -> Option<Batch> {
             continue;
         };
         let exiting = container.run().is_none_or(|run| run.exiting.get());
-        if exiting || container.removing.get() || !container.status().is_alive() {
+        // What is being written at this moment says that it runs, too.
+        let written = container.records.is_held();
+        if exiting || written || container.removing.get() || !container.status().is_alive() {
             continue;
         }
         match container.record_bytes() {

@@ -58,11 +58,13 @@ pub(crate) async fn rename(container: &Rc<Container>, new_name: &str) -> Result<
     index
         .reserve_name(&new_name, &container.id)
         .map_err(|holder| allocating(in_use(&new_name, &holder)))?;
+    let writing = container.records.lock().await;
     if let Err(e) = commit(container, &old_name, &new_name).await {
         index.release_name(&new_name, &container.id);
         return Err(e);
     }
     container.amend(|inner| inner.name = new_name.as_str().into());
+    drop(writing);
     index.release_name(&old_name, &container.id);
     super::later::copy_record(container);
     container.event("rename", &[("oldName", format!("/{old_name}"))]);

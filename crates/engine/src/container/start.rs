@@ -237,7 +237,7 @@ async fn failed(container: &Rc<Container>, error: &EngineError) {
     }
     if container.fixed.host.auto_remove {
         remove::auto_remove_later(container);
-    } else if let Err(e) = exit::store_record(container, &container.record()).await {
+    } else if let Err(e) = exit::store_present(container).await {
         tracing::error!(id = %container.id, error = %e, "a failed start could not be made durable");
     }
 }

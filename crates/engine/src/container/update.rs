@@ -47,13 +47,16 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
     if let Some(run) = &live {
         apply(container, run, new, back.clone()).await?;
     }
+    let writing = container.records.lock().await;
     if let Err(e) = commit(container, &after).await {
+        drop(writing);
         if let Some(run) = &live {
             external::limit(container, run, back).await?;
         }
         return Err(e);
     }
     container.amend(|inner| inner.settings = after);
+    drop(writing);
     later::copy_record(container);
     oom::watch_later(container);
     container.event("update", &[]);
