@@ -77,8 +77,13 @@ pub(crate) async fn start_probe(
     exec: &Rc<Exec>,
     wanted: SubscribeOptions,
 ) -> Result<Subscription, EngineError> {
-    let live = start(container, exec, ExecStart::default(), Some(wanted)).await?;
-    live.subscription
+    let started = start(container, exec, ExecStart::default(), Some(wanted)).await;
+    if started.is_err() && exec.phase() == Phase::Created {
+        // Refused before it began. Nobody starts it again, and its end is waited for.
+        exit::ended(container, exec, NOT_STARTED);
+    }
+    started?
+        .subscription
         .ok_or_else(|| EngineError::System("a probe has no output".to_owned()))
 }
 
