@@ -1,5 +1,7 @@
 //! Resource limits: ranges, conflicts, defaults.
 
+use std::collections::BTreeSet;
+
 use gantry_engine::model::ResourceLimits;
 
 use super::{Machine, devices};
@@ -167,7 +169,7 @@ fn set(wanted: &str, what: &str, field: &str, online_path: &str) -> Result<(), A
         return Ok(());
     };
     let available = parse_set(text.trim()).unwrap_or_default();
-    if numbers.iter().all(|n| available.contains(n)) {
+    if numbers.is_subset(&available) {
         return Ok(());
     }
     Err(ApiError::invalid(format!(
@@ -178,18 +180,22 @@ fn set(wanted: &str, what: &str, field: &str, online_path: &str) -> Result<(), A
 
 /// Largest CPU or node number accepted.
 const MAX_SET_NUMBER: u32 = 8191;
+/// Ranges in one list; more cannot say anything new.
+const MAX_SET_RANGES: usize = MAX_SET_NUMBER as usize + 1;
 
-fn parse_set(text: &str) -> Option<Vec<u32>> {
-    let mut numbers = Vec::new();
-    for part in text.split(',') {
+/// The numbers of a list, each once.
+fn parse_set(text: &str) -> Option<BTreeSet<u32>> {
+    let mut given = vec![false; MAX_SET_NUMBER as usize + 1];
+    for (at, part) in text.split(',').enumerate() {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
         let (low, high) = (low.parse::<u32>().ok()?, high.parse::<u32>().ok()?);
-        if low > high || high > MAX_SET_NUMBER {
+        if at >= MAX_SET_RANGES || low > high {
             return None;
         }
-        numbers.extend(low..=high);
+        given.get_mut(low as usize..=high as usize)?.fill(true);
     }
-    Some(numbers)
+    let numbers = (0..).zip(given).filter(|(_, given)| *given);
+    Some(numbers.map(|(number, _)| number).collect())
 }
 
 /// The engine's form of checked limits.
@@ -228,9 +234,16 @@ mod tests {
 
     #[test]
     fn sets() {
-        assert_eq!(parse_set("0-2,7"), Some(vec![0, 1, 2, 7]));
+        assert_eq!(parse_set("0-2,7,1-2"), Some([0, 1, 2, 7].into()));
         for bad in ["", "a", "2-1", "0-99999999", "1,,2", "-1"] {
             assert_eq!(parse_set(bad), None, "{bad}");
         }
+        // What is short to write must not take the memory of the machine.
+        let many = |n: usize| vec!["0-8191"; n].join(",");
+        assert_eq!(
+            parse_set(&many(MAX_SET_RANGES)).map(|s| s.len()),
+            Some(8192)
+        );
+        assert_eq!(parse_set(&many(MAX_SET_RANGES + 1)), None);
     }
 }

@@ -111,7 +111,7 @@ fn integer(text: &str) -> Option<i64> {
         }
         _ => digits.parse().ok(),
     };
-    parsed.map(|n| sign * n)
+    parsed.and_then(|n: i64| n.checked_mul(sign))
 }
 
 #[cfg(test)]
@@ -127,6 +127,8 @@ mod tests {
         });
         assert_eq!(parse(text).unwrap(), expected);
         assert_eq!(parse("").unwrap(), Value::Null);
+        let too_small = "-0x-8000000000000000";
+        assert_eq!(parse(too_small).unwrap(), too_small);
         assert_eq!(
             parse("{\"j\": [1, \"2\"]}").unwrap(),
             serde_json::json!({"j": [1, "2"]})
