@@ -10,6 +10,7 @@ mod streams;
 use crate::burst::burst;
 use crate::engine::Engine;
 use crate::http::Client;
+use crate::logs;
 
 /// Clients of the parallel cases.
 pub const CLIENTS: usize = 8;
@@ -201,6 +202,27 @@ pub const CASES: &[Case] = &[
             ),
         ],
         run: streams::mixed,
+    },
+    Case {
+        name: "ingest",
+        once: false,
+        metrics: &[
+            ("log ingest, lines of 100 bytes", "MiB/s", Better::More),
+            ("of it: engine CPU", "s/GiB", Better::Less),
+            ("log ingest, lines of 1 KiB", "MiB/s", Better::More),
+            ("of it: engine CPU", "s/GiB", Better::Less),
+        ],
+        run: logs::ingest,
+    },
+    Case {
+        name: "logs-read",
+        once: false,
+        metrics: &[
+            ("log read, lines of 100 bytes", "MiB/s", Better::More),
+            ("of it: engine CPU", "s/GiB", Better::Less),
+            ("logs with tail=10", "ms", Better::Less),
+        ],
+        run: logs::read,
     },
 ];
 

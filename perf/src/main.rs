@@ -13,6 +13,7 @@ mod burst;
 mod cases;
 mod engine;
 mod http;
+mod logs;
 mod oci;
 mod report;
 

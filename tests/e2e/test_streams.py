@@ -242,7 +242,7 @@ def test_local_driver_can_be_read(engine):
 @pytest.mark.gantry
 @pytest.mark.parametrize("options,status,message", [
     ({"compress": "true"}, 400, "compress cannot be true when max-file is less than 2 or max-size is not set"),
-    ({"tag": "{{.ExtraAttributes}}"}, 501, "the field .ExtraAttributes of a log tag is not implemented yet"),
+    ({"tag": "{{nosuch .ID}}"}, 400, 'template: log-tag:1: function "nosuch" not defined'),
     ({"max-size": "10x"}, 400, "invalid suffix: 'x'"),
     ({"max-file": "0"}, 400, "max-file cannot be less than 1"),
 ])

@@ -60,6 +60,8 @@ pub struct DaemonInfo {
     pub id: String,
     /// Data root.
     pub data_root: PathBuf,
+    /// Log driver of containers that name none.
+    pub log_driver: String,
     /// Whether containers are in a user namespace unless they ask for the host's.
     pub userns_remap: bool,
     /// Release of the kernel.

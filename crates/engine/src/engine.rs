@@ -82,6 +82,11 @@ impl Engine {
         })
     }
 
+    /// Log driver and options of containers that name none.
+    pub fn default_log(&self) -> &LogConfig {
+        &self.shared.config.default_log
+    }
+
     /// The runtimes there are.
     pub fn runtimes(&self) -> Arc<Runtimes> {
         self.shared.runtimes.get()

@@ -53,7 +53,7 @@ pub use boot::BootReport;
 pub use command::clean_path;
 pub use config::EngineConfig;
 pub use container::attach::AttachTicket;
-pub use container::logs::LogStream;
+pub use container::logs::{LogStream, check_default as check_default_log};
 pub use engine::Engine;
 pub use error::{EngineError, ErrorClass};
 pub use events::{Event, EventStream, EventsQuery};

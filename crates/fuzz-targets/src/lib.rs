@@ -12,6 +12,8 @@ use gantry_image::{ImageStore, ImportOptions, Platform};
 use gantry_keeper_proto::msg::{FromKeeper, Request};
 use gantry_keeper_proto::plan::Plan;
 use gantry_keeper_proto::runtime::RuntimePlan;
+use gantry_logs::{FileLog, FileOptions, Format, LogInfo, LogQuery};
+use gantry_stream::{LogSink, Stream};
 
 /// Something that takes bytes from outside.
 pub type Target = fn(&[u8]);
@@ -25,6 +27,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image_load", image_load),
     ("json_log", json_log),
     ("keeper_message", keeper_message),
+    ("local_segment", local_segment),
+    ("log_options", log_options),
     ("log_time", log_time),
     ("mux_frames", mux_frames),
     ("passwd", passwd),
@@ -125,11 +129,101 @@ pub fn image_load(data: &[u8]) {
     });
 }
 
-/// Records of a json-file log.
+/// Records of a json-file log: taken apart or decoded, they say the same.
 pub fn json_log(data: &[u8]) {
+    let mut clock = gantry_logs::json::Clock::default();
     for line in data.split_inclusive(|b| *b == b'\n') {
-        let _ = gantry_logs::json::decode(line);
+        let decoded = gantry_logs::json::decode(line);
+        let raw = gantry_logs::json::split(line, &mut clock);
+        let (Some((record, time_ns)), Some(raw)) = (decoded, raw) else {
+            continue;
+        };
+        let mut text = Vec::new();
+        if gantry_logs::json::unescape_into(&mut text, raw.log) {
+            assert_eq!(record.log.as_bytes(), text);
+            assert_eq!((record.stream(), time_ns), (raw.stream, raw.time_ns));
+        }
     }
+    with_log_dir(|dir| {
+        let path = dir.join("log");
+        std::fs::write(&path, data).expect("write");
+        queries(&path, Format::Json);
+    });
+}
+
+/// A segment of driver local and its index: one byte says how much is index.
+pub fn local_segment(data: &[u8]) {
+    let Some((cut, rest)) = data.split_first() else {
+        return;
+    };
+    let (index, segment) = rest.split_at(rest.len().min(usize::from(*cut) * 8));
+    with_log_dir(|dir| {
+        let base = dir.join("log");
+        std::fs::write(dir.join("log.00000001"), segment).expect("write");
+        std::fs::write(dir.join("log.00000001.idx"), index).expect("write");
+        queries(&base, Format::Frames);
+        // A writer goes on behind what is whole, and that can be read.
+        let options = FileOptions::parse_local([("compress", "false")]).expect("options");
+        let mut log = FileLog::open_local(&base, options).expect("a writer");
+        log.append(Stream::Stdout, b"more\n", 1);
+        log.write().expect("write");
+        drop(log);
+        let both = LogQuery {
+            stdout: true,
+            stderr: true,
+            ..LogQuery::default()
+        };
+        let (out, _) = gantry_logs::read_at_once(&base, Format::Frames, &both).expect("read");
+        assert!(out.ends_with(b"more\n"));
+    });
+}
+
+fn with_log_dir(f: impl FnOnce(&std::path::Path)) {
+    let dir = tempfile::tempdir().expect("a directory");
+    f(dir.path());
+}
+
+fn queries(path: &std::path::Path, format: Format) {
+    let whole = LogQuery {
+        stdout: true,
+        stderr: true,
+        ..LogQuery::default()
+    };
+    let odd = LogQuery {
+        timestamps: true,
+        details: true,
+        tty: true,
+        ..whole.clone()
+    };
+    let late = LogQuery {
+        since_ns: Some(1_700_000_000_000_000_000),
+        until_ns: Some(u64::MAX),
+        ..odd.clone()
+    };
+    let tail = LogQuery {
+        tail: Some(2),
+        ..whole.clone()
+    };
+    for query in [whole, odd, late, tail] {
+        gantry_logs::read_at_once(path, format, &query).expect("damage is no error");
+    }
+}
+
+/// Options of log drivers: `name=value` lines, of which `tag` is a template.
+pub fn log_options(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let pairs = || text.lines().filter_map(|line| line.split_once('='));
+    let _ = FileOptions::parse(pairs());
+    let _ = FileOptions::parse_local(pairs());
+    let info = LogInfo {
+        options: pairs().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        env: vec!["A=1".to_owned()],
+        ..LogInfo::default()
+    };
+    let _ = info.attributes(str::to_owned);
+    let _ = info.tag("");
 }
 
 /// Packets between daemon and keeper; what decodes encodes to something that decodes to the same.
@@ -151,6 +245,7 @@ pub fn log_time(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = gantry_logs::time::parse(text, 1_700_000_000_000_000_000);
         let _ = gantry_logs::time::parse_go_duration(text);
+        let _ = gantry_logs::time::parse_timestamp(text);
     }
 }
 

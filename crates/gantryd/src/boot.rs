@@ -193,6 +193,7 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
             shards,
         );
         settings.cdi_spec_dirs.clone_from(&config.cdi_spec_dirs);
+        settings.default_log.clone_from(&config.log);
         settings.pump = ways.pump;
         settings.remap = remap.clone();
         settings.runtimes = config.runtimes.clone();
@@ -448,6 +449,7 @@ fn daemon_info(
         build_time: option_env!("GANTRY_BUILD_TIME").unwrap_or("").to_owned(),
         id: identity.id.clone(),
         data_root: config.data_root.clone(),
+        log_driver: config.log.driver.clone(),
         userns_remap: false,
         kernel_version: uname.release().to_string_lossy().into_owned(),
         operating_system,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_engine::Runtimes;
+use gantry_engine::model::LogConfig;
 use serde_json::{Map, Value};
 
 use crate::features::{self, Features};
@@ -31,6 +32,8 @@ pub struct Config {
     pub debug: bool,
     pub group: Option<String>,
     pub labels: Vec<String>,
+    /// Log driver and options of containers that name none.
+    pub log: LogConfig,
     pub runtimes: Runtimes,
     pub shards: Option<usize>,
     /// Directories of CDI specifications; none switches them off.
@@ -101,10 +104,13 @@ pub fn resolve(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 /// Keys of daemon.json, each with its flag's value as it is shown in a conflict (`None`: not given).
-fn keys(flags: &Flags) -> [(&'static str, Option<String>); 16] {
+fn keys(flags: &Flags) -> [(&'static str, Option<String>); 18] {
     let list = |all: &[String]| (!all.is_empty()).then(|| format!("[{}]", all.join(" ")));
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
     let features = (!flags.features.is_empty()).then(|| features::shown(&flags.features));
+    let pairs = flags.log_opts.iter().map(|(k, v)| format!("{k}:{v}"));
+    let log_opts = (!flags.log_opts.is_empty())
+        .then(|| format!("map[{}]", pairs.collect::<Vec<_>>().join(" ")));
     [
         ("cdi-spec-dirs", list(&flags.cdi_spec_dirs)),
         ("features", features),
@@ -115,6 +121,8 @@ fn keys(flags: &Flags) -> [(&'static str, Option<String>); 16] {
         ("group", flags.group.clone()),
         ("hosts", list(&flags.hosts)),
         ("labels", list(&flags.labels)),
+        ("log-driver", flags.log_driver.clone()),
+        ("log-opts", log_opts),
         ("log-format", flags.log_format.clone()),
         ("log-level", flags.log_level.clone()),
         ("pidfile", path(&flags.pidfile)),
@@ -274,6 +282,27 @@ impl File<'_> {
         Ok(Some(features))
     }
 
+    fn log(&self, flags: &Flags) -> Result<LogConfig, String> {
+        let driver = flags.log_driver.clone().or(self.text("log-driver")?);
+        let mut options = flags.log_opts.clone();
+        let file = self.read("log-opts", "map[string]string", |v| v.as_object())?;
+        for (name, value) in file.into_iter().flatten() {
+            let text = value.as_str().ok_or_else(|| {
+                let kind = kind_of(value);
+                format!(
+                    "invalid JSON: json: cannot unmarshal {kind} into Go struct field Config.log-opts of type string"
+                )
+            })?;
+            options.insert(name.clone(), text.to_owned());
+        }
+        Ok(LogConfig {
+            driver: driver
+                .filter(|d| !d.is_empty())
+                .unwrap_or_else(|| "json-file".to_owned()),
+            options,
+        })
+    }
+
     fn integer(&self, key: &str) -> Result<Option<i64>, String> {
         self.read(key, "int", Value::as_i64)
     }
@@ -339,6 +368,7 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
             .unwrap_or(false),
         group: flags.group.clone().or(file.text("group")?),
         labels: or_file(&flags.labels, "labels")?,
+        log: file.log(flags)?,
         runtimes: crate::runtimes::resolve(
             &flags.runtimes,
             file.0.get("runtimes"),
@@ -393,6 +423,8 @@ fn check(config: &Config) -> Result<(), String> {
         return Err("the number of shards must be between 1 and 256".to_owned());
     }
     config.hosts.iter().try_for_each(|h| check_host(h))?;
+    gantry_engine::check_default_log(&config.log)
+        .map_err(|e| format!("failed to set log opts: {e}"))?;
     for (index, label) in config.labels.iter().enumerate() {
         check_label(label)?;
         let key = |l: &str| l.split('=').next().unwrap_or_default().to_owned();

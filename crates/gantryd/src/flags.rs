@@ -37,6 +37,10 @@ pub struct Flags {
     pub default_runtime: Option<String>,
     /// `--label`
     pub labels: Vec<String>,
+    /// `--log-driver`
+    pub log_driver: Option<String>,
+    /// `--log-opt`
+    pub log_opts: BTreeMap<String, String>,
     /// `--log-format`
     pub log_format: Option<String>,
     /// `--shutdown-timeout`, seconds
@@ -102,8 +106,10 @@ pub const FLAGS: &[(&str, Option<char>, bool)] = &[
     ("help", Some('h'), true),
     ("host", Some('H'), false),
     ("label", None, false),
+    ("log-driver", None, false),
     ("log-format", None, false),
     ("log-level", Some('l'), false),
+    ("log-opt", None, false),
     ("pidfile", Some('p'), false),
     ("shards", None, false),
     ("shutdown-timeout", None, false),
@@ -214,6 +220,12 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
         }
         "add-runtime" => checked(crate::runtimes::add(&mut flags.runtimes, value))?,
         "default-runtime" => flags.default_runtime = Some(value.to_owned()),
+        "log-driver" => flags.log_driver = Some(value.to_owned()),
+        "log-opt" => {
+            // Without a value it is an empty one.
+            let (name, value) = value.split_once('=').unwrap_or((value, ""));
+            flags.log_opts.insert(name.to_owned(), value.to_owned());
+        }
         "log-format" => flags.log_format = Some(value.to_owned()),
         "shutdown-timeout" => {
             let reason = format!("strconv.ParseInt: parsing \"{value}\": invalid syntax");
@@ -285,8 +297,10 @@ Options:
   -G, --group string         Group for the unix socket (default \"docker\")
   -H, --host list            Daemon socket(s) to connect to (unix://, tcp://, fd://)
       --label list           Set key=value labels to the daemon
+      --log-driver string    Default driver for container logs (default \"json-file\")
       --log-format string    Set the logging format (\"text\") (default \"text\")
   -l, --log-level string     Set the logging level (\"debug\", \"info\", \"warn\", \"error\", \"fatal\") (default \"info\")
+      --log-opt map          Default log driver options for containers
   -p, --pidfile string       Path to use for daemon PID file (default \"/run/gantry.pid\")
       --shards int           Number of shards (default: CPUs of this process)
       --shutdown-timeout int Seconds that requests in flight get when the daemon ends (default 15)
@@ -354,8 +368,7 @@ mod tests {
         );
         assert!(text("-s btrfs").contains("only the value overlay2"));
         assert!(text("--iptables=maybe").contains("strconv.ParseBool"));
-        let accepted =
-            "--live-restore --iptables=0 --userland-proxy=false -s overlay2 --log-driver json-file";
+        let accepted = "--live-restore --iptables=0 --userland-proxy=false -s overlay2";
         assert_eq!(flags(accepted), Ok(Flags::default()));
     }
 }

@@ -93,8 +93,6 @@ pub const UNBUILT: &[Unbuilt] = &[
     boolean("ipv6", Some("false")),
     // Containers always outlive the daemon.
     boolean("live-restore", Some("true")),
-    only("log-driver", "json-file"),
-    value("log-opt", "log-opts"),
     value("max-concurrent-downloads", "max-concurrent-downloads"),
     value("max-concurrent-uploads", "max-concurrent-uploads"),
     value("max-download-attempts", "max-download-attempts"),

@@ -171,6 +171,21 @@ impl Index {
         Ok(closes.then_some(entry))
     }
 
+    /// Whether every entry is behind the one before. Reads all of it.
+    pub(crate) fn is_sound(&self) -> io::Result<bool> {
+        const STEP: u64 = 4096;
+        let mut last = None;
+        for from in (0..self.len()).step_by(STEP as usize) {
+            for entry in self.load(from, STEP)? {
+                if last.is_some_and(|last| entry.offset <= last) || entry.what == What::End {
+                    return Ok(false);
+                }
+                last = Some(entry.offset);
+            }
+        }
+        Ok(true)
+    }
+
     /// One that was made up for a segment without.
     pub(crate) fn of(entries: Vec<Entry>) -> Index {
         Index {

@@ -223,7 +223,12 @@ impl Clock {
         let (second, rest) = stamp.split_first_chunk::<19>()?;
         if *second != self.second {
             let text = std::str::from_utf8(second).ok()?;
-            self.second_ns = time::parse_rfc3339(&format!("{text}Z"))?;
+            let second_ns = time::parse_rfc3339(&format!("{text}Z"))?;
+            // What is before 1970 is 0, whatever its fraction.
+            if second_ns == 0 && text != "1970-01-01T00:00:00" {
+                return None;
+            }
+            self.second_ns = second_ns;
             self.second = *second;
         }
         let nanos = match rest {

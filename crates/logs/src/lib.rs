@@ -26,7 +26,7 @@ pub use follow::{Batch, Follower};
 pub use info::{DEFAULT_TAG, LogInfo};
 pub use loss::{GAP_ATTRIBUTE, LossReason};
 pub use options::{BadOption, FileOptions, check_delivery, parse_size};
-pub use read::{LogQuery, LogStream, read, read_path};
+pub use read::{LogQuery, LogStream, read, read_at_once, read_path};
 pub use record::{Cursor, Partial, Record};
 pub use segment::{Format, LogState};
 pub use template::BadTemplate;

@@ -54,10 +54,10 @@ pub enum BadOption {
     #[error("invalid value for {0}: {1}: {2}")]
     Value(&'static str, String, Box<BadOption>),
     /// compress of local is no truth value.
-    #[error("invalid boolean value for compress: {0}")]
+    #[error("error reading compress log option: {0}")]
     LocalTruth(Box<BadOption>),
     /// max-file of local is below 0.
-    #[error("max-file must not be negative")]
+    #[error("max file count cannot be less than 0")]
     NegativeFiles,
     /// local has nothing to compress.
     #[error("compression cannot be enabled when max file count is 1")]

@@ -155,6 +155,17 @@ pub fn choose_runtime(request: &mut CreateRequest, runtimes: &Runtimes) {
     }
 }
 
+/// The daemon's log driver and its options, as far as a request names none.
+pub fn choose_log(request: &mut CreateRequest, default: &LogConfig) {
+    let wire = &mut request.host_config.get_or_insert_default().log_config;
+    let mut log = LogConfig {
+        driver: std::mem::take(&mut wire.driver),
+        options: std::mem::take(&mut wire.options),
+    };
+    log.fill_from(default);
+    (wire.driver, wire.options) = (log.driver, log.options);
+}
+
 /// What dockerd says about settings that it takes and does not follow, or that are dangerous.
 fn general_warnings(host: &HostConfig) -> Vec<String> {
     let mut warnings = Vec::new();

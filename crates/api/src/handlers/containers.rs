@@ -42,6 +42,7 @@ pub(super) async fn create(mut call: Call) -> Reply {
         convert::name_joined(host, id_of)?;
     }
     convert::choose_runtime(&mut request, &call.ctx.engine.runtimes());
+    convert::choose_log(&mut request, call.ctx.engine.default_log());
     let machine = &call.ctx.daemon.machine();
     let (spec, mut warnings) = convert::create_spec(name, request, call.version, machine)?;
     let made = call.ctx.engine.create(spec).await?;

@@ -217,7 +217,7 @@ fn features(daemon: &DaemonInfo, runtimes: &Runtimes) -> Value {
         "CpuCfsQuota": has("cpu"),
         "CPUSet": has("cpuset"),
         "PidsLimit": has("pids"),
-        "LoggingDriver": "json-file",
+        "LoggingDriver": daemon.log_driver,
         "Plugins": {
             "Authorization": null,
             "Log": LOG_DRIVERS,

@@ -57,9 +57,7 @@ pub(crate) fn check(
             "can't create 'AutoRemove' container with restart policy".to_owned(),
         ));
     }
-    if spec.host.log.driver.is_empty() {
-        spec.host.log = shared.config.default_log.clone();
-    }
+    spec.host.log.fill_from(&shared.config.default_log);
     super::logs::check_config(&spec.config, &spec.host.log)?;
     Ok(Vec::new())
 }

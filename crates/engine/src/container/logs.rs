@@ -52,6 +52,11 @@ pub(crate) fn check_config(
     }
 }
 
+/// Checks the log configuration of containers that name none.
+pub fn check_default(log: &LogConfig) -> Result<(), EngineError> {
+    check_config(&ContainerConfig::default(), log)
+}
+
 fn driver(log: &LogConfig) -> Result<LogDriver, EngineError> {
     LogDriver::named(&log.driver).ok_or_else(|| no_driver(&log.driver))
 }

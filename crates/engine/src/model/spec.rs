@@ -319,3 +319,18 @@ pub struct LogConfig {
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
 }
+
+impl LogConfig {
+    /// Takes over what the daemon's own configuration says and this one does not: its driver, and that driver's options.
+    pub fn fill_from(&mut self, default: &LogConfig) {
+        if self.driver.is_empty() {
+            self.driver.clone_from(&default.driver);
+        }
+        if self.driver == default.driver {
+            for (name, value) in &default.options {
+                let given = self.options.entry(name.clone());
+                given.or_insert_with(|| value.clone());
+            }
+        }
+    }
+}

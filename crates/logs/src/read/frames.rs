@@ -83,7 +83,7 @@ fn walk(data: &mut Data, from: Option<Entry>, end: u64, time_ns: u64) -> io::Res
         let got = data.read_at(&mut buffer[..want], walked.end)?;
         let mut frames = Walk::new(&buffer[..got]);
         for frame in frames.by_ref() {
-            let time_ns = time_ns + (walked.records - first);
+            let time_ns = time_ns.saturating_add(walked.records - first);
             let goes_on = walked.entries.last().is_some_and(|last: &Entry| {
                 last.what == What::Output(frame.stream)
                     && walked.end - last.offset < RUN_BYTES as u64
@@ -214,6 +214,7 @@ impl Source {
         let at_end = all && count == entries.len();
         entries.truncate(count);
         let len = end
+            .min(self.end)
             .saturating_sub(first.offset)
             .min(CHUNK_BYTES.max(MAX_RUN_BYTES));
         // A segment that is compressed and has no closing entry: to where the data end.

@@ -22,6 +22,7 @@ use crate::segment::{Format, LogState};
 
 pub(crate) use follow::{Follow, More};
 pub(crate) use frames::rebuild;
+pub(crate) use render::query_escape;
 pub(crate) use source::{Source, of_log, read_at};
 
 /// What to read.
@@ -74,6 +75,26 @@ pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
 /// Reads the log of a container that nobody writes to.
 pub fn read_path(path: &Path, format: Format, query: LogQuery) -> io::Result<LogStream> {
     Ok(LogStream::new(source::of_files(path, format)?, query, None))
+}
+
+/// Reads the log of a container that nobody writes to, on this thread: for tests and tools. With the number of records
+/// that were skipped.
+pub fn read_at_once(path: &Path, format: Format, query: &LogQuery) -> io::Result<(Vec<u8>, u64)> {
+    let (mut out, mut torn) = (Vec::new(), 0);
+    for mut source in seek(source::of_files(path, format)?.into(), query)? {
+        loop {
+            let chunk = source.chunk(query)?;
+            out.extend_from_slice(&chunk.out);
+            torn += chunk.torn;
+            if chunk.past_until {
+                return Ok((out, torn));
+            }
+            if chunk.at_end {
+                break;
+            }
+        }
+    }
+    Ok((out, torn))
 }
 
 /// Log content as it goes on the wire, piece by piece.

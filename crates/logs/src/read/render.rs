@@ -78,7 +78,7 @@ fn put_head(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) {
 }
 
 /// Go's url.QueryEscape.
-fn query_escape(out: &mut BytesMut, text: &str) {
+pub(crate) fn query_escape(out: &mut BytesMut, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for b in text.bytes() {
         match b {

@@ -1,11 +1,14 @@
 //! From pieces of output to lines, and to parts of lines that are too long.
 
 use gantry_keeper_proto::shm::{CARRY_BYTES, Carry};
-use gantry_stream::Stream;
+use gantry_stream::{Stream, unix_time_ns};
 
 use crate::scan;
 
 use super::encoder::Line;
+
+/// How far the times of a log may be ahead of the clock.
+const MAX_AHEAD_NS: u64 = 60_000_000_000;
 
 /// The unfinished line of a stream.
 #[derive(Debug, Default)]
@@ -23,15 +26,23 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Times go on after this one.
+    /// Times go on after this one, unless it is so far ahead that the clock must have been set back since, or the file is
+    /// damaged.
     pub(super) fn go_on_after(&mut self, time_ns: u64) {
-        self.last_time_ns = self.last_time_ns.max(time_ns);
+        if time_ns <= unix_time_ns().saturating_add(MAX_AHEAD_NS) {
+            self.last_time_ns = self.last_time_ns.max(time_ns);
+        }
+    }
+
+    /// The time of the last line.
+    pub(super) fn last_time_ns(&self) -> u64 {
+        self.last_time_ns
     }
 
     /// The time of the next line. Lines of one batch are read at one instant, but no two get one time: a follower that
     /// comes back with `since` tells them apart by it.
     pub(super) fn next_time(&mut self, now_ns: u64) -> u64 {
-        self.last_time_ns = now_ns.max(self.last_time_ns + 1);
+        self.last_time_ns = now_ns.max(self.last_time_ns.saturating_add(1));
         self.last_time_ns
     }
 

@@ -125,7 +125,7 @@ impl FileLog {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.output.seal()?;
+        self.output.seal(self.lines.last_time_ns())?;
         let opened = self.files.borrow_mut().rotate(self.committed_id)?;
         let next = Output::open(opened, None)?;
         let old = std::mem::replace(&mut self.output, next);

@@ -26,7 +26,7 @@ pub(super) struct Output {
     pub(super) id: u64,
     /// Its length, as far as we wrote it.
     pub(super) written: u64,
-    /// The latest time in it; 0 without a record.
+    /// The latest time that was in it when it was opened; 0 without a record.
     pub(super) last_time_ns: u64,
     /// A failed write left a piece of a record behind that could not be cut off.
     pub(super) torn: bool,
@@ -75,7 +75,10 @@ impl Output {
             Some(_) => (None, 0),
             None => (None, 0),
         };
-        let sound = found.is_some() && (last.is_some() || self.written == 0);
+        let sound = match &found {
+            Some(found) => (last.is_some() || self.written == 0) && found.is_sound()?,
+            None => false,
+        };
         let from = last.filter(|_| sound);
         // From the last entry on, or all of it, frame by frame.
         let walked = rebuild(&self.data, from, self.written)?;
@@ -111,16 +114,16 @@ impl Output {
         Segment::new(self.data.clone(), index, self.id, start, self.written)
     }
 
-    /// Says that nothing follows in this file.
-    pub(super) fn seal(&mut self) -> io::Result<()> {
+    /// Says that nothing follows in this file, whose latest record has this time.
+    pub(super) fn seal(&mut self, last_time_ns: u64) -> io::Result<()> {
         let Some(index) = &mut self.index else {
             return Ok(());
         };
         let end = Entry {
             offset: self.written,
             record: index.records,
-            time_ns: self.last_time_ns,
-            clock_ns: self.last_time_ns,
+            time_ns: last_time_ns,
+            clock_ns: last_time_ns,
             what: What::End,
         };
         index.append(&end.encode())
