@@ -1,5 +1,8 @@
 """What was answered is in the record, whatever else is written to the record at that moment."""
+import os
+import signal
 import threading
+import time
 
 COUNT = 40
 
@@ -35,3 +38,19 @@ def test_a_change_beside_an_exit_is_not_lost(private_daemon):
             assert answers[n] == 204 and seen["Name"] == f"/new{n}"
         elif answers[n] == 200:
             assert seen["HostConfig"]["CpuShares"] == 2 + n
+
+
+def test_a_stop_beside_an_exit_is_a_stop(private_daemon):
+    """Whatever the policy was about to do: what was stopped does not run again."""
+    engine = private_daemon
+    body = {"Image": "busybox", "Cmd": ["sleep", "1000"],
+            "HostConfig": {"NetworkMode": "none", "RestartPolicy": {"Name": "always"}}}
+    ids = [engine.json("POST", "/v1.48/containers/create", body)[1]["Id"] for _ in range(COUNT)]
+    for n, id_ in enumerate(ids):
+        assert engine.json("POST", f"/v1.48/containers/{id_}/start")[0] == 204
+        os.kill(engine.inspect(id_)["State"]["Pid"], signal.SIGKILL)
+        time.sleep(n % 8 / 1000)
+        assert engine.json("POST", f"/v1.48/containers/{id_}/stop?t=0")[0] in (204, 304)
+    time.sleep(0.5)
+    states = [engine.inspect(id_)["State"]["Status"] for id_ in ids]
+    assert states == ["exited"] * COUNT

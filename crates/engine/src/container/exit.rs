@@ -104,24 +104,11 @@ pub(crate) fn exit_code(wait_status: i32) -> i32 {
 async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     let code = exit.wait_status.map_or(EXIT_LOST, exit_code);
     let writing = container.records.lock().await;
-    let (policy, attempts, manually) = {
-        let inner = container.inner.borrow();
-        (
-            inner.settings.host.restart,
-            inner.restart_count,
-            container.no_restart.get(),
-        )
-    };
-    let again = backoff::restarts_after_exit(policy, code, attempts, manually)
-        && !container.client_restart.get()
-        && !container.shard.shared.is_closing();
-    let next = if again {
+    let mut again = wants_restart(container, code);
+    if again {
         // Counted when it is decided, as Docker shows it while the container waits.
         container.inner.borrow_mut().restart_count += 1;
-        Status::Restarting
-    } else {
-        Status::Exited
-    };
+    }
     let change = |state: &mut StateRecord| {
         state.pid = 0;
         state.exit_code = code;
@@ -133,10 +120,14 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
         state.finished_unix_ns = exit.exited_unix_ns.max(state.started_unix_ns);
         state.oom_killed |= exit.oom_killed;
     };
-    let keep = !container.fixed.host.auto_remove;
-    if keep && let Err(e) = commit_exit(container, next, change).await {
-        tracing::error!(id = %container.id, error = %e, "an exit could not be made durable; the keeper keeps it");
+    commit_exit(container, after_exit(again), change).await;
+    if again && is_called_off(container) {
+        // A client has ended it meanwhile, and was told so or will be.
+        again = false;
+        container.uncount_restart();
+        commit_exit(container, after_exit(again), change).await;
     }
+    let next = after_exit(again);
     fault::reach(Point::ExitCommitted);
     let durable = container.transition(next, change);
     if let Err(e) = &durable {
@@ -170,17 +161,44 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     }
 }
 
+/// Whether its policy starts it again after this exit.
+fn wants_restart(container: &Container, code: i32) -> bool {
+    let inner = container.inner.borrow();
+    let (policy, attempts) = (inner.settings.host.restart, inner.restart_count);
+    backoff::restarts_after_exit(policy, code, attempts, false) && !is_called_off(container)
+}
+
+/// Whether the restart policy is off for now.
+fn is_called_off(container: &Container) -> bool {
+    container.no_restart.get()
+        || container.client_restart.get()
+        || container.shard.shared.is_closing()
+}
+
+fn after_exit(again: bool) -> Status {
+    match again {
+        true => Status::Restarting,
+        false => Status::Exited,
+    }
+}
+
+/// Makes an exit durable, unless the container goes with it.
 async fn commit_exit(
     container: &Rc<Container>,
     next: Status,
     change: impl FnOnce(&mut StateRecord),
-) -> Result<(), EngineError> {
+) {
+    if container.fixed.host.auto_remove {
+        return;
+    }
     let mut record = container.record();
     change(&mut record.state);
     record.state.status = next;
     record.state.sequence += 1;
     record.state.health = container.health_after(next);
-    store_record(container, &record).await
+    if let Err(e) = store_record(container, &record).await {
+        tracing::error!(id = %container.id, error = %e, "an exit could not be made durable; the keeper keeps it");
+    }
 }
 
 /// Writes the record as it is now to the store.
@@ -275,6 +293,11 @@ impl Container {
             Duration::from_nanos(u64::try_from(clock_lasted).unwrap_or(0)),
             |s| s.elapsed(),
         )
+    }
+
+    fn uncount_restart(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.restart_count = inner.restart_count.saturating_sub(1);
     }
 
     /// A change of state that could not be made durable.
