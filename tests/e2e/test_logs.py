@@ -176,6 +176,7 @@ def test_a_full_disk_is_said_in_the_log(engine, driver, tmp_path):
     cid = create(engine, "echo begin; read a; seq 100000; read b; echo end; read c; true",
                  HostConfig={"NetworkMode": "none", "LogConfig": {"Type": driver, "Config": {}}}, OpenStdin=True)
     directory = str(engine.data_root / "containers" / cid)
+    os.makedirs(directory, 0o710, exist_ok=True)
     where = os.path.join(directory, "local-logs")
     small = tmp_path / "small"
     small.mkdir()
@@ -210,6 +211,8 @@ def test_a_full_disk_is_said_in_the_log(engine, driver, tmp_path):
         assert gap, err[:500]
         printed = len("begin\nend\n") + sum(len(f"{i}\n") for i in range(1, 100001))
         assert int(gap[1]) == printed - len(out) and int(gap[2]) == 100002 - out.count(b"\n")
+        counted = engine.debug()["logs"]
+        assert counted["losses"] >= 1 and counted["lost_bytes"] >= int(gap[1]), counted
         # Who reads stdout only is told too.
         assert b"[gantry: " in logs(engine, cid, "stdout=1")[0]
         sock.sendall(b"\n")

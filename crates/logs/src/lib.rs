@@ -24,7 +24,7 @@ mod write;
 pub use driver::{LogDriver, Remote};
 pub use follow::{Batch, Follower};
 pub use info::{DEFAULT_TAG, LogInfo};
-pub use loss::{GAP_ATTRIBUTE, LossReason};
+pub use loss::{GAP_ATTRIBUTE, LossCounters, LossReason, loss_counters};
 pub use options::{BadOption, FileOptions, check_delivery, parse_size};
 pub use read::{LogQuery, LogStream, read, read_at_once, read_path};
 pub use record::{Cursor, Partial, Record};

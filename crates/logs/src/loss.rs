@@ -1,6 +1,7 @@
 //! Output that is in no log, and how that is said.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::json;
 
@@ -35,6 +36,39 @@ impl std::fmt::Display for LossReason {
     }
 }
 
+static LOSSES: AtomicU64 = AtomicU64::new(0);
+static LOST_BYTES: AtomicU64 = AtomicU64::new(0);
+static FOLLOWER_GAPS: AtomicU64 = AtomicU64::new(0);
+static TORN: AtomicU64 = AtomicU64::new(0);
+
+/// What was lost of all logs since the daemon began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossCounters {
+    /// Stretches of output that are in no log.
+    pub losses: u64,
+    /// Their bytes, as far as they are known.
+    pub lost_bytes: u64,
+    /// Stretches that a follower came too late for.
+    pub follower_gaps: u64,
+    /// Records that readers skipped because they are damaged.
+    pub torn_records: u64,
+}
+
+/// Counters of the whole process.
+pub fn loss_counters() -> LossCounters {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    LossCounters {
+        losses: get(&LOSSES),
+        lost_bytes: get(&LOST_BYTES),
+        follower_gaps: get(&FOLLOWER_GAPS),
+        torn_records: get(&TORN),
+    }
+}
+
+pub(crate) fn count_torn(records: u64) {
+    TORN.fetch_add(records, Ordering::Relaxed);
+}
+
 /// A stretch of lost output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
@@ -47,6 +81,17 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
+    /// Counts it for the process.
+    pub(crate) fn count(&self) {
+        match self.reason {
+            LossReason::SlowFollower => FOLLOWER_GAPS.fetch_add(1, Ordering::Relaxed),
+            _ => {
+                LOST_BYTES.fetch_add(self.bytes, Ordering::Relaxed);
+                LOSSES.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+    }
+
     pub(crate) fn add(&mut self, more: Loss) {
         self.records += more.records;
         self.bytes += more.bytes;

@@ -167,6 +167,7 @@ impl LogState {
     }
 
     pub(crate) fn count_loss(&self, loss: &Loss) {
+        loss.count();
         self.losses.set(self.losses.get() + 1);
         self.lost_bytes.set(self.lost_bytes.get() + loss.bytes);
     }

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gantry_logs::{FileLog, FileOptions, Format, LogQuery, LogStream, read, read_path};
+use gantry_logs::{
+    FileLog, FileOptions, Format, LogQuery, LogStream, read, read_at_once, read_path,
+};
 use gantry_rt::testing::on_shard;
 use gantry_stream::mux::FrameReader;
 use gantry_stream::{LogSink, Stream};
@@ -194,6 +196,49 @@ proptest! {
         });
         for other in &found[1..] {
             prop_assert_eq!(&found[0], other);
+        }
+    }
+}
+
+/// Searching by time must not be led astray by parts of a long line, which have the time of its first part.
+#[test]
+fn a_time_is_found_in_large_files_with_long_lines_between_others() {
+    let dir = tempfile::tempdir().expect("dir");
+    let plain = dir.path().join("plain");
+    let play = |log: &mut FileLog| {
+        let mut now = BEGIN_NS;
+        for round in 0..12u32 {
+            for n in 0..1500 {
+                now += 10_000_000;
+                log.append(Stream::Stdout, &lines(n..n + 1), now);
+            }
+            // A line of a megabyte and, while it is printed, others on the other stream.
+            for n in 0..64 {
+                now += 100_000_000;
+                log.append(Stream::Stdout, &[b'x'; 16384], now);
+                if round % 3 == 0 || n % 20 == 0 {
+                    log.append(Stream::Stderr, &lines(n..n + 1), now + 1);
+                }
+            }
+            log.append(Stream::Stdout, b"\n", now);
+            commit(log);
+        }
+        now
+    };
+    let end = play(&mut open(&plain, Format::Json, &[]));
+    let model = model(&plain);
+    for format in FORMATS {
+        let path = dir.path().join(format!("{format:?}"));
+        play(&mut open(&path, format, &[("max-size", "1g")]));
+        for step in 0..=60 {
+            let since = BEGIN_NS + (end - BEGIN_NS) / 60 * step;
+            let query = LogQuery {
+                since_ns: Some(since),
+                ..both()
+            };
+            let want = render(&model, &query);
+            let (got, torn) = read_at_once(&path, format, &query).expect("read");
+            assert!(torn == 0 && frames(&got) == want, "{format:?} {step}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
-use gantry_logs::{FileLog, FileOptions, json};
+use gantry_logs::{FileLog, FileOptions, Format, LogQuery, read_at_once};
 use gantry_stream::{ContainerIo, IoConfig, Pump, PumpKind, Step, StreamFds, unix_time_ns};
 
 const CONTAINERS: u32 = 6;
@@ -51,6 +51,23 @@ fn die_at(pump: &Pump, at: &str) {
     });
 }
 
+/// Opens the log as `GANTRY_MAX_SIZE` says: a size, or a form of files and a size.
+fn open_log(path: &Path) -> FileLog {
+    let text = std::env::var("GANTRY_MAX_SIZE").expect("max-size");
+    let files = ("max-file", "1000");
+    match text.strip_prefix("local:") {
+        Some(size) => {
+            let options = FileOptions::parse_local([("max-size", size), files]).expect("options");
+            FileLog::open_local(path, options)
+        }
+        None => {
+            let options = FileOptions::parse([("max-size", &*text), files]).expect("options");
+            FileLog::open_json(path, options)
+        }
+    }
+    .expect("log")
+}
+
 async fn serve(dir: PathBuf, keeper: String) {
     let epoch = unix_time_ns();
     let kind = match std::env::var("GANTRY_PUMP").as_deref() {
@@ -81,10 +98,7 @@ async fn serve(dir: PathBuf, keeper: String) {
     let pipes = std::env::var("GANTRY_PIPES").expect("pipes");
     let mut all: Vec<Rc<ContainerIo>> = Vec::new();
     for (slot, pipe) in (0..).zip(pipes.split(',')) {
-        let max_size = std::env::var("GANTRY_MAX_SIZE").expect("max-size");
-        let options =
-            FileOptions::parse([("max-size", &*max_size), ("max-file", "1000")]).expect("options");
-        let log = FileLog::open_json(&file_of(&dir, "log", slot), options).expect("log");
+        let log = open_log(&file_of(&dir, "log", slot));
         let config = IoConfig {
             tty: false,
             sink: Some(Box::new(log)),
@@ -234,29 +248,27 @@ fn keep_reading(dir: &Path, pipes: &mut [File]) {
     }
 }
 
-fn verify(dir: &Path, slot: u32) {
+fn verify(dir: &Path, slot: u32, format: Format) {
+    let both = LogQuery {
+        stdout: true,
+        stderr: true,
+        tty: true,
+        ..LogQuery::default()
+    };
     let path = file_of(dir, "log", slot);
-    let mut files: Vec<PathBuf> = (1..1000)
-        .rev()
-        .map(|n| PathBuf::from(format!("{}.{n}", path.display())))
-        .collect();
-    files.retain(|f| f.exists());
-    files.push(path);
+    let (text, torn) = read_at_once(&path, format, &both).expect("log");
+    assert_eq!(torn, 0, "container {slot}");
     let mut next = 0;
-    for file in files {
-        for line in BufReader::new(File::open(file).expect("log")).split(b'\n') {
-            let line = line.expect("line");
-            let (record, _) = json::decode(&line).expect("a whole record");
-            let number: u32 = record
-                .log
-                .split(' ')
-                .next()
-                .and_then(|n| n.parse().ok())
-                .expect("a number");
-            assert_eq!(number, next, "container {slot}");
-            assert!(record.log.ends_with("end\n"));
-            next += 1;
-        }
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        let line = std::str::from_utf8(line).expect("text");
+        let number: u32 = line
+            .split(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("a number");
+        assert_eq!(number, next, "container {slot}");
+        assert!(line.ends_with("end\n"));
+        next += 1;
     }
     assert_eq!(next, LINES, "container {slot}");
 }
@@ -322,7 +334,11 @@ fn lives_and_deaths(kind: PumpKind, max_size: &str, deaths: &[Option<&str>]) -> 
     );
     assert!(killed > 0);
     for slot in 0..CONTAINERS {
-        verify(dir, slot);
+        let format = match max_size.starts_with("local:") {
+            true => Format::Frames,
+            false => Format::Json,
+        };
+        verify(dir, slot, format);
     }
     committed
 }
@@ -335,6 +351,20 @@ fn daemon_killed_at_full_rate() {
 #[test]
 fn daemon_that_reads_by_itself_killed_at_full_rate() {
     lives_and_deaths(PumpKind::Reads, "4m", &[None; LIVES]);
+}
+
+#[test]
+fn daemon_with_local_logs_killed_at_full_rate() {
+    lives_and_deaths(PumpKind::Ring, "local:1m", &[None; LIVES]);
+}
+
+#[test]
+fn daemon_with_local_logs_killed_between_the_steps() {
+    let committed = lives_and_deaths(PumpKind::Ring, "local:256k", &STEPS.map(Some));
+    assert!(
+        committed > 0,
+        "no kill hit the window between commit and free"
+    );
 }
 
 const STEPS: [&str; 12] = [

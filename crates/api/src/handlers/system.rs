@@ -122,8 +122,19 @@ pub(super) fn debug(ctx: &Context) -> Reply {
         "open_fds": system::open_fds(),
         "kernel_ways": ways,
         "log_senders": sent,
+        "logs": logs(gantry_logs::loss_counters()),
         "output": output(PumpStats::of_process()),
     }))
+}
+
+/// What is in no log, and what readers did not get.
+fn logs(counters: gantry_logs::LossCounters) -> serde_json::Value {
+    serde_json::json!({
+        "losses": counters.losses,
+        "lost_bytes": counters.lost_bytes,
+        "follower_gaps": counters.follower_gaps,
+        "torn_records": counters.torn_records,
+    })
 }
 
 /// What containers and execs printed, and what of it was lost.

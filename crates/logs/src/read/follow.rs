@@ -54,6 +54,7 @@ impl Follow {
                 };
                 tracing::warn!(path = %self.state.path.display(), files = lost.segments, bytes = lost.bytes,
                     "a follower of a log is so slow that rotation has removed files before it came to them");
+                loss.count();
                 self.state.count_follower_gap();
                 return Some(More::Lost(loss, lost.segments));
             }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use gantry_stream::{Stream, unix_time_ns};
 
-use crate::loss::Loss;
+use crate::loss::{Loss, count_torn};
 use crate::record::{Parts, Record};
 use crate::segment::{Format, LogState};
 
@@ -151,7 +151,14 @@ impl LogStream {
                 Ok((_, Err(e))) => return self.fail(e),
                 Err(e) => return self.fail(io::Error::other(e)),
             };
-            self.torn += chunk.torn;
+            if chunk.torn > 0 {
+                if self.torn == 0 {
+                    let segment = source.segment;
+                    tracing::warn!(segment, "a log has damaged records, which are skipped");
+                }
+                self.torn += chunk.torn;
+                count_torn(chunk.torn);
+            }
             self.ended |= chunk.past_until;
             if !chunk.at_end {
                 self.sources.push_front(source);
