@@ -17,6 +17,8 @@ const FAN_OUT: usize = 50;
 const MIXED: usize = 200;
 /// How many MiB each of them prints, one a second.
 const MIXED_MIB: usize = 5;
+/// How long an exec takes to run, at most.
+const EXEC_RUNS: Duration = Duration::from_millis(500);
 /// Stack of a client thread: there are hundreds of them.
 const STACK_BYTES: usize = 512 << 10;
 /// What a container prints: lines, in a file in memory, so that the printer is quicker than any engine.
@@ -154,8 +156,9 @@ pub fn fan_out(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     Ok(printed(engine, size, &print, mib, FAN_OUT)?.metrics())
 }
 
-/// Takes input faster than any engine brings it and says how many bytes that were.
-const COUNT: &str = "dd bs=64k of=/dev/null 2>&1 | tail -n 1";
+/// Takes input faster than any engine brings it and says how many blocks of [`COUNT_BYTES`] that were: `4096+0 records`.
+const COUNT: &str = "dd bs=64k iflag=fullblock of=/dev/null 2>&1 | grep out";
+const COUNT_BYTES: u64 = 64 << 10;
 
 /// Sends `mib` MiB, ends the input and waits for the end of the answer.
 fn feed(engine: &Engine, mut stream: UnixStream, mib: usize) -> io::Result<Flow> {
@@ -170,8 +173,8 @@ fn feed(engine: &Engine, mut stream: UnixStream, mib: usize) -> io::Result<Flow>
     stream.read_to_end(&mut answer)?;
     let (took, cpu_us) = (begin.elapsed(), engine.cpu_us() - cpu);
     let said = answer.get(8..).map(String::from_utf8_lossy);
-    let got = said.and_then(|text| text.split(' ').next()?.parse().ok());
-    expect_bytes(got.unwrap_or(0), bytes)?;
+    let blocks = said.and_then(|text| text.split_once("+0 ")?.0.parse().ok());
+    expect_bytes(blocks.unwrap_or(0) * COUNT_BYTES, bytes)?;
     Ok(Flow {
         bytes,
         took,
@@ -229,6 +232,8 @@ pub fn exec_in(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
         let body =
             format!(r#"{{"Cmd":["sh","-c","{COUNT}"],"AttachStdin":true,"AttachStdout":true}}"#);
         let stream = exec_stream(engine, client, id, &body)?;
+        // dockerd 28 loses input that comes before the exec runs.
+        thread::sleep(EXEC_RUNS);
         Ok(feed(engine, stream.into_inner(), size.attach_mib)?.metrics())
     })
 }
