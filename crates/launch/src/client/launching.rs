@@ -11,7 +11,7 @@ use super::{KeeperClient, Launched, unexpected};
 use crate::error::{ExecStage, KeeperError, LaunchError};
 use crate::exec::{self, ExecKind, ExecParts, LaunchedExec, PreparedExec};
 use crate::hooks::PreparedHooks;
-use crate::prepare::{LaunchKind, Prepared, PreparedParts};
+use crate::prepare::{GroupGuard, LaunchKind, Prepared, PreparedParts};
 use crate::root_mount::RootMount;
 
 /// A process as the keeper names it.
@@ -43,16 +43,33 @@ impl KeeperClient {
     /// Launches. Once sent it goes on even if this future is dropped, so run it in a task of its own.
     /// A launch that fails leaves no control group behind.
     pub async fn launch(&self, prepared: Prepared) -> Result<Launched, LaunchError> {
-        let parts = match prepared.into_kind() {
-            LaunchKind::BuiltIn(parts) => *parts,
-            LaunchKind::External(external) => return self.launch_external(*external).await,
+        let (launched, mut group) = match prepared.into_kind() {
+            LaunchKind::BuiltIn(mut parts) => {
+                let mut group = std::mem::take(&mut parts.group);
+                (self.launch_built_in(*parts, &mut group).await, group)
+            }
+            LaunchKind::External(mut external) => {
+                let mut group = std::mem::take(&mut external.group);
+                (self.launch_external(*external, &mut group).await, group)
+            }
         };
+        if launched.is_err() {
+            group.put_away().await;
+        }
+        launched
+    }
+
+    async fn launch_built_in(
+        &self,
+        parts: PreparedParts,
+        group: &mut GroupGuard,
+    ) -> Result<Launched, LaunchError> {
         let PreparedParts {
             plan,
             plan_bytes,
             fds,
             ends,
-            mut group,
+            group: _,
             mut hooks,
         } = parts;
         let version = self.version.get();

@@ -9,18 +9,20 @@ use super::{Born, KeeperClient, Launched, unexpected};
 use crate::error::{KeeperError, LaunchError};
 use crate::exec::LaunchedExec;
 use crate::oci::{Commands, External, ExternalExec, RuntimeCommand, remove_later};
+use crate::prepare::GroupGuard;
 
 impl KeeperClient {
     /// As [`KeeperClient::launch`], for a container of an external runtime.
     pub(super) async fn launch_external(
         &self,
         external: External,
+        group: &mut GroupGuard,
     ) -> Result<Launched, LaunchError> {
         let External {
             id,
             commands,
             mut ends,
-            mut group,
+            group: _,
             root,
             kept,
         } = external;

@@ -14,7 +14,7 @@ use crate::error::LaunchError;
 use crate::spec::CgroupSpec;
 
 /// Removes the group unless it is taken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct GroupGuard(Option<Group>);
 
 impl GroupGuard {
@@ -24,6 +24,14 @@ impl GroupGuard {
 
     pub(crate) fn take(&mut self) -> Option<Group> {
         self.0.take()
+    }
+
+    /// Removes it now, unless it was taken: the next start makes a group of the same name.
+    pub(crate) async fn put_away(&mut self) {
+        let Some(group) = self.0.take() else { return };
+        if let Err(e) = workers::run(move || remove(&group)).await {
+            tracing::warn!(error = %e, "the control group of a failed launch is left behind");
+        }
     }
 }
 
