@@ -1,13 +1,15 @@
 """Log drivers that write files, and reading them back: docker's CLI and raw HTTP."""
+import glob
 import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
 import pytest
-from engine import wait_for
+from engine import External, wait_for
 from test_streams import create, demux, logs, start
 
 FULL = os.environ.get("GANTRY_FULL") == "1"
@@ -261,3 +263,39 @@ def test_options_that_are_refused_at_create(engine, driver, options, message):
     """dockerd 28.5.2 has the same texts; but for unknown names it says them when the container is started."""
     config = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": driver, "Config": options}}}
     assert engine.json("POST", "/v1.48/containers/create", config) == (400, {"message": message})
+
+
+@pytest.mark.gantry
+def test_bounds_are_also_dates_and_spans(engine):
+    cid = run(engine, "echo a; sleep 2; echo b")
+    first, second = (line.split()[0].decode() for line in logs(engine, cid, "stdout=1&timestamps=1")[0].splitlines())
+    assert logs(engine, cid, f"stdout=1&since={second}") == (b"b\n", b"")
+    assert logs(engine, cid, f"stdout=1&until={first}") == (b"a\n", b"")
+    assert logs(engine, cid, "stdout=1&since=1h") == (b"a\nb\n", b"")
+    assert logs(engine, cid, "stdout=1&until=1h") == (b"", b"")
+
+
+@pytest.mark.gantry
+@pytest.mark.skipif(not os.environ.get("GANTRY_PEER_ROOT"), reason="no dockerd: GANTRY_PEER_HOST and GANTRY_PEER_ROOT (its data root)")
+def test_dockerd_reads_what_we_write(engine):
+    """Our files in the place of those of a container of dockerd: it answers as we do."""
+    peer = External(os.environ["GANTRY_PEER_HOST"], engine.workdir)
+    opts = {"max-size": "4k", "max-file": "5", "compress": "true", "tag": "{{.Name}}"}
+    script = "for i in $(seq 150); do echo 'line <&>' $i; [ $((i % 25)) = 0 ] && usleep 100000; done; " \
+             "head -c 40000 /dev/zero | tr '\\0' x; echo; echo err >&2; sleep 1; printf end"
+    ours = run(engine, script, opts=opts)
+    path = engine.inspect(ours)["LogPath"]
+    theirs = run(peer, "true", opts=opts)
+    try:
+        there = os.path.join(os.environ["GANTRY_PEER_ROOT"], "containers", theirs, f"{theirs}-json.log")
+        os.remove(there)
+        files = glob.glob(glob.escape(path) + "*")
+        assert path in files and any(f.endswith(".gz") for f in files), files
+        for file in files:
+            shutil.copy(file, there + file.removeprefix(path))
+        for query in ("", "&tail=30", "&timestamps=1", "&details=1", "&since=1"):
+            bodies = [e.http("GET", f"/v1.48/containers/{cid}/logs?stdout=1&stderr=1{query}")[2]
+                      for e, cid in ((engine, ours), (peer, theirs))]
+            assert bodies[0] == bodies[1] and bodies[0].endswith(b"end"), query
+    finally:
+        peer.ok("rm", "-f", theirs)

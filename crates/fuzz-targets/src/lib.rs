@@ -245,7 +245,7 @@ pub fn log_time(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = gantry_logs::time::parse(text, 1_700_000_000_000_000_000);
         let _ = gantry_logs::time::parse_go_duration(text);
-        let _ = gantry_logs::time::parse_timestamp(text);
+        let _ = gantry_logs::time::parse_bound(text, 1_700_000_000_000_000_000);
     }
 }
 

@@ -424,6 +424,25 @@ fn timestamps_as_dockerd_reads_them() {
 }
 
 #[test]
+fn bounds_are_numbers_dates_or_spans() {
+    let now = 1_700_000_000_500_000_000;
+    for (text, want) in [
+        ("1.5", Some(1_500_000_000)),
+        (
+            "2023-11-14T22:13:20.000000001Z",
+            Some(1_700_000_000_000_000_001),
+        ),
+        ("2023-11-15T00:13:20+02:00", Some(1_700_000_000_000_000_000)),
+        ("500ms", Some(1_700_000_000_000_000_000)),
+        ("1h30m", Some(now - 5_400_000_000_000)),
+        ("2020-01-01", None),
+        ("abc", None),
+    ] {
+        assert_eq!(time::parse_bound(text, now).ok(), want, "{text}");
+    }
+}
+
+#[test]
 fn times() {
     let mut out = Vec::new();
     time::format_into(&mut out, 1_136_214_245_100_000_000, false);

@@ -133,6 +133,16 @@ pub fn parse_timestamp(text: &str) -> Result<u64, BadTimestamp> {
     Ok(u64::try_from(ns.max(0)).unwrap_or(u64::MAX))
 }
 
+/// Reads a bound of `logs`: as dockerd, and beyond that RFC 3339 and Go durations before `now_ns`, which its client turns
+/// into numbers before it sends them.
+pub fn parse_bound(text: &str, now_ns: u64) -> Result<u64, BadTimestamp> {
+    parse_timestamp(text).or_else(|error| {
+        let before = |span| u64::try_from(i128::from(now_ns) - span).unwrap_or(0);
+        let span = || parse_go_duration(text).map(before);
+        parse_rfc3339(text).or_else(span).ok_or(error)
+    })
+}
+
 fn parse_int(text: &str) -> Result<i64, BadTimestamp> {
     use std::num::IntErrorKind::{NegOverflow, PosOverflow};
     text.parse::<i64>().map_err(|e| BadTimestamp {

@@ -376,6 +376,41 @@ fn rotated_files_are_compressed_and_read() {
     });
 }
 
+#[test]
+fn a_compressed_file_that_ends_in_a_long_line_is_found_by_time() {
+    on_shard(|| async {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("log");
+        let opts = [("max-size", "40k"), ("max-file", "4"), ("compress", "true")];
+        let mut log = open(&path, Format::Json, &opts);
+        log.append(Stream::Stdout, &[b'x'; 16384], BEGIN_NS);
+        log.append(Stream::Stderr, b"late\n", BEGIN_NS + 10_000_000_000);
+        log.append(
+            Stream::Stdout,
+            &[b'x'; 16384 * 2],
+            BEGIN_NS + 11_000_000_000,
+        );
+        commit(&mut log);
+        log.append(Stream::Stderr, b"last\n", BEGIN_NS + 12_000_000_000);
+        commit(&mut log);
+        for _ in 0..500 {
+            if names(dir.path()).contains(&"log.1.gz".to_owned()) {
+                break;
+            }
+            gantry_rt::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(names(dir.path()), ["log", "log.1.gz"]);
+        let query = LogQuery {
+            since_ns: Some(BEGIN_NS + 10_000_000_000),
+            ..both()
+        };
+        assert_eq!(
+            text(read(&log.state(), query).expect("read")).await,
+            b"late\nlast\n"
+        );
+    });
+}
+
 /// The newest file of a log.
 fn current(dir: &Path, format: Format) -> PathBuf {
     match format {

@@ -172,12 +172,12 @@ struct OpenLog {
 }
 
 fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQuery, EngineError> {
-    // The CLI turns dates and spans into numbers itself.
+    let now_ns = gantry_stream::unix_time_ns();
     let time = |text: &str| -> Result<Option<u64>, EngineError> {
         if text.is_empty() || text == "0" {
             return Ok(None);
         }
-        gantry_logs::time::parse_timestamp(text)
+        gantry_logs::time::parse_bound(text, now_ns)
             .map(Some)
             .map_err(|e| EngineError::InvalidParameter(e.to_string()))
     };

@@ -69,7 +69,9 @@ impl Gzip {
     pub(super) fn last_time_ns(&self) -> Option<u64> {
         let note: serde_json::Value =
             serde_json::from_slice(self.decoder.header()?.extra()?).ok()?;
-        crate::time::parse_rfc3339(note.get("lastTime")?.as_str()?)
+        let last = crate::time::parse_rfc3339(note.get("lastTime")?.as_str()?)?;
+        // Nobody's time, and Go's zero.
+        (last > 0).then_some(last)
     }
 
     fn read_at(&mut self, out: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -14,7 +14,7 @@ use crate::segment::with_suffix;
 use crate::time;
 
 use super::files::{Files, ignore_missing};
-use super::output::last_json_time;
+use super::output::latest_json_time;
 
 /// Logs of one shard that are compressed at a time: it takes a core for a while.
 const MAX_COMPRESSING_PER_SHARD: usize = 1;
@@ -135,7 +135,7 @@ struct Job {
     id: u64,
     from: File,
     to: File,
-    /// Docker's json-file notes the time of the last record, so that `since` can skip a file.
+    /// Docker's json-file notes the time of the last record (ours: the latest), so that `since` can skip a file.
     with_time: bool,
 }
 
@@ -144,11 +144,13 @@ impl Job {
     fn run(mut self, stop: &AtomicBool) -> io::Result<bool> {
         let mut builder = GzBuilder::new();
         if self.with_time {
-            let mut extra = b"{\"lastTime\":\"".to_vec();
-            let last = last_json_time(&self.from, self.from.metadata()?.len())?;
-            time::format_into(&mut extra, last, false);
-            extra.extend_from_slice(b"\"}");
-            builder = builder.extra(extra);
+            let latest = latest_json_time(&self.from)?;
+            if latest > 0 {
+                let mut extra = b"{\"lastTime\":\"".to_vec();
+                time::format_into(&mut extra, latest, false);
+                extra.extend_from_slice(b"\"}");
+                builder = builder.extra(extra);
+            }
         }
         let mut encoder = builder.write(&self.to, Compression::new(LEVEL));
         let mut chunk = vec![0; CHUNK_BYTES];

@@ -15,8 +15,10 @@ use crate::segment::Segment;
 use super::encoder::Encoder;
 use super::files::Opened;
 
-/// Looked at for the time of the last records. Longer ones are parts of a line, and as old as its first part.
-const TAIL_BYTES: u64 = 16 * 1024;
+/// Looked at for the time of the last records: most are short, and none of ours is longer than the second.
+const TAIL_BYTES: [u64; 2] = [4 * 1024, 256 * 1024];
+/// Read at once when all records are looked at.
+const SCAN_BYTES: usize = 256 * 1024;
 
 /// The current file.
 #[derive(Debug)]
@@ -249,14 +251,41 @@ fn end_of_last_record(file: &File) -> io::Result<u64> {
 }
 
 /// The latest time of the records at the end of a json-file; 0 if there is none.
-pub(super) fn last_json_time(file: &File, end: u64) -> io::Result<u64> {
-    let start = end.saturating_sub(TAIL_BYTES);
-    let mut bytes = vec![0; (end - start) as usize];
-    let got = read_at(file, &mut bytes, start)?;
-    let lines = bytes[..got].split_inclusive(|b| *b == b'\n');
-    Ok(lines
-        .filter_map(json::decode)
-        .map(|(_, t)| t)
-        .max()
-        .unwrap_or(0))
+fn last_json_time(file: &File, end: u64) -> io::Result<u64> {
+    for tail_bytes in TAIL_BYTES {
+        let start = end.saturating_sub(tail_bytes);
+        let mut bytes = vec![0; (end - start) as usize];
+        let got = read_at(file, &mut bytes, start)?;
+        let lines = bytes[..got].split_inclusive(|b| *b == b'\n');
+        let times = lines.filter_map(json::decode).map(|(_, time_ns)| time_ns);
+        if let Some(last) = times.max() {
+            return Ok(last);
+        }
+    }
+    Ok(0)
+}
+
+/// The latest time of all records of a json-file; 0 if there is none. The last record need not have it: it may be a part of
+/// a line, with the time of the line's first part.
+pub(super) fn latest_json_time(file: &File) -> io::Result<u64> {
+    let (mut offset, mut latest) = (0, 0);
+    let mut clock = json::Clock::default();
+    let mut data = Vec::new();
+    loop {
+        let kept = data.len();
+        data.resize(kept + SCAN_BYTES, 0);
+        let got = read_at(file, &mut data[kept..], offset)?;
+        data.truncate(kept + got);
+        offset += got as u64;
+        let whole = memchr::memrchr(b'\n', &data).map_or(0, |n| n + 1);
+        for line in data[..whole].split_inclusive(|b| *b == b'\n') {
+            let time_ns = json::split(line, &mut clock).map(|raw| raw.time_ns);
+            let time_ns = time_ns.or_else(|| Some(json::decode(line)?.1));
+            latest = latest.max(time_ns.unwrap_or(0));
+        }
+        data.drain(..whole);
+        if got < SCAN_BYTES {
+            return Ok(latest);
+        }
+    }
 }
