@@ -28,7 +28,8 @@ use numbered::Numbered;
 use output::Output;
 use shifted::Shifted;
 
-/// Buffer kept between batches; a larger one is given back.
+/// Buffer kept between batches; a larger one is given back after the first batch that needed no more than this. Not
+/// before: in bulk every batch is large, and memory that is given back is cleared by the kernel when it is asked for again.
 const KEEP_BUFFER_BYTES: usize = 256 * 1024;
 /// A batch is written when so much is encoded; the last piece of output may make it longer (32 KiB of empty lines are
 /// 2.4 MiB of records).
@@ -304,8 +305,10 @@ impl LogSink for FileLog {
         }
         self.encoder.clear();
         self.buffered = (0, 0);
+        if batch.len() <= KEEP_BUFFER_BYTES {
+            batch.shrink_to(KEEP_BUFFER_BYTES);
+        }
         batch.clear();
-        batch.shrink_to(KEEP_BUFFER_BYTES);
         if std::mem::take(&mut self.output.torn) && self.state.format == Format::Json {
             batch.push(b'\n');
         }
