@@ -13,7 +13,7 @@ use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, race};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 
 use crate::io::ContainerIo;
 use crate::queue::Flushed;
@@ -25,6 +25,9 @@ pub(crate) use typed::Typed;
 
 /// Most bytes taken from a client at once.
 const INPUT_BYTES: usize = 32 * 1024;
+
+/// Most reads of input that is thrown away at the end: more than what a socket holds.
+const MAX_DISCARDED_READS: usize = 256;
 
 /// What the client asked for.
 #[derive(Clone, Debug, Default)]
@@ -95,7 +98,20 @@ pub async fn serve(
     };
     // The peer may be gone already; then there is nothing left to shut down.
     let _already_gone = rustix::net::shutdown(&*sock, Shutdown::Both);
+    discard(&sock);
     end
+}
+
+/// Takes what the client has sent and nobody reads any more: closed with that in it, a socket resets the connection, and
+/// the client hears of an error instead of the end. After the shutdown a local client can send nothing more.
+fn discard(sock: &AsyncFd) {
+    let mut buffer = vec![0; INPUT_BYTES];
+    for _ in 0..MAX_DISCARDED_READS {
+        match rustix::net::recv(sock, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
 }
 
 /// How long [`answer_taken`] waits.
