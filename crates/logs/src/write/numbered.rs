@@ -3,6 +3,7 @@
 //! What a batch begins stays until the batch is committed, and what it makes superfluous goes only then. So recovery
 //! removes what is newer than the segment that the last commit names, and that is all.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,16 @@ use super::files::{ignore_missing, open_file};
 /// Digits of a number in a file's name; more where they are needed.
 const DIGITS: usize = 8;
 
+/// No log comes so far: a file with a larger number is not ours.
+const MAX_NUMBER: u64 = 1 << 48;
+
 /// The segments of one log.
 #[derive(Debug)]
 pub(crate) struct Numbered {
     base: PathBuf,
     keep: u32,
-    /// May have gone already.
-    oldest: u64,
+    /// Those that are there, in order; the last one is the current.
+    there: VecDeque<u64>,
     current: u64,
 }
 
@@ -58,7 +62,8 @@ pub(crate) fn numbers(base: &Path) -> io::Result<Vec<u64>> {
         let number = rest.map(|rest| rest.strip_suffix(".gz").unwrap_or(rest));
         // "+1" is a number for the parser, and no name of ours.
         let number = number.filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        found.extend(number.and_then(|n| n.parse::<u64>().ok()));
+        let number = number.and_then(|n| n.parse::<u64>().ok());
+        found.extend(number.filter(|n| (1..=MAX_NUMBER).contains(n)));
     }
     found.sort_unstable();
     found.dedup();
@@ -70,7 +75,7 @@ impl Numbered {
         let mut files = Numbered {
             base: base.to_owned(),
             keep: keep.max(1),
-            oldest: 1,
+            there: VecDeque::new(),
             current: 1,
         };
         files.look()?;
@@ -78,13 +83,15 @@ impl Numbered {
     }
 
     fn look(&mut self) -> io::Result<()> {
-        let found = numbers(&self.base)?;
-        self.oldest = found.first().copied().unwrap_or(1).max(1);
-        self.current = found.last().copied().unwrap_or(1).max(1);
+        self.there = numbers(&self.base)?.into();
+        self.current = self.there.back().copied().unwrap_or(1);
         if compressed_path(&self.base, self.current).exists()
             && !data_path(&self.base, self.current).exists()
         {
             self.current += 1;
+        }
+        if self.there.back() != Some(&self.current) {
+            self.there.push_back(self.current);
         }
         Ok(())
     }
@@ -108,19 +115,20 @@ impl Numbered {
     pub(crate) fn rotate(&mut self) -> io::Result<(File, File)> {
         self.current += 1;
         let opened = self.open();
-        if opened.is_err() {
-            self.current -= 1;
+        match &opened {
+            Ok(_) => self.there.push_back(self.current),
+            Err(_) => self.current -= 1,
         }
         opened
     }
 
     /// The batch is committed: what is too much is removed.
     pub(crate) fn committed(&mut self) {
-        while self.current - self.oldest >= u64::from(self.keep) {
-            if let Err(error) = self.remove(self.oldest) {
-                tracing::warn!(path = %self.base.display(), segment = self.oldest, %error, "a rotated log file is left");
+        let excess = self.there.len().saturating_sub(self.keep as usize);
+        for oldest in self.there.drain(..excess).collect::<Vec<_>>() {
+            if let Err(error) = self.remove(oldest) {
+                tracing::warn!(path = %self.base.display(), segment = oldest, %error, "a rotated log file is left");
             }
-            self.oldest += 1;
         }
     }
 
@@ -146,15 +154,16 @@ impl Numbered {
 
     /// The newest complete segment that is not compressed.
     pub(crate) fn to_compress(&self) -> Option<u64> {
-        (self.oldest..self.current)
-            .rev()
+        let complete = self.there.iter().rev().filter(|n| **n < self.current);
+        complete
+            .copied()
             .find(|n| data_path(&self.base, *n).exists())
     }
 
     /// Puts a compressed segment in its place; the segment may have gone meanwhile.
     pub(crate) fn compressed(&self, n: u64, temporary: &Path) -> io::Result<()> {
         let data = data_path(&self.base, n);
-        if n < self.oldest || !data.exists() {
+        if !self.there.contains(&n) || !data.exists() {
             return ignore_missing(std::fs::remove_file(temporary));
         }
         std::fs::rename(temporary, compressed_path(&self.base, n))?;

@@ -124,9 +124,14 @@ impl Shifted {
         }
     }
 
+    /// Past the last number that a file may have; `keep` may be any number.
+    fn end(&self) -> u32 {
+        self.keep.min(self.rotated.saturating_add(2))
+    }
+
     /// Which of the files that are not compressed it is.
     fn find(&self, id: u64) -> io::Result<Option<u32>> {
-        for n in 0..self.keep {
+        for n in 0..self.end() {
             if inode(&rotated(&self.path, n))? == Some(id) {
                 return Ok(Some(n));
             }
@@ -147,12 +152,13 @@ impl Shifted {
             None => return Ok(false),
         };
         // What is newer was written after the commit.
-        for n in 0..found.unwrap_or(self.keep) {
+        let end = self.end();
+        for n in 0..found.unwrap_or(end) {
             self.remove(n)?;
         }
         std::fs::rename(from, &self.path)?;
         if let Some(shift) = found {
-            for n in shift + 1..self.keep {
+            for n in shift + 1..end {
                 self.shift(n, n - shift)?;
             }
         }
