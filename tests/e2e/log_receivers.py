@@ -1,6 +1,9 @@
 """Services that containers' output is sent to, as small as they can be: each keeps what it gets, as it came."""
 import array
 import contextlib
+import gzip
+import http.server
+import json
 import os
 import pathlib
 import socket
@@ -101,6 +104,62 @@ def unix(path, kind=socket.SOCK_STREAM, **kw):
     if kind == socket.SOCK_STREAM:
         sock.listen(64)
     return Receiver(sock, **kw)
+
+
+class Web:
+    """An HTTP service: `got` is a list of (method, path, headers, body); `answer(method, path, headers, body)` gives a
+    status and a document."""
+
+    def __init__(self, answer=lambda *_: (200, {}), port=0, tls=None):
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self):
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                headers = {k.lower(): v for k, v in self.headers.items()}
+                status, doc = service.answer(self.command, self.path, headers, body)
+                service.got.append((self.command, self.path, headers, body))
+                data = doc.encode() if isinstance(doc, str) else json.dumps(doc).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+            do_GET = do_POST = do_PUT = do_OPTIONS = handle_one
+
+            def log_message(self, *_):
+                pass
+
+        self.got, self.answer = [], answer
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_address[1]
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def posts(self, word=""):
+        return [got for got in list(self.got) if got[0] == "POST" and word in json.dumps(got[2]) + got[1]]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def json_objects(text):
+    """Objects one after the other, without anything between them."""
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(text):
+        value, at = decoder.raw_decode(text, at)
+        found.append(value)
+    return found
 
 
 def free_port():

@@ -57,10 +57,10 @@ def senders_done(engine):
 # -- options --------------------------------------------------------------------------------------------------------
 
 RECORDED = json.loads((pathlib.Path(__file__).parent / "data/log_options.json").read_text())
-BUILT = {"syslog", "gelf", "fluentd", "journald"}
+BUILT = {"syslog", "gelf", "fluentd", "journald", "splunk", "awslogs", "gcplogs"}
 
 
-@pytest.mark.parametrize("driver", ["nosuch", *sorted(BUILT)])
+@pytest.mark.parametrize("driver", ["nosuch", *sorted(BUILT - {"gcplogs"})])
 def test_options_are_answered_as_dockerd_answers_them(engine, driver):
     """The answers were recorded from dockerd 28.5.2 (no service was there)."""
     wrong = []

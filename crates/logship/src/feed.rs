@@ -4,6 +4,7 @@
 //! or the daemon it goes on there. What was on its way at that moment is sent twice (at least once, in order).
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use crate::sink::{Job, Outcome, Sender};
 const SAVE_EVERY: Duration = Duration::from_millis(100);
 /// Text gathered for one delivery; the last batch of the log may make it more.
 const GATHER_BYTES: usize = 512 * 1024;
+/// Deliveries of which something is held back; then it is not.
+const MAX_HELD_JOBS: usize = 1024;
 /// The wait after a log that can't be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
@@ -128,6 +131,8 @@ struct Gathered {
     cursor: Option<Cursor>,
     /// The log has no more.
     last: bool,
+    /// Nothing came in the time of a delivery.
+    idle: bool,
 }
 
 impl Feed {
@@ -142,28 +147,40 @@ impl Feed {
     }
 
     async fn ship(&mut self) {
+        // Places behind jobs of which something may be held back.
+        let mut places: VecDeque<Cursor> = VecDeque::new();
+        let mut held = 0;
         loop {
-            let gathered = self.gather().await;
+            let gathered = self.gather(held > 0).await;
             let count = gathered.records.len() as u64;
-            if count > 0 {
-                let Some(outcome) = self.deliver(gathered.records).await else {
+            let flush = gathered.last || gathered.idle || places.len() > MAX_HELD_JOBS;
+            if count > 0 || (flush && held > 0) {
+                let Some(outcome) = self.deliver(gathered.records, flush).await else {
                     tracing::error!(id = %self.container, "a log driver's sender is gone; the log is not sent on");
                     return;
                 };
-                COUNTERS.delivered.add(count - outcome.dropped);
+                COUNTERS
+                    .delivered
+                    .add(count.saturating_sub(outcome.dropped));
                 COUNTERS.dropped.add(outcome.dropped);
+                held = usize::try_from(outcome.held_jobs).unwrap_or(usize::MAX);
             }
-            self.place.reached(gathered.cursor).await;
+            places.extend(gathered.cursor);
+            let mut safe = None;
+            while places.len() > held {
+                safe = places.pop_front();
+            }
+            self.place.reached(safe).await;
             if gathered.last {
                 return;
             }
         }
     }
 
-    /// Waits for records; then, for services that take many at once, for some more.
-    async fn gather(&mut self) -> Gathered {
+    /// Waits for records; then, for services that take many at once, for some more. With `held` not without end.
+    async fn gather(&mut self, held: bool) -> Gathered {
         let mut gathered = Gathered::default();
-        let mut until = None;
+        let mut until = held.then(|| Instant::now() + self.sender.gather);
         while !gathered.last && gathered.bytes < GATHER_BYTES {
             let next = match until {
                 None => match gantry_rt::timeout(SAVE_EVERY, self.follower.next()).await {
@@ -175,15 +192,13 @@ impl Feed {
                     }
                 },
                 Some(until) => {
-                    let left = Instant::now().checked_duration_since(until);
-                    let left = match left {
-                        Some(_) => break,
-                        None => until - Instant::now(),
+                    let left = until.saturating_duration_since(Instant::now());
+                    let next = gantry_rt::timeout(left, self.follower.next()).await;
+                    let Ok(next) = next else {
+                        gathered.idle = gathered.records.is_empty();
+                        break;
                     };
-                    match gantry_rt::timeout(left, self.follower.next()).await {
-                        Ok(next) => next,
-                        Err(_) => break,
-                    }
+                    next
                 }
             };
             match next {
@@ -214,9 +229,13 @@ impl Feed {
         gathered.cursor = Some(batch.cursor);
     }
 
-    async fn deliver(&self, records: Vec<Record>) -> Option<Outcome> {
+    async fn deliver(&self, records: Vec<Record>, flush: bool) -> Option<Outcome> {
         let (answer, outcome) = reply::channel();
-        let job = Job { records, answer };
+        let job = Job {
+            records,
+            flush,
+            answer,
+        };
         // It holds one job, and the last one is answered.
         self.sender.jobs.try_send(job).ok()?;
         outcome.await.ok()

@@ -18,7 +18,11 @@ enum Numeric {
     TooLarge,
 }
 
-fn digits(text: &str) -> bool {
+fn digits(text: &str, signed: bool) -> bool {
+    let text = match signed {
+        true => text.strip_prefix(['-', '+']).unwrap_or(text),
+        false => text,
+    };
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -31,9 +35,18 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// `strconv.Atoi` and `ParseInt`, by name.
+pub(crate) fn parse_int(function: &str, text: &str) -> Result<i64, String> {
+    if !digits(text, true) {
+        return Err(syntax(function, text, Numeric::Wrong));
+    }
+    let number = text.parse();
+    number.map_err(|_| syntax(function, text, Numeric::TooLarge))
+}
+
 /// `strconv.ParseUint` up to `max`.
 pub(crate) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
-    if !digits(text) {
+    if !digits(text, false) {
         return Err(syntax("ParseUint", text, Numeric::Wrong));
     }
     let number = text.parse().ok().filter(|n| *n <= max);
@@ -245,6 +258,9 @@ mod tests {
     fn numbers() {
         let bad = "strconv.ParseUint: parsing \"99999\": value out of range";
         assert_eq!(parse_uint("99999", 65535), Err(bad.to_owned()));
+        assert_eq!(parse_int("Atoi", "-7"), Ok(-7));
+        let bad = "strconv.Atoi: parsing \"\": invalid syntax";
+        assert_eq!(parse_int("Atoi", ""), Err(bad.to_owned()));
         let bad = "strconv.ParseUint: parsing \"-1\": invalid syntax";
         assert_eq!(parse_uint("-1", 9), Err(bad.to_owned()));
     }
@@ -276,7 +292,7 @@ mod tests {
         fn nothing_panics(text in "\\PC{0,40}") {
             let _ = Url::parse(&text).map(|u| (u.hostname().to_owned(), u.port().to_owned()));
             let _ = parse_duration(&text).map(duration_text);
-            let _ = (parse_uint(&text, 9), parse_bool(&text));
+            let _ = (parse_int("Atoi", &text), parse_uint(&text, 9), parse_bool(&text));
         }
     }
 }

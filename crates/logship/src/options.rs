@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_logs::Remote;
 
 use crate::error::Refused;
-use crate::{fluentd, gelf, go, journald, syslog};
+use crate::{awslogs, fluentd, gcplogs, gelf, go, journald, splunk, syslog};
 
 /// Options of all drivers, which the daemon itself looks at.
 const COMMON: &[&str] = &["mode", "max-buffer-size"];
@@ -61,7 +61,9 @@ pub fn check(remote: Remote, options: &BTreeMap<String, String>) -> Result<(), R
         Remote::Syslog => syslog::check(options),
         Remote::Fluentd => fluentd::check(options),
         Remote::Gelf => gelf::check(options),
-        Remote::Splunk | Remote::AwsLogs | Remote::GcpLogs => Err(not_built(remote)),
+        Remote::Splunk => splunk::check(options),
+        Remote::AwsLogs => awslogs::check(options),
+        Remote::GcpLogs => gcplogs::check(options),
     }
 }
 
@@ -86,9 +88,4 @@ pub fn cache_options(options: &BTreeMap<String, String>) -> BTreeMap<String, Str
         Some(((*local).to_owned(), value.clone()))
     });
     given.collect()
-}
-
-pub(crate) fn not_built(remote: Remote) -> Refused {
-    let name = gantry_logs::LogDriver::Remote(remote).name();
-    Refused(format!("the log driver {name} is not implemented yet"))
 }

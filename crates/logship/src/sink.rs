@@ -7,12 +7,14 @@ use gantry_rt::reply::ReplySender;
 use gantry_rt::{Either, guest, race};
 use tokio::sync::mpsc;
 
+use crate::awslogs::AwsLogs;
 use crate::counters::COUNTERS;
 use crate::error::{Refused, SinkError};
 use crate::fluentd::Fluentd;
+use crate::gcplogs::{self, GcpLogs};
 use crate::gelf::Gelf;
 use crate::journald::Journald;
-use crate::options::not_built;
+use crate::splunk::{self, Splunk};
 use crate::syslog::Syslog;
 
 /// Encoded before it is written to a connection; the last record may make it more.
@@ -35,6 +37,8 @@ pub enum When {
 /// Records on their way.
 pub(crate) struct Job {
     pub(crate) records: Vec<Record>,
+    /// Nothing is to be held back.
+    pub(crate) flush: bool,
     pub(crate) answer: ReplySender<Outcome>,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct Job {
 pub(crate) struct Outcome {
     /// Not taken by the service, whatever was tried.
     pub(crate) dropped: u64,
+    /// Something of so many of the last jobs, this one included, is held back because it may go on.
+    pub(crate) held_jobs: u64,
 }
 
 /// A sender that was opened. Dropping it ends it.
@@ -73,6 +79,9 @@ enum Sink {
     Syslog(Syslog),
     Fluentd(Fluentd),
     Gelf(Gelf),
+    Splunk(Box<Splunk>),
+    AwsLogs(Box<AwsLogs>),
+    GcpLogs(Box<GcpLogs>),
 }
 
 impl Sink {
@@ -83,7 +92,9 @@ impl Sink {
             (Remote::Syslog, _) => Syslog::new(info).map(Sink::Syslog),
             (Remote::Fluentd, _) => Fluentd::new(info).map(Sink::Fluentd),
             (Remote::Gelf, _) => Gelf::new(info).map(Sink::Gelf),
-            (other, _) => Err(not_built(other)),
+            (Remote::Splunk, _) => Splunk::new(info).map(|s| Sink::Splunk(Box::new(s))),
+            (Remote::AwsLogs, _) => AwsLogs::new(info).map(|s| Sink::AwsLogs(Box::new(s))),
+            (Remote::GcpLogs, _) => GcpLogs::new(info).map(|s| Sink::GcpLogs(Box::new(s))),
         }
     }
 
@@ -95,17 +106,28 @@ impl Sink {
             Sink::Fluentd(sink) if sink.connects_at_start() => sink.connect().await,
             Sink::Fluentd(_) => Ok(()),
             Sink::Gelf(sink) => sink.connect().await,
+            Sink::Splunk(sink) => sink.connect().await,
+            Sink::AwsLogs(sink) => sink.connect().await,
+            Sink::GcpLogs(sink) => sink.connect().await,
         };
         connected.map_err(|e| Refused(e.text))
     }
 
-    /// Hands records over; `done` counts those that need not be sent again.
-    async fn deliver(&mut self, records: &[Record], done: &mut usize) -> Result<(), SinkError> {
+    /// Hands records over; `done` counts those that need not be given again. With `flush` nothing is held back that may
+    /// belong to what comes.
+    async fn deliver(
+        &mut self,
+        (records, flush): (&[Record], bool),
+        done: &mut usize,
+    ) -> Result<(), SinkError> {
         match self {
             Sink::Journald(sink) => sink.deliver(records, done).await,
             Sink::Syslog(sink) => sink.deliver(records, done).await,
             Sink::Fluentd(sink) => sink.deliver(records, done).await,
             Sink::Gelf(sink) => sink.deliver(records, done).await,
+            Sink::Splunk(sink) => sink.deliver(records, done).await,
+            Sink::AwsLogs(sink) => sink.deliver(records, flush, done).await,
+            Sink::GcpLogs(sink) => sink.deliver(records, done).await,
         }
     }
 
@@ -118,14 +140,30 @@ impl Sink {
     }
 
     fn gather(&self) -> Duration {
-        Duration::ZERO
+        match self {
+            Sink::Splunk(_) => splunk::GATHER,
+            Sink::AwsLogs(sink) => sink.gather(),
+            Sink::GcpLogs(_) => gcplogs::GATHER,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn held_jobs(&self) -> u64 {
+        match self {
+            Sink::AwsLogs(sink) => sink.held_jobs(),
+            _ => 0,
+        }
     }
 }
 
 async fn serve(mut sink: Sink, mut queue: mpsc::Receiver<Job>, container: String) {
     while let Some(job) = queue.recv().await {
         // No second job comes before the first is answered: what comes is the end.
-        let delivered = race(deliver(&mut sink, &job.records, &container), queue.recv()).await;
+        let delivered = race(
+            deliver(&mut sink, (&job.records, job.flush), &container),
+            queue.recv(),
+        )
+        .await;
         match delivered {
             Either::Left(outcome) => job.answer.send(outcome),
             Either::Right(_) => return,
@@ -134,16 +172,15 @@ async fn serve(mut sink: Sink, mut queue: mpsc::Receiver<Job>, container: String
 }
 
 /// Tries until the service has all of it, or will never take the rest.
-async fn deliver(sink: &mut Sink, records: &[Record], container: &str) -> Outcome {
+async fn deliver(sink: &mut Sink, job: (&[Record], bool), container: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let mut done = 0;
     let mut wait: Option<Duration> = None;
-    while let Err(e) = sink.deliver(records, &mut done).await {
+    while let Err(e) = sink.deliver(job, &mut done).await {
         if e.skip > 0 {
-            let skip = e.skip.min(records.len() - done);
-            done += skip;
-            outcome.dropped += skip as u64;
-            tracing::warn!(id = %container, error = %e, records = skip, "a log driver's service refuses records; they are dropped");
+            done = (done + e.skip).min(job.0.len());
+            outcome.dropped += e.skip as u64;
+            tracing::warn!(id = %container, error = %e, records = e.skip, "a log driver's service refuses records; they are dropped");
             continue;
         }
         COUNTERS.failures.add(1);
@@ -163,6 +200,7 @@ async fn deliver(sink: &mut Sink, records: &[Record], container: &str) -> Outcom
     if wait.is_some_and(|w| !w.is_zero()) {
         tracing::info!(id = %container, "a log driver delivers again");
     }
+    outcome.held_jobs = sink.held_jobs();
     outcome
 }
 

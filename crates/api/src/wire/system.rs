@@ -195,11 +195,14 @@ fn shown_runtimes(runtimes: &Runtimes) -> Value {
 
 /// As Docker lists them: without `none`.
 const LOG_DRIVERS: &[&str] = &[
+    "awslogs",
     "fluentd",
+    "gcplogs",
     "gelf",
     "journald",
     "json-file",
     "local",
+    "splunk",
     "syslog",
 ];
 
