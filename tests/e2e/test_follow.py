@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gantry
 ROTATIONS, KILLS = (1_000, 20) if FULL else (60, 3)
 MAX_SIZE, MAX_FILES = 10_000, 150
 # A record of json-file with one of the lines below.
-RECORD_BYTES = 92
+RECORD_BYTES = 78
 LINES = ROTATIONS * MAX_SIZE // RECORD_BYTES
 # Some 3,000 lines per second: what is written while the client is away must not be rotated away.
 SCRIPT = f"""i=0; while [ $i -lt {LINES} ]; do
