@@ -22,6 +22,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("create_body", create_body),
     ("detach_keys", detach_keys),
+    ("fluentd_ack", fluentd_ack),
     ("http_request", http_request),
     ("image_import", image_import),
     ("image_load", image_load),
@@ -48,6 +49,14 @@ pub fn create_body(data: &[u8]) {
         ..Default::default()
     };
     let _ = gantry_api::convert::create_spec(None, request, version, &machine);
+}
+
+/// What a service answers to the forward protocol. A complete answer is the same whatever follows it.
+pub fn fluentd_ack(data: &[u8]) {
+    use gantry_logship::msgpack::{Ack, read_ack};
+    if let Ack::Chunk(chunk, len) = read_ack(data) {
+        assert_eq!(read_ack(&data[..len]), Ack::Chunk(chunk, len));
+    }
 }
 
 /// A key specification and what is typed; without a match nothing is lost.

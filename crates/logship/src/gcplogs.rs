@@ -393,7 +393,7 @@ mod tests {
             .entry(&record(1_795_613_228_902_153_999, Stream::Stderr, "m"))
             .unwrap();
         assert_eq!(entry["timestamp"], "2026-11-25T13:27:08.902153999Z");
-        assert_eq!(entry["insertId"], "0123456789ab-18eb4bd3f94db88f-1-0");
+        assert_eq!(entry["insertId"], "0123456789ab-18eb4cb7d6b47f0f-1-0");
         let payload = &entry["jsonPayload"];
         assert_eq!(
             (&payload["message"], &payload["instance"]["name"]),
