@@ -79,8 +79,19 @@ def further_modules(folder, kernel):
             (folder / "lib/modules" / file).write_bytes(data)
 
 
-def root_folder(folder, gantryd, busybox):
-    """The guest's root file system as a folder."""
+def add_program(source, folder, target):
+    """A program and the shared objects that it is started with."""
+    (folder / target).parent.mkdir(parents=True, exist_ok=True)
+    stripped(source, folder / target)
+    for library in libraries(source):
+        there = folder / library.lstrip("/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if not there.exists():
+            shutil.copy2(library, there)
+
+
+def root_folder(folder, gantryd, busybox, programs=(), trees=()):
+    """The guest's root file system as a folder, with further programs and folders by their places."""
     for name in ("bin", "sbin", "etc", "dev", "proc", "sys", "run", "tmp", "root", "var/lib", "var/log", "usr/bin", "mnt",
                  "host"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -89,13 +100,11 @@ def root_folder(folder, gantryd, busybox):
         if applet != "busybox":
             (folder / "bin" / applet).symlink_to("busybox")
     for name in PROGRAMS:
-        program = pathlib.Path(gantryd).with_name(name)
-        stripped(program, folder / "usr/bin" / name)
-        for library in libraries(program):
-            target = folder / library.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                shutil.copy2(library, target)
+        add_program(pathlib.Path(gantryd).with_name(name), folder, f"usr/bin/{name}")
+    for target, source in dict(programs).items():
+        add_program(source, folder, target)
+    for target, source in dict(trees).items():
+        shutil.copytree(source, folder / target, symlinks=True, dirs_exist_ok=True)
     for script in (HERE / "guest").iterdir():
         shutil.copy2(script, folder / "sbin" / script.name)
         os.chmod(folder / "sbin" / script.name, 0o755)
@@ -108,10 +117,10 @@ def root_folder(folder, gantryd, busybox):
         (folder / "etc" / name).write_text(text)
 
 
-def make_root_disk(path, work, kernel, gantryd, busybox):
+def make_root_disk(path, work, kernel, gantryd, busybox, **more):
     """An ext4 file system in a sparse file."""
     folder = work / "root"
-    root_folder(folder, gantryd, busybox)
+    root_folder(folder, gantryd, busybox, **more)
     further_modules(folder, kernel)
     make_disk(path, ROOT_DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-d", str(folder), str(path)], check=True, capture_output=True)

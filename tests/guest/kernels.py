@@ -121,6 +121,26 @@ def fetch(suite, folder):
     partial.rename(folder)
 
 
+def package(name, suite=SUITES["old"]):
+    """A folder with the content of a package of Debian; raises Unavailable."""
+    root, debs = CACHE / f"package-{name}", CACHE / f"debs-{name}"
+    if root.exists():
+        return root
+    if os.environ.get("GANTRY_GUEST_KERNEL_NEW"):
+        raise Unavailable(f"no {name}: packages of this run are given")
+    if not list(debs.glob("*.deb")):
+        apt = Apt(suite)
+        apt("apt-get", "update", "-qq")
+        debs.mkdir(parents=True, exist_ok=True)
+        apt("apt-get", "download", "-qq", name, cwd=debs)
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for deb in debs.glob("*.deb"):
+        run(["dpkg-deb", "-x", deb, partial])
+    partial.rename(root)
+    return root
+
+
 def find(name):
     """The kernel, unpacked; raises Unavailable."""
     given = os.environ.get(f"GANTRY_GUEST_KERNEL_{name.upper()}")

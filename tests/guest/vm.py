@@ -51,18 +51,20 @@ def free_port():
 
 class Guest:
     """One machine. `disks` are further sparse disks by size in bytes; `append` goes to the kernel's command line;
-    with `share` this machine's root file system is there, read-only, at /host."""
+    with `share` this machine's root file system is there, read-only, at /host; `programs` and `trees` are files and folders
+    of this machine by their places inside."""
 
-    def __init__(self, kernel, work, busybox, append="", disks=(), swap=True, share=False):
+    def __init__(self, kernel, work, busybox, append="", disks=(), swap=True, share=False, programs=(), trees=()):
         self.kernel, self.work, self.busybox = kernel, pathlib.Path(work), busybox
         self.work.mkdir(parents=True, exist_ok=True)
         self.append, self.disks, self.swap, self.share = append, list(disks), swap, share
+        self.more = {"programs": programs, "trees": trees}
         self.console = self.work / "console"
         self.agent_port = self.api_port = self.process = self.engine = None
 
     def images(self):
         root = self.work / "root.img"
-        disk.make_root_disk(root, self.work, self.kernel, gantryd_binary(), self.busybox)
+        disk.make_root_disk(root, self.work, self.kernel, gantryd_binary(), self.busybox, **self.more)
         images = [root]
         for number, size in enumerate(([SWAP_BYTES] if self.swap else []) + self.disks):
             images.append(self.work / f"disk{number}.img")

@@ -25,7 +25,7 @@ use crate::shard::{Shared, on_shard};
 use crate::storage_quota::{self, StorageQuotas};
 use crate::volumes::{Volumes, image_mount};
 use crate::wait_handle::WaitHandle;
-use crate::{EngineError, ids, list, mounts};
+use crate::{EngineError, apparmor, ids, list, mounts};
 
 /// The engine; cheap to clone, usable on every shard.
 #[derive(Clone)]
@@ -61,6 +61,7 @@ impl Engine {
         let owner = config.remap.as_ref().map(|remap| remap.root());
         let volumes = Volumes::load(&config.data_root, owner, &store, boot.volume_users())?;
         let quotas = StorageQuotas::open(&config.data_root, boot.storage_quotas())?;
+        apparmor::prepare();
         let index = Index::new(config.shards);
         let shared = Shared {
             store,

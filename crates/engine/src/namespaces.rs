@@ -128,7 +128,9 @@ impl Donors {
                     .to_owned(),
             ));
         }
-        let join = donor.map(|view| namespace_of(view, "user")).transpose()?;
+        let join =
+            donor.map(|view| Ok::<_, EngineError>((namespace_of(view, "user")?, view.state.pid)));
+        let join = join.transpose()?;
         Ok(UserNamespace {
             remap: remap.clone(),
             join,

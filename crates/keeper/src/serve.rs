@@ -9,7 +9,7 @@ use gantry_keeper_proto::msg::{
 };
 use gantry_keeper_proto::plan::{Namespace, Plan, Step};
 use gantry_keeper_proto::shm::{MAX_CONTAINERS_PER_KEEPER, RingMap};
-use gantry_keeper_proto::wire::MAX_FIELD_BYTES;
+use gantry_keeper_proto::wire::{MAX_FIELD_BYTES, WireError};
 
 use crate::child::Failed;
 use crate::container::{Container, read_memfd};
@@ -135,7 +135,7 @@ impl Server {
 
     fn try_launch(&mut self, number: u32, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Failed> {
         fault::reach(Point::KeeperLaunchReceived);
-        let plan = read_plan(bytes, &fds)?;
+        let plan = read_plan(bytes, &fds, Plan::decode)?;
         if plan.join.is_some() && self.version < EXEC_VERSION {
             self.refuse(number, Failure::Protocol, 0);
             return Ok(());
@@ -473,8 +473,12 @@ fn journal_failed(slot: u32) -> Failed {
     }
 }
 
-/// The plan from the message, or from its last descriptor.
-fn read_plan(mut bytes: Vec<u8>, fds: &[OwnedFd]) -> Result<Plan, Failed> {
+/// A plan from the message, or from its last descriptor. What it was in is wiped.
+pub fn read_plan<P>(
+    mut bytes: Vec<u8>,
+    fds: &[OwnedFd],
+    decode: impl FnOnce(&[u8], usize) -> Result<P, WireError>,
+) -> Result<P, Failed> {
     let failed = |errno| Failed {
         step: Step::Plan,
         detail: 0,
@@ -485,10 +489,10 @@ fn read_plan(mut bytes: Vec<u8>, fds: &[OwnedFd]) -> Result<Plan, Failed> {
         let read = memfd.and_then(|fd| read_memfd(fd, MAX_FIELD_BYTES));
         bytes = read.map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
     }
-    let plan = Plan::decode(&bytes, fds.len());
+    let plan = decode(&bytes, fds.len());
     wipe(&mut bytes);
     plan.map_err(|e| {
-        log(format_args!("launch plan: {e}"));
+        log(format_args!("a plan: {e}"));
         failed(libc::EBADMSG)
     })
 }

@@ -150,8 +150,9 @@ impl NamespaceMode {
 pub struct UserNamespace {
     /// Its ids.
     pub remap: Arc<Remap>,
-    /// That of another container ([`crate::namespace_of`]) instead of a new one.
-    pub join: Option<OwnedFd>,
+    /// That of another container ([`crate::namespace_of`]) instead of a new one, and that container's process id:
+    /// external runtimes look its maps up beside the namespace.
+    pub join: Option<(OwnedFd, i32)>,
 }
 
 /// What is at /dev/shm.

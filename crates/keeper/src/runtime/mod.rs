@@ -9,15 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use gantry_keeper_proto::msg::{Failure, Reply};
-use gantry_keeper_proto::plan::Step;
 use gantry_keeper_proto::runtime::RuntimePlan;
-use gantry_keeper_proto::wire::MAX_FIELD_BYTES;
 
 use self::sequence::{Running, Sequence, Unborn};
 use crate::child::Failed;
-use crate::container::{Container, read_memfd, wait};
+use crate::container::{Container, wait};
 use crate::poll::Token;
-use crate::server::{Server, wipe};
+use crate::serve::read_plan;
+use crate::server::Server;
 use crate::{log, raw};
 
 /// Plans under way at once; one more is refused.
@@ -84,7 +83,7 @@ impl Server {
     }
 
     fn try_run(&mut self, number: u32, plan: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Refused> {
-        let plan = read_plan(plan, &fds)?;
+        let plan = read_plan(plan, &fds, RuntimePlan::decode)?;
         if self.runtimes.sequences.len() >= MAX_SEQUENCES {
             return Err(Refused::Plainly(Failure::System, libc::EAGAIN));
         }
@@ -329,24 +328,4 @@ fn step_failed(failed: Failed) -> Reply {
         detail: failed.detail,
         errno: failed.errno,
     }
-}
-
-/// The plan from the message, or from its last descriptor.
-fn read_plan(mut bytes: Vec<u8>, fds: &[OwnedFd]) -> Result<RuntimePlan, Failed> {
-    let failed = |errno| Failed {
-        step: Step::Plan,
-        detail: 0,
-        errno,
-    };
-    if bytes.is_empty() {
-        let memfd = fds.last().ok_or(failed(libc::EBADMSG))?.try_clone();
-        let read = memfd.and_then(|fd| read_memfd(fd, MAX_FIELD_BYTES));
-        bytes = read.map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
-    }
-    let plan = RuntimePlan::decode(&bytes, fds.len());
-    wipe(&mut bytes);
-    plan.map_err(|e| {
-        log(format_args!("plan of a runtime: {e}"));
-        failed(libc::EBADMSG)
-    })
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 
+use gantry_cgroup::Group;
 use gantry_keeper_proto::msg::{EXEC_VERSION, Failure, Reply, Request};
 use gantry_keeper_proto::plan::{Plan, Step};
 use gantry_rt::Either;
@@ -11,7 +12,7 @@ use super::{KeeperClient, Launched, unexpected};
 use crate::error::{ExecStage, KeeperError, LaunchError};
 use crate::exec::{self, ExecKind, ExecParts, LaunchedExec, PreparedExec};
 use crate::hooks::PreparedHooks;
-use crate::prepare::{GroupGuard, LaunchKind, Prepared, PreparedParts};
+use crate::prepare::{DaemonEnds, GroupGuard, LaunchKind, Prepared, PreparedParts};
 use crate::root_mount::RootMount;
 
 /// A process as the keeper names it.
@@ -37,6 +38,24 @@ type BornAnswer = Result<Result<Born, FailedStep>, KeeperError>;
 /// Closes the container's ends here, or its end of file is never seen.
 fn keep_root(plan: &Plan, mut fds: Vec<OwnedFd>) -> RootMount {
     RootMount::new(fds.swap_remove(usize::from(plan.rootfs)))
+}
+
+impl Launched {
+    pub(super) fn new(born: Born, ends: DaemonEnds, group: Group, root: RootMount) -> Launched {
+        Launched {
+            pid: born.pid,
+            start_time_ticks: born.start_time_ticks,
+            slot: born.slot,
+            generation: born.generation,
+            stdin: ends.stdin,
+            stdout: ends.stdout,
+            stderr: ends.stderr,
+            tty_master: ends.tty_master,
+            pidfd: born.pidfd,
+            group,
+            root,
+        }
+    }
 }
 
 impl KeeperClient {
@@ -101,19 +120,8 @@ impl KeeperClient {
             }
             return Err(e);
         }
-        Ok(Launched {
-            pid: born.pid,
-            start_time_ticks: born.start_time_ticks,
-            slot: born.slot,
-            generation: born.generation,
-            stdin: ends.stdin,
-            stdout: ends.stdout,
-            stderr: ends.stderr,
-            tty_master: ends.tty_master,
-            pidfd: born.pidfd,
-            group: group.take().ok_or(KeeperError::Gone)?,
-            root,
-        })
+        let group = group.take().ok_or(KeeperError::Gone)?;
+        Ok(Launched::new(born, ends, group, root))
     }
 
     /// Launches a further process of a running container. Once sent it goes on even if this future is dropped.

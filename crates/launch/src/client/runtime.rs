@@ -30,19 +30,8 @@ impl KeeperClient {
         drop(kept);
         let (born, terminal) = born?;
         ends.tty_master = terminal;
-        Ok(Launched {
-            pid: born.pid,
-            start_time_ticks: born.start_time_ticks,
-            slot: born.slot,
-            generation: born.generation,
-            stdin: ends.stdin,
-            stdout: ends.stdout,
-            stderr: ends.stderr,
-            tty_master: ends.tty_master,
-            pidfd: born.pidfd,
-            root,
-            group: group.take().ok_or(KeeperError::Gone)?,
-        })
+        let group = group.take().ok_or(KeeperError::Gone)?;
+        Ok(Launched::new(born, ends, group, root))
     }
 
     /// As [`KeeperClient::launch_exec`], in a container of an external runtime.

@@ -218,7 +218,11 @@ fn namespaces(spec: &LaunchSpec, kept: &mut Vec<OwnedFd>) -> Result<Vec<Namespac
         all.push(Namespace { kind, path });
     }
     if let Some(user) = &spec.user {
-        let path = user.join.as_ref().map(|fd| path_of(fd, kept)).transpose()?;
+        // Not by a descriptor: runc takes what lies beside this file for the namespace's maps.
+        let path = user
+            .join
+            .as_ref()
+            .map(|(_, pid)| format!("/proc/{pid}/ns/user"));
         all.push(Namespace { kind: "user", path });
     }
     let others = [("uts", !spec.host_uts), ("cgroup", spec.cgroup_namespace)];

@@ -190,7 +190,7 @@ fn devpts(remap: Option<&Remap>) -> std::io::Result<OwnedFd> {
 
 fn user_namespace(spec: &UserNamespace, fds: &mut FdTable) -> Result<PlanUser, LaunchError> {
     let source = match &spec.join {
-        Some(namespace) => UserSource::Join(fds.add_copy(namespace)?),
+        Some((namespace, _)) => UserSource::Join(fds.add_copy(namespace)?),
         None => UserSource::New {
             uid_map: spec.remap.uid_map(),
             gid_map: spec.remap.gid_map(),
