@@ -16,7 +16,7 @@ from engine import Daemon, wait_for
 from test_log_drivers import LONG, SCRIPT, SPECIAL, count, in_order_at_least_once, numbers, run, senders_done
 
 pytestmark = pytest.mark.gantry
-TEXT = SPECIAL[1].decode()
+TEXT = SPECIAL.decode(errors="replace")
 
 
 # -- splunk ---------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.gantry
 SCRIPT = ("echo out1; sleep 0.1; echo err1 >&2; sleep 0.1; head -c 20000 /dev/zero | tr '\\0' x; echo; "
           "printf 'a\\tb <&> \\303\\251 \\377\\n'; echo; printf nonl")
 LONG = "x" * 16384, "x" * 3616
-# Bytes that are no UTF-8 go through as they are, or as the log could hold them.
-SPECIAL = b"a\tb <&> \xc3\xa9 \xff", b"a\tb <&> \xc3\xa9 \xef\xbf\xbd"
+# Bytes that are no UTF-8 go through as they are, where the service's format can hold them.
+SPECIAL = b"a\tb <&> \xc3\xa9 \xff"
 # Lines with numbers, so that what is missing, twice or out of order is seen.
 COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; {pause}done"
 
@@ -113,7 +113,7 @@ def test_syslog_over_udp(engine):
     for datagram, level in zip(service.got[:2], (30, 27)):
         assert re.match(head % (level, engine.pid), datagram), datagram
     bodies = syslog_bodies(b"".join(service.got))
-    assert bodies.pop(4) in SPECIAL
+    assert bodies.pop(4) == SPECIAL
     assert bodies == [b"out1", b"err1", LONG[0].encode(), LONG[1].encode(), b"nonl"]
     assert b"err1" in engine.cli("logs", box, text=False).stderr
 
@@ -243,7 +243,7 @@ def test_fluentd(engine, ack):
         got = entries()
     assert {tag for tag, _, _ in got} == {"docker.fl"}
     records = [record for _, _, record in got]
-    assert records[4]["log"].encode(errors="surrogateescape") in SPECIAL
+    assert records[4]["log"].encode(errors="surrogateescape") == SPECIAL
     assert [r["log"] for r in records[:4] + records[5:]] == ["out1", "err1", *LONG, "", "nonl"]
     assert [r["source"] for r in records] == ["stdout", "stderr"] + ["stdout"] * 5
     assert {(r["container_id"], r["container_name"], r["lab"]) for r in records} == {(box, "/fl", "L1")}
@@ -312,7 +312,7 @@ def test_journald(workdir, image_tar):
             large = journal_fields(service.got[7])
             assert (large["MESSAGE"], len(large["A"]), len(large["C"])) == (b"large", 100_000, 100_000)
         texts = [f["MESSAGE"] for f in got]
-        assert texts.pop(4) in SPECIAL
+        assert texts.pop(4) == SPECIAL
         assert texts == [b"out1", b"err1", LONG[0].encode(), LONG[1].encode(), b"", b"nonl"]
         assert [f["PRIORITY"] for f in got] == [b"6", b"3"] + [b"6"] * 5
         assert [f["CONTAINER_LOG_ORDINAL"] for f in got] == [b"%d" % i for i in range(1, 8)]
