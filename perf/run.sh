@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "run as root" >&2; exit 1; }
 cargo build --release -q -p gantryd -p gantry-keeper -p gantry-perf >&2
 base=/sys/fs/cgroup/cpuacct; [ -d $base ] || base=/sys/fs/cgroup
-dir=$(mktemp -d /var/tmp/gantry-perf-XXXXXX)
+dir=$(mktemp -d "${PERF_DIR:-/var/tmp}/gantry-perf-XXXXXX")
 cg=$base/gantry-perf-$$
 mkdir "$cg"
 peer= ; netns=
@@ -72,7 +72,7 @@ echo "### $(date -u +%F), commit $(git rev-parse --short HEAD)"
 echo
 echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
 echo
-echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir")."
+echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir") ($(findmnt -n -o SOURCE -T "$dir"))."
 # crun refuses hosts with control groups of both versions: the empty second one is not shown to it.
 unshare -m --propagation private sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec target/release/gantry-perf "$@"' sh "$@"
 # What a life costs is counted after everything was timed: tracing slows an engine down.
