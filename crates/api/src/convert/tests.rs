@@ -88,7 +88,6 @@ fn what_is_not_built_is_refused_loudly() {
         r#"{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}"#,
         r#"{"PublishAllPorts":true}"#,
         r#"{"Links":["a:b"]}"#,
-        r#"{"LogConfig":{"Type":"syslog"}}"#,
     ] {
         assert_eq!(error(host).0, 501, "{host}");
     }
