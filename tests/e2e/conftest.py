@@ -57,6 +57,11 @@ def base_layer():
     return mkimage.busybox_layer(mkimage.find_busybox())
 
 
+def start_guest_lane(eng):
+    """Starts the thread that talks to services; it stays."""
+    eng.ok("run", "--rm", "--log-driver=fluentd", "--log-opt=fluentd-async=true", "busybox", "true")
+
+
 @pytest.fixture(scope="session")
 def session_engine(workdir, image_tar):
     host = os.environ.get("GANTRY_TEST_HOST")
@@ -66,8 +71,7 @@ def session_engine(workdir, image_tar):
     for _ in range(2):
         eng.ok("run", "--rm", "busybox", "true")
     if not host:
-        # Starts the thread that talks to services; it stays.
-        eng.ok("run", "--rm", "--log-driver=fluentd", "--log-opt=fluentd-async=true", "busybox", "true")
+        start_guest_lane(eng)
     yield eng
     eng.remove_all()
     eng.stop()
@@ -87,6 +91,8 @@ def leak_check(request):
         yield
         eng.remove_all()
         return
+    if "log" in request.module.__name__:
+        start_guest_lane(eng)  # An earlier module may have started the daemon again.
     before = leaks.settled(eng)
     yield
     eng.remove_all()

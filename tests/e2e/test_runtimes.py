@@ -344,6 +344,9 @@ def test_in_a_user_namespace(workdir, image_tar, runtime):
         eng.ok("run", "-d", "--name", "donor", "--network", "none", "busybox", "sleep", "1000")
         assert os.stat(f"/proc/{eng.inspect('donor')['State']['Pid']}").st_uid == UID
         assert eng.ok("exec", "donor", "cat", "/proc/self/uid_map").split() == maps[0]
+        eng.ok("exec", "-d", "donor", "true")
+        null = os.stat("/dev/null")
+        assert (null.st_uid, null.st_gid) == (0, 0), "the host's /dev/null was given away"
         joined = eng.ok("run", "--rm", "--network", "container:donor", "--pid", "container:donor", "busybox", "ps")
         assert "sleep 1000" in joined
         assert eng.ok("run", "--rm", "--userns", "host", "--network", "none", "busybox", "cat",

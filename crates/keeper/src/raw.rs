@@ -189,6 +189,13 @@ pub fn mkdir(at: &CStr, mode: u32) -> SysResult {
     .map(drop)
 }
 
+/// A character device below a directory; the process' umask takes from the mode.
+pub fn make_char_device(dir: RawFd, at: &CStr, mode: u32, device: libc::dev_t) -> SysResult {
+    let mode = (libc::S_IFCHR | mode) as usize;
+    let args = [dir as usize, path(at), mode, device as usize];
+    call(libc::SYS_mknodat, &args).map(drop)
+}
+
 /// First byte of the working directory's path: `/` unless it cannot be reached from the root.
 pub fn cwd_start() -> SysResult<u8> {
     let mut buf = [0u8; 4096];

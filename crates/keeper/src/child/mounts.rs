@@ -45,8 +45,11 @@ fn fill(context: &Context<'_>, kernel: &mut Kernel) -> Done {
             i,
             raw::resolve(&op.target, op.no_symlinks),
         )?;
-        // Both are closed with all others.
-        at_detail(Step::Mount, i, raw::move_mount(tree, target))?;
+        let moved = raw::move_mount(tree, target);
+        // At once: a table of descriptors that has grown stays as large as it was, and the container can see its size.
+        raw::close(target);
+        raw::close(tree);
+        at_detail(Step::Mount, i, moved)?;
     }
     Ok(())
 }

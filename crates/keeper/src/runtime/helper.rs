@@ -74,11 +74,7 @@ fn run(context: &Context<'_>) -> Done {
         attach(tree.unwrap_or(-1), path, i)?;
         at_detail(Step::RuntimeMount, i, renew(path))?;
     }
-    for (to, from) in context.stdio.into_iter().enumerate() {
-        if from != to as RawFd {
-            at_detail(Step::Stdio, to, raw::dup3(from, to as RawFd, 0))?;
-        }
-    }
+    standard_streams(context)?;
     at(Step::RuntimeRoot, raw::chdir(context.cwd))?;
     let (soft, hard) = context.nofile;
     at(
@@ -93,6 +89,35 @@ fn run(context: &Context<'_>) -> Done {
     // SAFETY: both lists were made null-terminated from strings that the keeper keeps, and this is a copy of its memory.
     let errno = unsafe { raw::execve(context.program, context.argv, context.env) };
     at(Step::RuntimeExec, Err(errno))
+}
+
+fn standard_streams(context: &Context<'_>) -> Done {
+    let mut null = None;
+    for (to, from) in context.stdio.into_iter().enumerate() {
+        let from = match null {
+            _ if from > 1 => from,
+            Some(null) => null,
+            // The keeper's own, the host's /dev/null.
+            None => *null.insert(at_detail(Step::Stdio, to, own_null())?),
+        };
+        if from != to as RawFd {
+            at_detail(Step::Stdio, to, raw::dup3(from, to as RawFd, 0))?;
+        }
+    }
+    Ok(())
+}
+
+/// A /dev/null of this process alone: crun gives its standard streams to the container's user, and the host's would be
+/// that user's from then on.
+fn own_null() -> SysResult<RawFd> {
+    let dir = raw::new_fs(c"tmpfs", 0)?;
+    raw::umask(0);
+    let made = raw::make_char_device(dir, c"null", 0o666, libc::makedev(1, 3));
+    raw::umask(0o022);
+    made?;
+    let null = raw::openat2(dir, c"null", libc::O_RDWR | libc::O_CLOEXEC, 0)?;
+    raw::close(dir);
+    Ok(null)
 }
 
 /// A copy of the daemon's mounts from which nothing travels back.
