@@ -73,6 +73,7 @@ echo
 echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
 echo
 echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir") ($(findmnt -n -o SOURCE -T "$dir"))."
+echo
 # crun refuses hosts with control groups of both versions: the empty second one is not shown to it.
 unshare -m --propagation private sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec target/release/gantry-perf "$@"' sh "$@"
 # What a life costs is counted after everything was timed: tracing slows an engine down.
