@@ -31,6 +31,7 @@ tidy() {
     large=$(find crates tests perf benches fuzz scripts docs -name target -prune -o \
         \( -name '*.rs' -o -name '*.py' -o -name '*.sh' \) -size +1 -print | xargs wc -l | awk '$2 != "total" && $1 > 600')
     [ -z "$large" ] || { echo "files over 600 lines:"; echo "$large"; return 1; }
+    ! git grep -nE '^(<{7}|>{7}) ' || { echo "marks of a merge conflict"; return 1; }
     if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences unchecked"; fi
 }
 

@@ -372,20 +372,23 @@ def test_a_container_that_waits_for_its_probe_costs_nothing(engine):
             "fds": len(os.listdir(f"/proc/{engine.pid}/fd"))}
 
     def settled():
-        first = cost()
-        return wait_for(lambda: (now := cost()) == first and now, "it is at rest", timeout_s=10)
+        """The least of three seconds: the daemon's own work comes and goes."""
+        seen = []
+        for _ in range(30):
+            seen.append(cost())
+            time.sleep(0.1)
+        return {key: min(each[key] for each in seen) for key in seen[0]}
+    many = 8
     engine.ok("run", "-d", "--network", "none", "--name", "one", "busybox", "sleep", "600")
     costs = []
     for name, wanted in (("plain", None), ("checked", check("CMD", "true", Interval=500 * S))):
-        time.sleep(0.5)
         before = settled()
-        for n in range(4):
+        for n in range(many):
             run(engine, f"{name}{n}", wanted)
-        time.sleep(1.5)
         after = settled()
         costs.append({key: after[key] - before[key] for key in before})
-    # Four of them: the daemon's own work comes and goes with a task or two.
-    assert all(costs[1][key] - costs[0][key] < 3 for key in costs[0]), costs
+    # One task or descriptor for each that waits would be as many as there are.
+    assert all(costs[1][key] - costs[0][key] < many // 2 for key in costs[0]), costs
 
 
 def test_ended_probes_do_not_fill_the_memory(engine):
