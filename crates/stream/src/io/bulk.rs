@@ -158,7 +158,9 @@ impl ContainerIo {
         if moves.small > SMALL_MOVES {
             return Ok(Next::Leave);
         }
-        let moved = share(source, &pipes, held.min(BULK_BYTES))?;
+        // What some have and others have not can't be given again: they hear of an error, never of wrong bytes.
+        let moved = share(source, &pipes, held.min(BULK_BYTES))
+            .inspect_err(|error| clients.iter().for_each(|client| client.break_off(error)))?;
         let mut raw = self.raw_bytes.get();
         raw[stream.index()] += moved as u64;
         self.raw_bytes.set(raw);
