@@ -2,6 +2,7 @@
 happens to the files and to the daemon meanwhile."""
 import calendar
 import glob
+import os
 import random
 import re
 import threading
@@ -15,13 +16,9 @@ from test_streams import create, json_log, start
 pytestmark = pytest.mark.gantry
 ROTATIONS, KILLS = (1_000, 20) if FULL else (60, 3)
 MAX_SIZE, MAX_FILES = 10_000, 150
-# A record of json-file with one of the lines below.
-RECORD_BYTES = 78
-LINES = ROTATIONS * MAX_SIZE // RECORD_BYTES
-# Some 3,000 lines per second: what is written while the client is away must not be rotated away.
-SCRIPT = f"""i=0; while [ $i -lt {LINES} ]; do
-  echo "line $i"; i=$((i+1)); [ $((i % 20)) = 0 ] && usleep 4000
-done; true"""
+# A record with one of the lines below, and so many lines that the files rotate as often as is asked for.
+RECORD_BYTES = {"json-file": 78, "local": 18}
+LINES = {driver: ROTATIONS * MAX_SIZE // size for driver, size in RECORD_BYTES.items()}
 TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z")
 
 
@@ -32,11 +29,18 @@ def unix_ns(stamp):
     return f"{calendar.timegm(whole)}.{nanoseconds.decode()}"
 
 
+def script(lines, burst):
+    """What is written while the client is away must not be rotated away: lines come in bursts, with a rest between."""
+    return f"""i=0; while [ $i -lt {lines} ]; do
+  echo "line $i"; i=$((i+1)); [ $((i % {burst})) = 0 ] && usleep 4000
+done; true"""
+
+
 class Follower:
     """Lines of a log with their times, over any number of connections."""
 
-    def __init__(self, engine, cid):
-        self.engine, self.cid = engine, cid
+    def __init__(self, engine, cid, lines):
+        self.engine, self.cid, self.expected = engine, cid, lines
         self.last, self.lines, self.connections, self.repeated = b"", [], 0, 0
 
     def run(self):
@@ -49,7 +53,7 @@ class Follower:
                 time.sleep(0.05)  # the daemon is gone, or went within a line
 
     def ended(self):
-        return len(self.lines) > 0 and self.lines[-1] == b"line %d\n" % (LINES - 1)
+        return len(self.lines) > 0 and self.lines[-1] == b"line %d\n" % (self.expected - 1)
 
     def follow(self, most):
         """One connection, left after so many lines."""
@@ -91,25 +95,35 @@ def records(sock, most):
         yield stamp, line
 
 
-@pytest.mark.parametrize("driver", ["json-file"])
+def rotated_files(engine, cid, driver):
+    if driver == "local":
+        names = os.listdir(engine.data_root / "containers" / cid / "local-logs")
+        return [name for name in names if not name.endswith(".idx")]
+    return glob.glob(glob.escape(engine.inspect(cid)["LogPath"]) + ".*")
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
 def test_each_line_is_seen_once_through_rotations_and_kills(private_daemon, driver):
-    eng = private_daemon
+    eng, lines = private_daemon, LINES[driver]
     log = json_log(max_size=str(MAX_SIZE), max_file=str(MAX_FILES)) | {"Type": driver}
-    cid = create(eng, SCRIPT, HostConfig={"NetworkMode": "none", "LogConfig": log})
+    burst = 20 * RECORD_BYTES["json-file"] // RECORD_BYTES[driver]
+    cid = create(eng, script(lines, burst), HostConfig={"NetworkMode": "none", "LogConfig": log})
     start(eng, cid)
-    follower = Follower(eng, cid)
+    follower = Follower(eng, cid, lines)
     thread = threading.Thread(target=follower.run)
     thread.start()
     for kill in range(KILLS):
-        due = LINES * (kill + 1) // (KILLS + 1)
+        due = lines * (kill + 1) // (KILLS + 1)
         wait_for(lambda: len(follower.lines) > due or not thread.is_alive(), lambda: f"{len(follower.lines)} lines")
         eng.kill9()
         eng.start()
-    thread.join(300)
+    thread.join(600)
     assert not thread.is_alive(), (len(follower.lines), follower.last, follower.connections)
     numbers = [int(line.removeprefix(b"line ")) for line in follower.lines]
     wrong = [(at, n) for at, n in enumerate(numbers) if at != n]
-    assert not wrong and len(numbers) == LINES, (wrong[:3], len(numbers), LINES)
+    assert not wrong and len(numbers) == lines, (wrong[:3], len(numbers), lines)
     assert follower.connections > KILLS and follower.repeated > 0
-    rotated = glob.glob(glob.escape(eng.inspect(cid)["LogPath"]) + ".*")
+    rotated = rotated_files(eng, cid, driver)
     assert len(rotated) >= min(ROTATIONS, MAX_FILES) * 9 // 10, rotated
+    if driver == "local":  # its files have numbers
+        assert max(int(name.split(".")[1]) for name in rotated) >= ROTATIONS * 9 // 10

@@ -97,6 +97,15 @@ def test_attach_sends_the_log_before_the_container_starts_again(engine):
     assert demux(read_to_end(sock)) == (b"old\n", b"bad\n")
 
 
+@pytest.mark.gantry  # dockerd leaves such a connection open and sends nothing, also not the end
+def test_attach_goes_on_where_there_is_no_log_to_send(engine):
+    cid = create(engine, "echo a; sleep 1; echo b", HostConfig={"NetworkMode": "none", "LogConfig": {"Type": "none"}})
+    start(engine, cid)
+    time.sleep(0.3)
+    sock, _ = attach(engine, cid, "logs=1&stream=1&stdout=1")
+    assert demux(read_to_end(sock)) == (b"b\n", b"")
+
+
 def test_attach_to_no_stream_ends_at_once(engine):
     cid = create(engine, "sleep 600")
     start(engine, cid)

@@ -30,7 +30,7 @@ pub use read::{LogQuery, LogStream, read, read_at_once, read_path};
 pub use record::{Cursor, Partial, Record};
 pub use segment::{Format, LogState};
 pub use template::BadTemplate;
-pub use write::FileLog;
+pub use write::{BATCH_BYTES, FileLog, MAX_REMOVED_BYTES, MAX_REMOVED_SEGMENTS};
 
 #[cfg(test)]
 mod tests;

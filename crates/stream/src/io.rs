@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use gantry_keeper_proto::shm::{Cqe, JournalMap, SlotState, Stream, UserData};
 use gantry_rt::fd::AsyncFd;
 
+pub use self::bulk::{BULK_BYTES, BULK_CLIENTS};
 use self::bulk::{Mode, Pace};
 use crate::pump::Pump;
 use crate::queue::Queue;

@@ -25,12 +25,14 @@ pub mod websocket;
 
 pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;
-pub use io::{ContainerIo, IoConfig, StreamFds};
+pub use io::{BULK_BYTES, BULK_CLIENTS, ContainerIo, IoConfig, StreamFds};
 pub use pump::{Pump, PumpStats, Step};
 pub use queue::Flushed;
 pub use signal::Signal;
 pub use sink::{LogPosition, LogSink};
-pub use subscription::{Frame, SubscribeOptions, Subscription};
+pub use subscription::{
+    Frame, SUBSCRIPTION_HIGH_BYTES, SUBSCRIPTION_LOW_BYTES, SubscribeOptions, Subscription,
+};
 
 /// Unix time in nanoseconds.
 pub fn unix_time_ns() -> u64 {

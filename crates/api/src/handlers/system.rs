@@ -121,6 +121,7 @@ pub(super) fn debug(ctx: &Context) -> Reply {
         "shards": shards,
         "open_fds": system::open_fds(),
         "kernel_ways": ways,
+        "limits": BTreeMap::from_iter(gantry_engine::limits()),
         "log_senders": sent,
         "logs": logs(gantry_logs::loss_counters()),
         "output": output(PumpStats::of_process()),

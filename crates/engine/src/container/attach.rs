@@ -104,7 +104,7 @@ pub(crate) fn check(
     }
     if container.inner.borrow().attached >= MAX_ATTACHED {
         return Err(EngineError::Unavailable(format!(
-            "more than {MAX_ATTACHED} clients are attached"
+            "more than {MAX_ATTACHED} clients are attached to this container"
         )));
     }
     options.stdin &= container.fixed.config.open_stdin;

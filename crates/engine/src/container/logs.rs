@@ -24,6 +24,8 @@ use crate::shard::{ShardEngine, call_error};
 
 /// Log readers open on one shard.
 pub const MAX_OPEN_LOGS: usize = 4096;
+/// Log readers open on one container.
+pub const MAX_LOG_CLIENTS: usize = 1024;
 
 /// What readers of a log need of its writer.
 pub(crate) type LogHandle = Rc<LogState>;
@@ -169,6 +171,23 @@ struct OpenLog {
     reader: RefCell<Option<gantry_logs::LogStream>>,
     closed: Notify,
     is_closed: Cell<bool>,
+    _counted: CountedReader,
+}
+
+/// Counts a client while it reads.
+struct CountedReader(Rc<Container>);
+
+impl CountedReader {
+    fn new(container: &Rc<Container>) -> Self {
+        container.log_clients.set(container.log_clients.get() + 1);
+        Self(container.clone())
+    }
+}
+
+impl Drop for CountedReader {
+    fn drop(&mut self) {
+        self.0.log_clients.set(self.0.log_clients.get() - 1);
+    }
 }
 
 fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQuery, EngineError> {
@@ -238,6 +257,11 @@ pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u
             "more than {MAX_OPEN_LOGS} clients read logs"
         )));
     }
+    if container.log_clients.get() >= MAX_LOG_CLIENTS {
+        return Err(EngineError::Unavailable(format!(
+            "more than {MAX_LOG_CLIENTS} clients read the logs of this container"
+        )));
+    }
     let reader = reader(container, options, container.fixed.config.tty)?;
     let number = logs.next.get();
     logs.next.set(number + 1);
@@ -245,6 +269,7 @@ pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u
         reader: RefCell::new(Some(reader)),
         closed: Notify::new(),
         is_closed: Cell::new(false),
+        _counted: CountedReader::new(container),
     };
     logs.open.borrow_mut().insert(number, Rc::new(open));
     Ok(number)

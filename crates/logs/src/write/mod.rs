@@ -33,13 +33,13 @@ use shifted::Shifted;
 const KEEP_BUFFER_BYTES: usize = 256 * 1024;
 /// A batch is written when so much is encoded; the last piece of output may make it longer (32 KiB of empty lines are
 /// 2.4 MiB of records).
-const BATCH_BYTES: usize = 1024 * 1024;
+pub const BATCH_BYTES: usize = 1024 * 1024;
 /// Files that one batch is cut over at most. With a max-size that would need more, the files become larger.
 const MAX_ROTATIONS_PER_BATCH: u64 = 128;
 /// Files that rotation has removed and a slow follower may still read.
-const MAX_REMOVED_SEGMENTS: usize = 128;
+pub const MAX_REMOVED_SEGMENTS: usize = 128;
 /// Their size.
-const MAX_REMOVED_BYTES: u64 = 8 * 1024 * 1024;
+pub const MAX_REMOVED_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The writer.
 #[derive(Debug)]

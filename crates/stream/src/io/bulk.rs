@@ -23,9 +23,9 @@ const BULK_AFTER: u32 = 8;
 /// Each time it turns out that it was not, twice as many are asked for, up to this.
 const BULK_AFTER_MOST: u32 = 512;
 /// Most bytes moved at once. Less than what stops a container's reads, so that its other stream goes on.
-const BULK_BYTES: usize = 512 * 1024;
+pub const BULK_BYTES: usize = 512 * 1024;
 /// Clients that share a bulk stream: each has a pipe meanwhile.
-const BULK_CLIENTS: usize = 128;
+pub const BULK_CLIENTS: usize = 128;
 /// Moves in a row of less than a buffer, after which a stream is not bulk any more: there the ring is cheaper.
 const SMALL_MOVES: u32 = 16;
 
