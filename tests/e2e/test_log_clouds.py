@@ -91,6 +91,15 @@ def test_splunk_that_refuses(engine):
         mood["status"] = 400
         run(engine, "splunk", opts | {"splunk-verify-connection": "false"}, "echo a; echo b")
         wait_for(lambda: engine.debug()["log_senders"]["dropped_records"] == before + 2, "two records are dropped")
+        senders_done(engine)
+        # What is beside an event that is refused is not lost with it.
+        service.got.clear()
+        service.answer = lambda _m, _p, _h, body: (400, {"code": 6}) if b"line 700" in body else (200, {})
+        run(engine, "splunk", opts | {"splunk-verify-connection": "false"}, count(999))
+        senders_done(engine)
+        assert engine.debug()["log_senders"]["dropped_records"] == before + 3
+        taken = [e for *_, body in service.posts() if b"line 700" not in body for e in recv.json_objects(body.decode())]
+        assert numbers(e["event"]["line"] for e in taken) == [n for n in range(1, 1000) if n != 700]
 
 
 # -- awslogs --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ pub struct Batch {
     pub lost_segments: u64,
 }
 
+/// Tries to read a place that cannot be read, before the rest of its file is left out.
+const MAX_READ_TRIES: u32 = 30;
+
 /// What a worker hands back.
 type Read = (Source, io::Result<(Batch, bool)>);
 
@@ -35,6 +38,10 @@ pub struct Follower {
     follow: Follow,
     cursor: Cursor,
     lost_segments: u64,
+    /// Tries in a row that failed.
+    failed: u32,
+    /// Read at once; of a file of lines more.
+    chunk_bytes: Option<u64>,
 }
 
 impl std::fmt::Debug for Follower {
@@ -83,7 +90,14 @@ impl Follower {
             follow,
             cursor,
             lost_segments,
+            failed: 0,
+            chunk_bytes: None,
         })
+    }
+
+    /// Reads about so many bytes at once from here on, where the log's form allows it.
+    pub fn set_chunk_bytes(&mut self, bytes: u64) {
+        self.chunk_bytes = Some(bytes);
     }
 
     /// Where the next record is.
@@ -91,8 +105,8 @@ impl Follower {
         self.cursor
     }
 
-    /// What comes next; waits for it. `None`: the output has ended. After an error the segment that it came from is left
-    /// out, and the next call goes on behind it.
+    /// What comes next; waits for it. `None`: the output has ended. After an error the next call tries the same place
+    /// again; when that has failed [`MAX_READ_TRIES`] times, the rest of the segment is left out and counts as lost.
     pub async fn next(&mut self) -> Option<io::Result<Batch>> {
         loop {
             if self.reading.is_none() && !self.begin() {
@@ -112,9 +126,22 @@ impl Follower {
             self.reading = None;
             let (source, mut batch, at_end) = match read {
                 Ok((source, Ok((batch, at_end)))) => (source, batch, at_end),
-                Ok((_, Err(e))) => return Some(Err(e)),
-                Err(e) => return Some(Err(io::Error::other(e))),
+                Ok((source, Err(e))) => {
+                    self.failed += 1;
+                    if self.failed < MAX_READ_TRIES {
+                        self.sources.push_front(source);
+                    } else {
+                        self.failed = 0;
+                        self.lost_segments += 1;
+                    }
+                    return Some(Err(e));
+                }
+                Err(e) => {
+                    self.lost_segments += 1;
+                    return Some(Err(io::Error::other(e)));
+                }
             };
+            self.failed = 0;
             self.cursor = batch.cursor;
             if !at_end {
                 self.sources.push_front(source);
@@ -132,6 +159,9 @@ impl Follower {
             return false;
         };
         let parts = self.cursor.parts;
+        if let Some(bytes) = self.chunk_bytes {
+            source.limit_chunk(bytes);
+        }
         self.reading = Some(Box::pin(gantry_rt::workers::run(move || {
             let batch = read_records(&mut source, parts);
             (source, batch)

@@ -81,3 +81,27 @@ fn a_cursor_that_rotation_has_removed_is_said() {
         assert!(!next.records.is_empty());
     });
 }
+
+#[test]
+fn small_chunks_are_the_same_records() {
+    on_shard(|| async {
+        let dir = tempfile::tempdir().expect("dir");
+        let options = FileOptions::parse_local([("max-size", "1m")]).expect("options");
+        let mut log = FileLog::open_local(&dir.path().join("log"), options).expect("log");
+        for n in 0..200 {
+            commit(&mut log, n * 100..(n + 1) * 100);
+        }
+        log.close();
+        let mut whole = Follower::open(&log.state(), None).expect("follower");
+        let mut small = Follower::open(&log.state(), None).expect("follower");
+        small.set_chunk_bytes(32 * 1024);
+        let first = small.next().await.expect("some").expect("batch");
+        let bytes: usize = first.records.iter().map(|r| r.bytes.len()).sum();
+        assert!(bytes <= 32 * 1024, "{bytes}");
+        let text = |r: &gantry_logs::Record| String::from_utf8_lossy(&r.bytes).into_owned();
+        let mut found: Vec<String> = first.records.iter().map(text).collect();
+        found.extend(drain(&mut small).await);
+        assert_eq!(found, numbered(0..20_000));
+        assert_eq!(drain(&mut whole).await, found);
+    });
+}

@@ -15,15 +15,20 @@ use bytes::Bytes;
 use gantry_logs::{Batch, Cursor, Follower, LogState, Record};
 use gantry_rt::sync::Notify;
 use gantry_rt::{race, reply, workers};
-use gantry_stream::Stream;
+use gantry_stream::{Stream, unix_time_ns};
 
 use crate::counters::COUNTERS;
 use crate::sink::{Job, Outcome, Sender};
 
 /// The place is saved not more often than this while records flow, and once when there are no more.
 const SAVE_EVERY: Duration = Duration::from_millis(100);
-/// Text gathered for one delivery; the last batch of the log may make it more.
-const GATHER_BYTES: usize = 512 * 1024;
+/// Output that all senders of the process hold at once, about; each may have its share of it.
+const GATHERED_BYTES: usize = 64 * 1024 * 1024;
+/// The largest and the smallest share; the last batch of the log may make it twice as much.
+const MAX_SHARE_BYTES: usize = 512 * 1024;
+const MIN_SHARE_BYTES: usize = 32 * 1024;
+/// What a record takes beside its text.
+const RECORD_BYTES: usize = size_of::<Record>();
 /// Deliveries of which something is held back; then it is not.
 const MAX_HELD_JOBS: usize = 1024;
 /// The wait after a log that can't be read.
@@ -165,7 +170,13 @@ impl Feed {
                 COUNTERS.dropped.add(outcome.dropped);
                 held = usize::try_from(outcome.held_jobs).unwrap_or(usize::MAX);
             }
-            places.extend(gathered.cursor);
+            if let Some(cursor) = gathered.cursor {
+                // What was held before these places is held still, if there was nothing to send between them.
+                if count == 0 && !places.is_empty() {
+                    places.pop_back();
+                }
+                places.push_back(cursor);
+            }
             let mut safe = None;
             while places.len() > held {
                 safe = places.pop_front();
@@ -180,8 +191,11 @@ impl Feed {
     /// Waits for records; then, for services that take many at once, for some more. With `held` not without end.
     async fn gather(&mut self, held: bool) -> Gathered {
         let mut gathered = Gathered::default();
+        let senders = usize::try_from(COUNTERS.senders.get()).unwrap_or(usize::MAX);
+        let share = (GATHERED_BYTES / senders.max(1)).clamp(MIN_SHARE_BYTES, MAX_SHARE_BYTES);
+        self.follower.set_chunk_bytes(share as u64);
         let mut until = held.then(|| Instant::now() + self.sender.gather);
-        while !gathered.last && gathered.bytes < GATHER_BYTES {
+        while !gathered.last && gathered.bytes < share {
             let next = match until {
                 None => match gantry_rt::timeout(SAVE_EVERY, self.follower.next()).await {
                     Ok(next) => next,
@@ -220,11 +234,13 @@ impl Feed {
         if batch.lost_segments > 0 {
             COUNTERS.lost_segments.add(batch.lost_segments);
             tracing::warn!(id = %self.container, files = batch.lost_segments, "rotation removed output before a log driver could send it");
-            let time_ns = batch.records.first().map_or(0, |r| r.time_ns);
+            let next = batch.records.first();
+            let time_ns = next.map_or_else(unix_time_ns, |r| r.time_ns);
             gathered.records.push(gap(time_ns, batch.lost_segments));
         }
         COUNTERS.torn.add(batch.torn);
-        gathered.bytes += batch.records.iter().map(|r| r.bytes.len()).sum::<usize>();
+        let sizes = batch.records.iter().map(|r| RECORD_BYTES + r.bytes.len());
+        gathered.bytes += sizes.sum::<usize>();
         gathered.records.extend(batch.records);
         gathered.cursor = Some(batch.cursor);
     }

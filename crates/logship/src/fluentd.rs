@@ -14,7 +14,7 @@ use crate::go::{self, Url};
 use crate::msgpack::{self, Ack, read_ack};
 use crate::net::{Address, StreamConn, WRITE_TIMEOUT, within};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::WRITE_BYTES;
+use crate::sink::{Todo, WRITE_BYTES};
 use crate::tls;
 
 const ADDRESS: &str = "fluentd-address";
@@ -234,14 +234,15 @@ impl Fluentd {
         Ok(())
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
-        self.connect().await?;
-        while *done < records.len() {
-            let (out, taken, chunk) = self.encode(&records[*done..])?;
+    /// Whether the service says what it has taken.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.parsed.request_ack
+    }
+
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
+        while !todo.left().is_empty() {
+            self.connect().await?;
+            let (out, taken, chunk) = self.encode(todo.left())?;
             let mut sent = self.conn.write(&out).await;
             if let (Ok(()), Some(chunk)) = (&sent, chunk) {
                 sent = self.wait_for_ack(chunk.as_bytes()).await;
@@ -251,7 +252,7 @@ impl Fluentd {
                 self.connected = None;
                 return sent;
             }
-            *done += taken;
+            todo.took(taken);
         }
         Ok(())
     }

@@ -18,7 +18,8 @@ use crate::error::{Refused, SinkError, errno_text};
 use crate::go;
 use crate::http::{Base, Client, service_url};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::text_time;
+use crate::portion::Portion;
+use crate::sink::{Todo, text_time};
 
 const PROJECT: &str = "gcp-project";
 const LOG_COMMAND: &str = "gcp-log-cmd";
@@ -63,6 +64,7 @@ pub(crate) struct GcpLogs {
     short_id: String,
     identity: Option<Identity>,
     token: Option<(String, i64)>,
+    portion: Portion,
 }
 
 /// The key of a service account.
@@ -116,6 +118,7 @@ impl GcpLogs {
             short_id: info.short_id().to_owned(),
             identity,
             token: None,
+            portion: Portion::new(MAX_ENTRIES),
         })
     }
 
@@ -153,31 +156,26 @@ impl GcpLogs {
         Ok(())
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
         self.find_project().await?;
-        while *done < records.len() {
+        while !todo.left().is_empty() {
             let mut bytes = 0;
-            let fit = records[*done..].iter().take(MAX_ENTRIES).take_while(|r| {
+            let fit = todo.left().iter().take(self.portion.records());
+            let fit = fit.take_while(|r| {
                 bytes += r.bytes.len() + 1024;
                 bytes <= MAX_CALL_BYTES
             });
             let count = fit.count().max(1);
-            let batch = &records[*done..*done + count];
+            let batch = &todo.left()[..count];
             let entries: Vec<Value> = batch.iter().filter_map(|r| self.entry(r)).collect();
             if !entries.is_empty() {
-                self.write("gcplogs-docker-driver", entries)
-                    .await
-                    .map_err(|mut e| {
-                        // The number of records stands for that of the entries.
-                        e.skip = if e.skip > 0 { count } else { 0 };
-                        e
-                    })?;
+                match self.write("gcplogs-docker-driver", entries).await {
+                    Err(e) if e.skip > 0 && self.portion.refused(count) => continue,
+                    written => written?,
+                }
             }
-            *done += count;
+            self.portion.taken();
+            todo.took(count);
         }
         Ok(())
     }
@@ -203,8 +201,8 @@ impl GcpLogs {
         }))
     }
 
+    /// An error that is not passing is for what is in the entries.
     async fn write(&mut self, log: &str, entries: Vec<Value>) -> Result<(), SinkError> {
-        let count = entries.len();
         let body = json!({
             "logName": format!("projects/{}/logs/{log}", self.project),
             "resource": { "type": "global", "labels": { "project_id": self.project } },
@@ -223,7 +221,9 @@ impl GcpLogs {
         let text = || format!("googleapi: Error {}: {}", answer.status, answer.text());
         match answer.status {
             StatusCode::OK => Ok(()),
-            StatusCode::BAD_REQUEST => Err(SinkError::permanent(text(), count)),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(SinkError::permanent(text(), 1))
+            }
             StatusCode::UNAUTHORIZED => {
                 self.token = None;
                 Err(SinkError::passing(text()))

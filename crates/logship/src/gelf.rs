@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use crate::error::{Refused, SinkError};
 use crate::go::{self, Url, split_host_port};
-use crate::net::{Address, Datagram, StreamConn, WRITE_TIMEOUT};
+use crate::link::{Link, Socket};
+use crate::net::{Address, StreamConn, WRITE_TIMEOUT};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::{WRITE_BYTES, hostname, text_time};
+use crate::sink::{Todo, hostname, text_time};
 
 const ADDRESS: &str = "gelf-address";
 const COMPRESSION_TYPE: &str = "gelf-compression-type";
@@ -134,14 +135,9 @@ fn address(text: &str) -> Result<(bool, String, u16), Refused> {
     ))
 }
 
-enum Way {
-    Tcp(StreamConn),
-    Udp(Option<Datagram>),
-}
-
 pub(crate) struct Gelf {
     parsed: Parsed,
-    way: Way,
+    link: Link,
     hostname: String,
     /// The fields that all messages have, as JSON without the braces.
     extra: String,
@@ -173,32 +169,21 @@ impl Gelf {
             .into_iter()
             .map(|(k, v)| format!(",{}:{}", Value::from(k), Value::from(v)))
             .collect();
-        let way = if parsed.tcp {
-            let address = Address::Tcp(parsed.host.clone(), parsed.port);
-            Way::Tcp(StreamConn::new(address, WRITE_TIMEOUT))
-        } else {
-            Way::Udp(None)
+        let (host, port) = (parsed.host.clone(), parsed.port);
+        let link = match parsed.tcp {
+            true => Link::stream(StreamConn::new(Address::Tcp(host, port), WRITE_TIMEOUT)),
+            false => Link::datagrams(Socket::Udp(host, port)),
         };
         Ok(Gelf {
             parsed,
-            way,
+            link,
             hostname: Value::from(hostname()).to_string(),
             extra,
         })
     }
 
     pub(crate) async fn connect(&mut self) -> Result<(), SinkError> {
-        let made = match &mut self.way {
-            Way::Tcp(conn) => conn.get().await.map(drop),
-            Way::Udp(Some(_)) => Ok(()),
-            Way::Udp(none) => match Datagram::udp(&self.parsed.host, self.parsed.port).await {
-                Ok(socket) => {
-                    *none = Some(socket);
-                    Ok(())
-                }
-                Err(e) => Err(e),
-            },
-        };
+        let made = self.link.connect().await;
         made.map_err(|e| {
             let (host, port) = (&self.parsed.host, self.parsed.port);
             let text = format!("gelf: cannot connect to GELF endpoint: {host}:{port} {e}");
@@ -211,42 +196,26 @@ impl Gelf {
         self.parsed.delay
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
         self.connect().await?;
-        let mut out = Vec::new();
-        while *done < records.len() {
-            out.clear();
-            let mut next = *done;
-            match &mut self.way {
-                Way::Tcp(conn) => {
-                    while next < records.len() && out.len() < WRITE_BYTES {
-                        if encode(&mut out, &records[next], &self.hostname, &self.extra) {
-                            out.push(0);
-                        }
-                        next += 1;
-                    }
-                    conn.write(&out).await?;
-                }
-                Way::Udp(socket) => {
-                    let some = encode(&mut out, &records[next], &self.hostname, &self.extra);
-                    next += 1;
-                    if let (true, Some(open)) = (some, &socket) {
-                        let packed = pack(&out, self.parsed.packing);
-                        let packed = packed.map_err(|e| SinkError::permanent(e.to_string(), 1))?;
-                        if let Err(e) = send_chunked(open, &packed).await {
-                            *socket = None;
-                            return Err(e);
-                        }
-                    }
-                }
+        let (hostname, extra, parsed) = (&self.hostname, &self.extra, &self.parsed);
+        let encode = |out: &mut Vec<u8>, record: &Record| {
+            if encode(out, record, hostname, extra) && parsed.tcp {
+                out.push(0);
             }
-            *done = next;
-        }
-        Ok(())
+        };
+        let datagrams = |message: Vec<u8>| {
+            let packed = pack(&message, parsed.packing);
+            let packed = packed.map_err(|e| SinkError::permanent(e.to_string(), 1))?;
+            let mut name = [0u8; 8];
+            getrandom::fill(&mut name).map_err(|e| SinkError::passing(e.to_string()))?;
+            chunks(&packed, name)
+        };
+        let sent = self.link.deliver(todo, encode, datagrams).await;
+        sent.map_err(|e| SinkError {
+            text: format!("gelf: cannot send GELF message: {e}"),
+            ..e
+        })
     }
 }
 
@@ -309,16 +278,6 @@ fn chunks(message: &[u8], name: [u8; 8]) -> Result<Vec<Vec<u8>>, SinkError> {
             out
         })
         .collect())
-}
-
-async fn send_chunked(socket: &Datagram, message: &[u8]) -> Result<(), SinkError> {
-    let mut name = [0u8; 8];
-    getrandom::fill(&mut name).map_err(|e| SinkError::passing(e.to_string()))?;
-    for datagram in chunks(message, name)? {
-        let sent = socket.send(&datagram).await;
-        sent.map_err(|e| SinkError::io("gelf: cannot send GELF message: write", &e))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::net::UnixDatagram;
 use crate::error::{Refused, SinkError};
 use crate::net::{WRITE_TIMEOUT, within};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::text_time;
+use crate::sink::{Todo, text_time};
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -75,13 +75,9 @@ impl Journald {
         })
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
-        while *done < records.len() {
-            let entry = self.encode(&records[*done]);
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
+        while let [record, ..] = todo.left() {
+            let entry = self.encode(record);
             let socket = match &self.socket {
                 Some(socket) => socket,
                 None => {
@@ -94,7 +90,7 @@ impl Journald {
                 return Err(SinkError::io("journald", &e));
             }
             self.ordinal += 1;
-            *done += 1;
+            todo.took(1);
         }
         Ok(())
     }

@@ -21,6 +21,11 @@ pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one write to a connection may take.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a service may leave what was sent, or a question whether it is still there, without an answer of its kernel.
+const UNANSWERED_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may be idle before that is asked.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
 /// Where a service listens for a stream of bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
@@ -101,14 +106,25 @@ async fn resolve(network: &str, host: &str, port: u16) -> Result<Vec<SocketAddr>
     Ok(found)
 }
 
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    // Batches are written whole; waiting for more would only delay them.
+    stream.set_nodelay(true)?;
+    // What is written to a machine that is gone is lost, so that it is noticed soon.
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    let millis = u32::try_from(UNANSWERED_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, millis)?;
+    Ok(())
+}
+
 async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, SinkError> {
     let mut last = None;
     for address in resolve("tcp", host, port).await? {
         match within(DIAL_TIMEOUT, TcpStream::connect(address)).await {
             Ok(stream) => {
-                // Batches are written whole; waiting for more would only delay them.
-                if let Err(e) = stream.set_nodelay(true) {
-                    tracing::debug!(error = %e, "a connection of a log driver stays with Nagle's delay");
+                if let Err(e) = prepare(&stream) {
+                    tracing::debug!(error = %e, "a connection of a log driver stays as the kernel makes it");
                 }
                 return Ok(stream);
             }

@@ -59,6 +59,39 @@ pub struct Sender {
     pub(crate) gather: Duration,
 }
 
+/// Records of a job, and how many of them need not be given again.
+pub(crate) struct Todo<'a> {
+    records: &'a [Record],
+    done: usize,
+    /// Nothing is to be held back.
+    pub(crate) flush: bool,
+}
+
+impl<'a> Todo<'a> {
+    pub(crate) fn new(records: &'a [Record], flush: bool) -> Todo<'a> {
+        Todo {
+            records,
+            done: 0,
+            flush,
+        }
+    }
+
+    /// What is to be sent.
+    pub(crate) fn left(&self) -> &'a [Record] {
+        &self.records[self.done..]
+    }
+
+    /// So many more are sent, or never will be.
+    pub(crate) fn took(&mut self, records: usize) {
+        self.done = (self.done + records).min(self.records.len());
+    }
+
+    /// The last one that was thought to be sent is not.
+    pub(crate) fn step_back(&mut self) {
+        self.done = self.done.saturating_sub(1);
+    }
+}
+
 /// Opens the driver of a container, on the current shard.
 pub async fn open(remote: Remote, info: LogInfo, when: When) -> Result<Sender, Refused> {
     let opened = guest::call("logs.open", move || async move {
@@ -113,21 +146,25 @@ impl Sink {
         connected.map_err(|e| Refused(e.text))
     }
 
-    /// Hands records over; `done` counts those that need not be given again. With `flush` nothing is held back that may
-    /// belong to what comes.
-    async fn deliver(
-        &mut self,
-        (records, flush): (&[Record], bool),
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
+    /// Hands records over, and says how many need not be given again.
+    async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
         match self {
-            Sink::Journald(sink) => sink.deliver(records, done).await,
-            Sink::Syslog(sink) => sink.deliver(records, done).await,
-            Sink::Fluentd(sink) => sink.deliver(records, done).await,
-            Sink::Gelf(sink) => sink.deliver(records, done).await,
-            Sink::Splunk(sink) => sink.deliver(records, done).await,
-            Sink::AwsLogs(sink) => sink.deliver(records, flush, done).await,
-            Sink::GcpLogs(sink) => sink.deliver(records, done).await,
+            Sink::Journald(sink) => sink.deliver(todo).await,
+            Sink::Syslog(sink) => sink.deliver(todo).await,
+            Sink::Fluentd(sink) => sink.deliver(todo).await,
+            Sink::Gelf(sink) => sink.deliver(todo).await,
+            Sink::Splunk(sink) => sink.deliver(todo).await,
+            Sink::AwsLogs(sink) => sink.deliver(todo).await,
+            Sink::GcpLogs(sink) => sink.deliver(todo).await,
+        }
+    }
+
+    /// Whether what it takes says that the service is there: an answer. What the kernel takes does not.
+    fn is_heard(&self) -> bool {
+        match self {
+            Sink::Fluentd(sink) => sink.is_acknowledged(),
+            Sink::Splunk(_) | Sink::AwsLogs(_) | Sink::GcpLogs(_) => true,
+            Sink::Journald(_) | Sink::Syslog(_) | Sink::Gelf(_) => false,
         }
     }
 
@@ -159,11 +196,8 @@ impl Sink {
 async fn serve(mut sink: Sink, mut queue: mpsc::Receiver<Job>, container: String) {
     while let Some(job) = queue.recv().await {
         // No second job comes before the first is answered: what comes is the end.
-        let delivered = race(
-            deliver(&mut sink, (&job.records, job.flush), &container),
-            queue.recv(),
-        )
-        .await;
+        let todo = Todo::new(&job.records, job.flush);
+        let delivered = race(deliver(&mut sink, todo, &container), queue.recv()).await;
         match delivered {
             Either::Left(outcome) => job.answer.send(outcome),
             Either::Right(_) => return,
@@ -172,18 +206,23 @@ async fn serve(mut sink: Sink, mut queue: mpsc::Receiver<Job>, container: String
 }
 
 /// Tries until the service has all of it, or will never take the rest.
-async fn deliver(sink: &mut Sink, job: (&[Record], bool), container: &str) -> Outcome {
+async fn deliver(sink: &mut Sink, mut todo: Todo<'_>, container: &str) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut done = 0;
     let mut wait: Option<Duration> = None;
-    while let Err(e) = sink.deliver(job, &mut done).await {
+    let mut failed_at = 0;
+    while let Err(e) = sink.deliver(&mut todo).await {
         if e.skip > 0 {
-            done = (done + e.skip).min(job.0.len());
+            todo.took(e.skip);
             outcome.dropped += e.skip as u64;
             tracing::warn!(id = %container, error = %e, records = e.skip, "a log driver's service refuses records; they are dropped");
             continue;
         }
         COUNTERS.failures.add(1);
+        if sink.is_heard() && todo.done > failed_at {
+            // It was there since.
+            wait = None;
+        }
+        failed_at = todo.done;
         wait = Some(match wait {
             None => {
                 tracing::debug!(id = %container, error = %e, "a log driver is interrupted");

@@ -14,7 +14,8 @@ use crate::error::{Refused, SinkError};
 use crate::go::{self, Url};
 use crate::http::{Base, Client};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::hostname;
+use crate::portion::Portion;
+use crate::sink::{Todo, hostname};
 use crate::tls;
 
 const URL: &str = "splunk-url";
@@ -78,6 +79,7 @@ pub(crate) struct Splunk {
     /// Unknown formats are told after the connection was tried, as Docker.
     format: Result<Format, Refused>,
     events: Events,
+    portion: Portion,
 }
 
 /// What all events have.
@@ -185,6 +187,7 @@ impl Splunk {
             verify: truth(options, VERIFY, true)?,
             format: format(options),
             events: Events::new(options, &tag, &attributes),
+            portion: Portion::new(MAX_EVENTS),
         })
     }
 
@@ -204,28 +207,29 @@ impl Splunk {
             .map_err(|e| SinkError::passing(e.0))
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
         let format = self.format.clone().map_err(|e| SinkError::passing(e.0))?;
-        while *done < records.len() {
-            let batch = &records[*done..];
-            let batch = &batch[..batch.len().min(MAX_EVENTS)];
+        while !todo.left().is_empty() {
+            let batch = todo.left();
+            let batch = &batch[..batch.len().min(self.portion.records())];
             let mut body = Vec::new();
             for record in batch {
                 self.events.encode(&mut body, record, format);
             }
-            if !body.is_empty() {
-                self.post(body, batch.len()).await?;
+            match self.post(body).await? {
+                Taken::Yes => self.portion.taken(),
+                Taken::Never(_) if self.portion.refused(batch.len()) => continue,
+                Taken::Never(why) => return Err(SinkError::permanent(why, 1)),
             }
-            *done += batch.len();
+            todo.took(batch.len());
         }
         Ok(())
     }
 
-    async fn post(&mut self, mut body: Vec<u8>, records: usize) -> Result<(), SinkError> {
+    async fn post(&mut self, mut body: Vec<u8>) -> Result<Taken, SinkError> {
+        if body.is_empty() {
+            return Ok(Taken::Yes);
+        }
         if let Some(level) = self.gzip {
             let mut packer = flate2::write::GzEncoder::new(Vec::new(), level);
             let packed = packer.write_all(&body).and_then(|()| packer.finish());
@@ -237,11 +241,30 @@ impl Splunk {
             format!("splunk: failed to send event - {status} - {text}")
         };
         match answer.status.as_u16() {
-            200 => Ok(()),
-            // What it says of these events it will say again.
-            400 | 413 => Err(SinkError::permanent(text(), records)),
+            200 => Ok(Taken::Yes),
+            413 => Ok(Taken::Never(text())),
+            400 if blames_events(&answer.body) => Ok(Taken::Never(text())),
             _ => Err(SinkError::passing(text())),
         }
+    }
+}
+
+/// What became of a request.
+enum Taken {
+    Yes,
+    /// What it says of these events it will say again.
+    Never(String),
+}
+
+/// Whether a refusal is for what is in a request. Of an index or a channel that is wrong, somebody may think better.
+fn blames_events(answer: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        code: u64,
+    }
+    match serde_json::from_slice(answer) {
+        Ok(Answer { code }) => matches!(code, 5 | 6 | 12 | 13 | 15),
+        Err(_) => true,
     }
 }
 

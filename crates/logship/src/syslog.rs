@@ -9,9 +9,10 @@ use jiff::tz::{Offset, TimeZone};
 
 use crate::error::{Refused, SinkError};
 use crate::go::{self, Url, split_host_port};
-use crate::net::{Address, Datagram, StreamConn, WRITE_TIMEOUT};
+use crate::link::{Link, Socket};
+use crate::net::{Address, StreamConn, WRITE_TIMEOUT};
 use crate::options::{ATTRIBUTES, Options};
-use crate::sink::{WRITE_BYTES, hostname};
+use crate::sink::{Todo, hostname};
 use crate::tls;
 
 const OPTIONS: &[&str] = &[
@@ -146,14 +147,9 @@ fn format(text: &str) -> Result<Format, Refused> {
     }
 }
 
-enum Way {
-    Stream(StreamConn),
-    Datagram(Option<Datagram>),
-}
-
 pub(crate) struct Syslog {
-    target: Target,
-    way: Way,
+    /// `None`: the local syslog, not looked for yet.
+    link: Option<Link>,
     encoder: Encoder,
 }
 
@@ -184,109 +180,68 @@ impl Syslog {
             counted: matches!(target, Target::Tls(..))
                 && matches!(format, Format::Rfc5424 | Format::Rfc5424Micro),
         };
-        let stream = |address| Way::Stream(StreamConn::new(address, WRITE_TIMEOUT));
-        let way = match &target {
-            Target::Local | Target::Udp(..) | Target::Unixgram(_) => Way::Datagram(None),
-            Target::Tcp(host, port) => stream(Address::Tcp(host.clone(), *port)),
-            Target::Unix(path) => stream(Address::Unix(path.clone())),
-            Target::Tls(host, port) => stream(Address::Tls {
-                host: host.clone(),
-                port: *port,
-                name: host.clone(),
+        let stream = |address| Link::stream(StreamConn::new(address, WRITE_TIMEOUT));
+        let link = match target {
+            Target::Local => None,
+            Target::Udp(host, port) => Some(Link::datagrams(Socket::Udp(host, port))),
+            Target::Unixgram(path) => Some(Link::datagrams(Socket::Unix(path))),
+            Target::Tcp(host, port) => Some(stream(Address::Tcp(host, port))),
+            Target::Unix(path) => Some(stream(Address::Unix(path))),
+            Target::Tls(host, port) => Some(stream(Address::Tls {
                 config: tls::client(&tls::Files {
                     ca: options.get("syslog-tls-ca-cert"),
+                    machine: true,
                     cert: options.get("syslog-tls-cert"),
                     key: options.get("syslog-tls-key"),
                     skip_verify: options.find("syslog-tls-skip-verify").is_some(),
                 })?,
-            }),
+                name: host.clone(),
+                host,
+                port,
+            })),
         };
-        Ok(Syslog {
-            target,
-            way,
-            encoder,
-        })
+        Ok(Syslog { link, encoder })
     }
 
     pub(crate) async fn connect(&mut self) -> Result<(), SinkError> {
-        match &mut self.way {
-            Way::Stream(conn) => conn.get().await.map(drop),
-            Way::Datagram(Some(_)) => Ok(()),
-            Way::Datagram(none) => {
-                let socket = match &self.target {
-                    Target::Udp(host, port) => Datagram::udp(host, *port).await?,
-                    Target::Unixgram(path) => Datagram::unix(path)?,
-                    _ => match local() {
-                        Local::Datagram(socket) => socket,
-                        Local::Stream(path) => {
-                            let conn = StreamConn::new(Address::Unix(path), WRITE_TIMEOUT);
-                            self.way = Way::Stream(conn);
-                            return Box::pin(self.connect()).await;
-                        }
-                        Local::Absent => {
-                            return Err(SinkError::passing("Unix syslog delivery error"));
-                        }
-                    },
-                };
-                *none = Some(socket);
-                Ok(())
-            }
-        }
+        self.link().await.map(drop)
     }
 
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
-        self.connect().await?;
-        let mut out = Vec::new();
-        while *done < records.len() {
-            out.clear();
-            let mut next = *done;
-            match &mut self.way {
-                Way::Stream(conn) => {
-                    while next < records.len() && out.len() < WRITE_BYTES {
-                        self.encoder.encode(&mut out, &records[next]);
-                        next += 1;
-                    }
-                    conn.write(&out).await?;
-                }
-                Way::Datagram(socket) => {
-                    self.encoder.encode(&mut out, &records[next]);
-                    next += 1;
-                    if let (false, Some(open)) = (out.is_empty(), &socket)
-                        && let Err(e) = open.send(&out).await
-                    {
-                        *socket = None;
-                        return Err(SinkError::io("write", &e));
-                    }
-                }
-            }
-            *done = next;
-        }
-        Ok(())
+    async fn link(&mut self) -> Result<&mut Link, SinkError> {
+        let link = match &mut self.link {
+            Some(link) => link,
+            none => none.insert(local().await?),
+        };
+        link.connect().await?;
+        Ok(link)
     }
-}
 
-enum Local {
-    Datagram(Datagram),
-    Stream(PathBuf),
-    Absent,
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
+        self.link().await?;
+        let Some(link) = &mut self.link else {
+            return Err(SinkError::passing("no connection"));
+        };
+        let encode = |out: &mut Vec<u8>, record: &Record| self.encoder.encode(out, record);
+        link.deliver(todo, encode, |message| Ok(vec![message]))
+            .await
+    }
 }
 
 /// The first socket of the local syslog that takes a connection.
-fn local() -> Local {
+async fn local() -> Result<Link, SinkError> {
     for path in LOCAL.iter().map(Path::new) {
-        if let Ok(socket) = Datagram::unix(path) {
-            return Local::Datagram(socket);
+        let mut link = Link::datagrams(Socket::Unix(path.to_owned()));
+        if link.connect().await.is_ok() {
+            return Ok(link);
         }
         // A socket that is there and is none for datagrams.
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Local::Stream(path.to_owned());
+        let conn = StreamConn::new(Address::Unix(path.to_owned()), WRITE_TIMEOUT);
+        let mut link = Link::stream(conn);
+        if link.connect().await.is_ok() {
+            return Ok(link);
         }
     }
-    Local::Absent
+    Err(SinkError::passing("Unix syslog delivery error"))
 }
 
 impl Encoder {

@@ -21,6 +21,8 @@ use crate::error::{Refused, errno_text};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Files<'a> {
     pub(crate) ca: &'a str,
+    /// Besides the `ca` those of the machine are believed.
+    pub(crate) machine: bool,
     pub(crate) cert: &'a str,
     pub(crate) key: &'a str,
     pub(crate) skip_verify: bool,
@@ -37,7 +39,7 @@ pub(crate) fn client(files: &Files<'_>) -> Result<Arc<ClientConfig>, Refused> {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
-        builder.with_root_certificates(roots(files.ca)?)
+        builder.with_root_certificates(roots(files)?)
     };
     let config = if files.cert.is_empty() && files.key.is_empty() {
         builder.with_no_client_auth()
@@ -66,11 +68,14 @@ fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn roots(ca: &str) -> Result<RootCertStore, Refused> {
+fn roots(files: &Files<'_>) -> Result<RootCertStore, Refused> {
     let mut roots = RootCertStore::empty();
-    if ca.is_empty() {
+    let ca = files.ca;
+    if ca.is_empty() || files.machine {
         // What cannot be read of the machine's own is missing only when a server needs it; then it says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if ca.is_empty() {
         return Ok(roots);
     }
     let bad = |e: String| Refused(format!("could not read CA certificate {ca:?}: {e}"));

@@ -31,6 +31,7 @@ pub(crate) struct Frames {
     open: Option<(Index, u64)>,
     /// Records of the next run that are not wanted.
     skip: u64,
+    chunk_bytes: u64,
 }
 
 impl Frames {
@@ -39,6 +40,7 @@ impl Frames {
             file: index,
             open: None,
             skip: 0,
+            chunk_bytes: CHUNK_BYTES,
         }
     }
 }
@@ -156,6 +158,13 @@ impl Source {
         }
     }
 
+    /// Reads no more than this at once from here on, if it is not a single run.
+    pub(crate) fn limit_chunk(&mut self, bytes: u64) {
+        if let Some(frames) = &mut self.frames {
+            frames.chunk_bytes = bytes.min(CHUNK_BYTES);
+        }
+    }
+
     /// Leaves out what is surely older.
     pub(super) fn frames_since(&mut self, since_ns: u64) -> io::Result<()> {
         let (index, next) = self.index()?;
@@ -191,6 +200,7 @@ impl Source {
 
     /// The next runs and their bytes; and whether they are the last ones.
     fn next_runs(&mut self) -> io::Result<Runs> {
+        let chunk_bytes = self.frames.as_ref().map_or(CHUNK_BYTES, |f| f.chunk_bytes);
         let (index, next) = self.index()?;
         let mut entries = index.load(next, MAX_CHUNK_RUNS + 1)?;
         let all = next + entries.len() as u64 >= index.len();
@@ -207,7 +217,7 @@ impl Source {
         // As many as fit, but one at least.
         let ends = |n: usize| entries.get(n + 1).map_or(self.end, |e| e.offset);
         let fitting = (0..count)
-            .take_while(|n| ends(*n) <= first.offset + CHUNK_BYTES)
+            .take_while(|n| ends(*n) <= first.offset + chunk_bytes)
             .count();
         count = fitting.max(1).min(count);
         let end = ends(count - 1);

@@ -48,6 +48,11 @@ impl Source {
         }
     }
 
+    /// The credentials are no good any more.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
     /// The credentials of now.
     pub(super) async fn get(&mut self) -> Result<Credentials, SinkError> {
         if let Some((credentials, ends)) = &self.kept

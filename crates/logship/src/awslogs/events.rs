@@ -1,5 +1,7 @@
 //! Events of CloudWatch: lines put together again, and lines that belong together.
 
+use std::time::{Duration, Instant};
+
 use gantry_logs::Record;
 use regex_lite::Regex;
 
@@ -21,8 +23,9 @@ pub(super) struct Event {
 struct Open {
     time_ms: u64,
     bytes: Vec<u8>,
-    /// The number of the job that began it.
+    /// The number of the job that began it, and when that came.
     since: u64,
+    at: Instant,
 }
 
 /// Makes events of records.
@@ -68,6 +71,7 @@ impl Events {
             time_ms,
             bytes: Vec::new(),
             since: self.job,
+            at: Instant::now(),
         });
         line.bytes.extend_from_slice(&record.bytes);
         let goes_on = record.partial.is_some_and(|p| !p.last);
@@ -77,6 +81,13 @@ impl Events {
                 .is_some_and(|l| l.bytes.len() >= MAX_EVENT_BYTES)
         {
             self.end_line(stream, out);
+        }
+    }
+
+    /// Lines that belong together are not waited for longer than this.
+    pub(super) fn end_older_than(&mut self, age: Duration, out: &mut Vec<Event>) {
+        if self.event.as_ref().is_some_and(|e| e.at.elapsed() >= age) {
+            self.end_event(out);
         }
     }
 
@@ -212,7 +223,9 @@ mod tests {
             events.take(&record(5_000_000, Stream::Stdout, line), &mut out);
         }
         assert_eq!(texts(&out), ["x\n", "2026 a\ncont\n"]);
-        events.flush(&mut out);
+        events.end_older_than(Duration::from_secs(600), &mut out);
+        assert_eq!(out.len(), 2);
+        events.end_older_than(Duration::ZERO, &mut out);
         assert_eq!(texts(&out[2..]), ["2027 b\n"]);
         assert_eq!(events.held_jobs(), 0);
     }

@@ -7,7 +7,7 @@ mod sign;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use gantry_logs::{LogInfo, Record};
+use gantry_logs::LogInfo;
 use hyper::StatusCode;
 use jiff::Timestamp;
 use regex_lite::Regex;
@@ -18,6 +18,7 @@ use crate::error::{Refused, SinkError};
 use crate::go;
 use crate::http::{Answer, Base, Client, service_url};
 use crate::options::Options;
+use crate::sink::Todo;
 use credentials::{Source, machine_region};
 use events::{EVENT_OVERHEAD_BYTES, Event, Events, datetime_pattern};
 
@@ -198,14 +199,14 @@ impl AwsLogs {
                 ))
             })?;
         }
-        if self.create_stream().await? == Made::NoGroup {
+        if self.make_stream().await? == Made::NoGroup {
             if !self.create_group {
                 return Err(stream_error(
                     "ResourceNotFoundException: The specified log group does not exist.",
                 ));
             }
             self.make_group().await?;
-            if self.create_stream().await? == Made::NoGroup {
+            if self.make_stream().await? == Made::NoGroup {
                 return Err(stream_error("the log group that was made is not there"));
             }
         }
@@ -213,7 +214,7 @@ impl AwsLogs {
         Ok(())
     }
 
-    async fn create_stream(&mut self) -> Result<Made, SinkError> {
+    async fn make_stream(&mut self) -> Result<Made, SinkError> {
         let body = json!({ "logGroupName": self.group, "logStreamName": self.stream });
         let answer = self
             .call("CreateLogStream", &body)
@@ -294,23 +295,19 @@ impl AwsLogs {
     }
 
     /// Takes all records at once; what is sent of them is kept until it is.
-    pub(crate) async fn deliver(
-        &mut self,
-        records: &[Record],
-        flush: bool,
-        done: &mut usize,
-    ) -> Result<(), SinkError> {
+    pub(crate) async fn deliver(&mut self, todo: &mut Todo<'_>) -> Result<(), SinkError> {
         let mut complete = Vec::new();
-        if *done == 0 && !records.is_empty() {
+        if !todo.left().is_empty() {
             self.events.next_job();
         }
-        for record in &records[*done..] {
+        for record in todo.left() {
             self.events.take(record, &mut complete);
         }
-        *done = records.len();
-        if flush {
+        todo.took(todo.left().len());
+        if todo.flush {
             self.events.flush(&mut complete);
         }
+        self.events.end_older_than(self.flush, &mut complete);
         self.ready.extend(complete);
         if !self.created {
             self.connect().await?;
@@ -324,15 +321,14 @@ impl AwsLogs {
     /// One call with as many events as it takes.
     async fn put(&mut self) -> Result<(), SinkError> {
         let first_ms = self.ready.front().map_or(0, |e| e.time_ms);
-        let mut bytes = 0;
-        let fit = self
-            .ready
-            .iter()
-            .take(MAX_BATCH_EVENTS)
-            .take_while(|event| {
-                bytes += event.text.len() + EVENT_OVERHEAD_BYTES;
-                bytes <= MAX_BATCH_BYTES && event.time_ms.abs_diff(first_ms) < MAX_BATCH_SPAN_MS
-            });
+        let (mut bytes, mut oldest_ms, mut newest_ms) = (0, first_ms, first_ms);
+        let fit = self.ready.iter().take(MAX_BATCH_EVENTS);
+        let fit = fit.take_while(|event| {
+            bytes += event.text.len() + EVENT_OVERHEAD_BYTES;
+            oldest_ms = oldest_ms.min(event.time_ms);
+            newest_ms = newest_ms.max(event.time_ms);
+            bytes <= MAX_BATCH_BYTES && newest_ms - oldest_ms < MAX_BATCH_SPAN_MS
+        });
         let count = fit.count().max(1);
         let mut events: Vec<&Event> = self.ready.iter().take(count).collect();
         events.sort_by_key(|event| event.time_ms);
@@ -348,7 +344,13 @@ impl AwsLogs {
         let answer = self.call("PutLogEvents", &body).await?;
         if answer.status == StatusCode::OK {
             self.ready.drain(..count);
-            return rejected(&answer);
+            return match rejected(&answer, count) {
+                0 => Ok(()),
+                some => Err(SinkError::permanent(
+                    format!("CloudWatch takes no events of that age: {}", answer.text()),
+                    some,
+                )),
+            };
         }
         let (kind, text) = problem(&answer);
         match kind.as_str() {
@@ -359,6 +361,13 @@ impl AwsLogs {
             "InvalidParameterException" => {
                 self.ready.drain(..count);
                 Err(SinkError::permanent(text, count))
+            }
+            "ExpiredTokenException"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException" => {
+                // Others may have come in their place.
+                self.credentials.forget();
+                Err(SinkError::passing(text))
             }
             "ResourceNotFoundException" => {
                 // Somebody has removed the stream: it is made again.
@@ -382,21 +391,28 @@ fn stream_error(why: &str) -> SinkError {
     ))
 }
 
-/// Events that are too old or too new are named by where they begin and end.
-fn rejected(answer: &Answer) -> Result<(), SinkError> {
+/// How many events of a batch are too old or too new: they are named by where they begin and end.
+fn rejected(answer: &Answer, events: usize) -> usize {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Taken {
-        rejected_log_events_info: Option<serde_json::Value>,
+        rejected_log_events_info: Info,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Info {
+        too_new_log_event_start_index: Option<usize>,
+        too_old_log_event_end_index: Option<usize>,
+        expired_log_event_end_index: Option<usize>,
     }
     let taken: Taken = serde_json::from_slice(&answer.body).unwrap_or_default();
-    match taken.rejected_log_events_info {
-        Some(info) => {
-            tracing::warn!(%info, "CloudWatch took a batch, but not all of its events");
-            Ok(())
-        }
-        None => Ok(()),
-    }
+    let info = taken.rejected_log_events_info;
+    let old = info
+        .too_old_log_event_end_index
+        .max(info.expired_log_event_end_index);
+    let old = old.unwrap_or(0).min(events);
+    let new = info.too_new_log_event_start_index.unwrap_or(events);
+    old + (events - new.clamp(old, events))
 }
 
 #[cfg(test)]
@@ -432,7 +448,34 @@ mod tests {
                 )
             );
         }
+        // As dockerd, although its driver knows it.
+        assert_eq!(
+            bad(&[("awslogs-create-stream", "true")]),
+            "unknown log opt 'awslogs-create-stream' for awslogs log driver"
+        );
         assert_eq!(bad(&[(FORMAT, "x")]), "unsupported log format 'x'");
         assert!(bad(&[(FORMAT, EMF), (MULTILINE, "x")]).starts_with("you cannot configure"));
+    }
+    #[test]
+    fn events_of_a_wrong_age_are_counted() {
+        let count = |body: &'static str| {
+            let answer = Answer {
+                status: StatusCode::OK,
+                body: body.into(),
+            };
+            rejected(&answer, 10)
+        };
+        assert_eq!(count("{}"), 0);
+        assert_eq!(count("no json"), 0);
+        let info = |rest: &str| format!("{{\"rejectedLogEventsInfo\":{{{rest}}}}}").leak() as &str;
+        assert_eq!(count(info("\"tooOldLogEventEndIndex\":3")), 3);
+        assert_eq!(count(info("\"tooNewLogEventStartIndex\":8")), 2);
+        assert_eq!(
+            count(info(
+                "\"tooNewLogEventStartIndex\":9,\"expiredLogEventEndIndex\":2"
+            )),
+            3
+        );
+        assert_eq!(count(info("\"tooOldLogEventEndIndex\":99")), 10);
     }
 }
