@@ -212,8 +212,24 @@ pub const CASES: &[Case] = &[
             ("log read, lines of 100 bytes", "MiB/s", Better::More),
             ("of it: engine CPU", "s/GiB", Better::Less),
             ("logs with tail=10", "ms", Better::Less),
+            ("logs since the last line", "ms", Better::Less),
         ],
         run: logs::read,
+    },
+    Case {
+        name: "logs-read-local",
+        once: false,
+        metrics: &[
+            (
+                "log read, driver local, lines of 100 bytes",
+                "MiB/s",
+                Better::More,
+            ),
+            ("of it: engine CPU", "s/GiB", Better::Less),
+            ("driver local: logs with tail=10", "ms", Better::Less),
+            ("driver local: logs since the last line", "ms", Better::Less),
+        ],
+        run: logs::read_local,
     },
     Case {
         name: "burst",

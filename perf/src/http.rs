@@ -9,7 +9,9 @@ use std::time::Duration;
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest head line that is read.
 const MAX_LINE_BYTES: u64 = 64 << 10;
-/// Longest body that is read.
+/// Most that is taken at once of a body that is thrown away.
+const READ_BYTES: usize = 256 << 10;
+/// Longest body that is kept.
 const MAX_BODY_BYTES: u64 = 64 << 20;
 
 /// One keep-alive connection to an engine.
@@ -65,6 +67,50 @@ impl Client {
             answer.status,
             text.trim()
         )))
+    }
+
+    /// The length of a body, which may be of any length and is thrown away as it comes: what is measured is the engine.
+    pub fn count(&mut self, path: &str) -> io::Result<u64> {
+        self.send("GET", path, None, "")?;
+        let head = self.read_head()?;
+        if head.status != 200 {
+            let body = self.read_body(&head)?;
+            let text = String::from_utf8_lossy(&body);
+            return Err(io::Error::other(format!(
+                "GET {path}: {} {text}",
+                head.status
+            )));
+        }
+        let mut block = vec![0; READ_BYTES];
+        if !head.chunked {
+            return self.skip(head.length.unwrap_or(0), &mut block);
+        }
+        let mut total = 0;
+        loop {
+            let size = self.chunk_size()?;
+            total += self.skip(size, &mut block)?;
+            self.line()?;
+            if size == 0 {
+                return Ok(total);
+            }
+        }
+    }
+
+    fn skip(&mut self, bytes: u64, block: &mut [u8]) -> io::Result<u64> {
+        let mut left = bytes;
+        while left > 0 {
+            let wanted = left.min(block.len() as u64) as usize;
+            match self.stream.read(&mut block[..wanted])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => left -= n as u64,
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn chunk_size(&mut self) -> io::Result<u64> {
+        let line = self.line()?;
+        u64::from_str_radix(&line, 16).map_err(|_| io::Error::other("bad chunk size"))
     }
 
     /// Ask for a hijacked stream; what follows the head is read from the returned reader.
@@ -149,9 +195,7 @@ impl Client {
             return Ok(body);
         }
         loop {
-            let line = self.line()?;
-            let size =
-                u64::from_str_radix(&line, 16).map_err(|_| io::Error::other("bad chunk size"))?;
+            let size = self.chunk_size()?;
             if size > MAX_BODY_BYTES {
                 return Err(io::Error::other("chunk too large"));
             }
@@ -207,6 +251,18 @@ mod tests {
             (404, b"abcd".as_slice())
         );
         assert!(answer(b"nonsense\r\n\r\n").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn counts_a_body() -> io::Result<()> {
+        let (near, mut far) = UnixStream::pair()?;
+        far.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n")?;
+        far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")?;
+        let mut client = Client {
+            stream: BufReader::new(near),
+        };
+        assert_eq!((client.count("/")?, client.count("/")?), (13, 2));
         Ok(())
     }
 

@@ -20,7 +20,7 @@ pub fn ingest(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     let mut found = Vec::new();
     for line in [100, 1024] {
         let mut client = engine.client()?;
-        let log = Log::make(engine, &mut client, size, line)?;
+        let log = Log::make(engine, &mut client, size, &size.log_driver, line)?;
         client.expect("DELETE", &format!("/v1.48/containers/{}", log.id), None)?;
         found.push(vec![log.bytes as f64 / MIB / log.took.as_secs_f64()]);
         found.push(vec![cpu_per_gib(log.cpu_us, log.bytes)]);
@@ -28,38 +28,81 @@ pub fn ingest(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
     Ok(found)
 }
 
-/// Rate of reading a whole log of 100-byte lines, the engine's CPU for it, and the time for its last ten lines.
+/// Rate of reading a whole log of 100-byte lines, the engine's CPU for it, and the time for its last ten lines and for those
+/// since the last one's time.
 pub fn read(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    read_driver(engine, size, &size.log_driver)
+}
+
+/// As [`read`], with driver `local`.
+pub fn read_local(engine: &Engine, size: &Size) -> io::Result<Vec<Vec<f64>>> {
+    read_driver(engine, size, "local")
+}
+
+fn read_driver(engine: &Engine, size: &Size, driver: &str) -> io::Result<Vec<Vec<f64>>> {
     let mut client = engine.client()?;
-    let log = Log::make(engine, &mut client, size, 100)?;
+    let log = Log::make(engine, &mut client, size, driver, 100)?;
     let path = format!("/v1.48/containers/{}/logs?stdout=1&stderr=1", log.id);
     let (cpu_us, begin) = (engine.cpu_us(), Instant::now());
-    let body = client.expect("GET", &path, None)?;
+    let bytes = client.count(&path)?;
     let (took, cpu_us) = (begin.elapsed(), engine.cpu_us() - cpu_us);
     // A header of 8 bytes for each line of 100.
     let wanted = log.bytes + log.bytes / 100 * 8;
-    if body.len() as u64 != wanted {
+    if bytes != wanted {
         return Err(io::Error::other(format!(
-            "the log has {} bytes, not {wanted}",
-            body.len()
+            "the log has {bytes} bytes, not {wanted}"
         )));
     }
-    drop(body);
-    let mut tails = Vec::new();
+    let last = client.expect("GET", &format!("{path}&tail=1&timestamps=1"), None)?;
+    let last = last.get(8..).unwrap_or_default();
+    let time = String::from_utf8_lossy(last.split(|b| *b == b' ').next().unwrap_or_default());
+    let since = format!("{path}&since={}", unix_time(&time)?);
+    let (mut tails, mut sinces) = (Vec::new(), Vec::new());
     for _ in 0..TAILS {
-        let begin = Instant::now();
-        let body = client.expect("GET", &format!("{path}&tail=10"), None)?;
-        tails.push(ms(begin.elapsed()));
-        if body.len() != 1080 {
-            return Err(io::Error::other("not ten lines"));
-        }
+        tails.push(timed(&mut client, &format!("{path}&tail=10"), 10)?);
+        sinces.push(timed(&mut client, &since, 1)?);
     }
     client.expect("DELETE", &format!("/v1.48/containers/{}", log.id), None)?;
     Ok(vec![
         vec![log.bytes as f64 / MIB / took.as_secs_f64()],
         vec![cpu_per_gib(cpu_us, log.bytes)],
         tails,
+        sinces,
     ])
+}
+
+/// Milliseconds for a few lines.
+fn timed(client: &mut Client, path: &str, lines: usize) -> io::Result<f64> {
+    let begin = Instant::now();
+    let body = client.expect("GET", path, None)?;
+    let took = ms(begin.elapsed());
+    if body.len() != lines * 108 {
+        return Err(io::Error::other(format!("{path}: not {lines} lines")));
+    }
+    Ok(took)
+}
+
+/// `2006-01-02T15:04:05.999999999Z` as `since` takes it.
+fn unix_time(text: &str) -> io::Result<String> {
+    let bad = || io::Error::other(format!("not a time: {text}"));
+    let (seconds, fraction) = text.trim_end_matches('Z').split_once('.').ok_or_else(bad)?;
+    let parts: Vec<i64> = seconds
+        .split(['-', 'T', ':'])
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let [year, month, day, hour, minute, second] = parts[..] else {
+        return Err(bad());
+    };
+    // Years begin in March here, so that a leap day is their last.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
+    let unix = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    Ok(format!("{unix}.{fraction}"))
 }
 
 const MIB: f64 = 1_048_576.0;
@@ -78,7 +121,13 @@ struct Log {
 
 impl Log {
     /// Lets a container print lines of `line` bytes. It makes them before, and begins when it is told.
-    fn make(engine: &Engine, client: &mut Client, size: &Size, line: u64) -> io::Result<Log> {
+    fn make(
+        engine: &Engine,
+        client: &mut Client,
+        size: &Size,
+        driver: &str,
+        line: u64,
+    ) -> io::Result<Log> {
         let lines = ((size.attach_mib as u64) << 20).div_ceil(line * TIMES);
         let text = "x".repeat(line as usize - 1);
         let script = format!(
@@ -86,8 +135,8 @@ impl Log {
         );
         let body = format!(
             r#"{{"Image":"busybox","OpenStdin":true,"StdinOnce":true,"AttachStdin":true,"Cmd":["sh","-c","{script}"],"HostConfig":{{"NetworkMode":"none","LogConfig":{{"Type":"{}","Config":{}}}}}}}"#,
-            size.log_driver,
-            unrotated(&size.log_driver),
+            driver,
+            unrotated(driver),
         );
         let answer = client.expect("POST", "/v1.48/containers/create", Some(&body))?;
         let id = json_string(&answer, "Id").ok_or_else(|| io::Error::other("no id"))?;
@@ -112,5 +161,20 @@ fn unrotated(driver: &str) -> &'static str {
     match driver {
         "local" => r#"{"max-size":"100g"}"#,
         _ => "{}",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times() {
+        let unix = |text| super::unix_time(text).unwrap();
+        assert_eq!(unix("1970-01-01T00:00:00.5Z"), "0.5");
+        assert_eq!(
+            unix("2024-02-29T23:59:59.000000001Z"),
+            "1709251199.000000001"
+        );
+        assert_eq!(unix("2026-03-01T00:00:00.1Z"), "1772323200.1");
+        assert!(super::unix_time("x").is_err());
     }
 }

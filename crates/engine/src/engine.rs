@@ -295,11 +295,8 @@ impl Engine {
     /// Opens its log.
     pub async fn logs(&self, key: &str, options: LogsOptions) -> Result<LogStream, EngineError> {
         // Made on the owner: a client that hangs up before the answer arrives drops it there, and the log is closed.
-        self.on_owner(key, |c| async move {
-            let number = logs::open(&c, &options)?;
-            Ok(LogStream::new(c.shard.id, number, c.fixed.config.tty))
-        })
-        .await
+        let opening = self.on_owner(key, |c| async move { logs::open(&c, &options) });
+        LogStream::new(opening.await?)
     }
 
     /// The container with this id, name or unambiguous id prefix, as it is now.

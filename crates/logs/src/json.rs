@@ -153,6 +153,8 @@ pub fn decode(line: &[u8]) -> Option<(Record<'_>, u64)> {
 pub struct Raw<'a> {
     /// The line as it stands in the record, escaped.
     pub log: &'a [u8],
+    /// Nothing is escaped in it but a newline at its end.
+    pub is_plain: bool,
     /// Which stream.
     pub stream: Stream,
     /// The attributes' JSON object, or nothing.
@@ -170,25 +172,8 @@ pub fn is_gap(attrs: &[u8]) -> bool {
 /// has another form.
 pub fn split<'a>(line: &'a [u8], clock: &mut Clock) -> Option<Raw<'a>> {
     let rest = line.strip_prefix(b"{\"log\":\"")?;
-    let mut end = 0;
-    loop {
-        end += memchr::memchr2(b'"', b'\\', &rest[end..])?;
-        if rest[end] == b'"' {
-            break;
-        }
-        // What is escaped is at least one byte, whatever it is.
-        end += 2;
-        if end >= rest.len() {
-            return None;
-        }
-    }
-    let (log, rest) = rest.split_at(end);
-    let rest = rest.strip_prefix(b"\",\"stream\":\"std")?;
-    let (stream, rest) = match rest.split_first_chunk::<4>()? {
-        (b"out\"", rest) => (Stream::Stdout, rest),
-        (b"err\"", rest) => (Stream::Stderr, rest),
-        _ => return None,
-    };
+    let (log, is_plain, rest) = string(rest)?;
+    let (stream, rest) = stream(rest)?;
     let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
     let rest = rest.strip_suffix(b"\"}")?;
     let stamp = memchr::memrchr(b'"', rest)? + 1;
@@ -204,10 +189,63 @@ pub fn split<'a>(line: &'a [u8], clock: &mut Clock) -> Option<Raw<'a>> {
     }
     Some(Raw {
         log,
+        is_plain,
         stream,
         attrs,
         time_ns: clock.read(stamp)?,
     })
+}
+
+/// Takes the record apart that `data` begin with, without looking for its end first; and its length. `None`: it is longer
+/// than `data`, has attributes, or is one for [`split`].
+pub fn split_first<'a>(data: &'a [u8], clock: &mut Clock) -> Option<(Raw<'a>, usize)> {
+    let (log, is_plain, rest) = string(data.strip_prefix(b"{\"log\":\"")?)?;
+    let (stream, rest) = stream(rest)?;
+    let rest = rest.strip_prefix(b",\"time\":\"")?;
+    // Nine times of ten it is as long as it can be.
+    let close = match rest.get(Clock::LONGEST) {
+        Some(b'"') => Clock::LONGEST,
+        _ => memchr::memchr(b'"', &rest[..rest.len().min(Clock::LONGEST)])?,
+    };
+    let (stamp, rest) = rest.split_at(close);
+    let rest = rest.strip_prefix(b"\"}\n")?;
+    let raw = Raw {
+        log,
+        is_plain,
+        stream,
+        attrs: b"",
+        time_ns: clock.read(stamp)?,
+    };
+    Some((raw, data.len() - rest.len()))
+}
+
+/// The inside of a JSON string, whether nothing is escaped in it but a newline at its end, and what follows its quote.
+fn string(text: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+    let (mut end, mut is_plain) = (0, true);
+    loop {
+        end += memchr::memchr3(b'"', b'\\', b'\n', &text[end..])?;
+        match text[end] {
+            b'"' => break,
+            b'\\' => {
+                // What is escaped is at least one byte, whatever it is.
+                end += 2;
+                is_plain &= text.get(end - 1..=end)? == b"n\"";
+            }
+            // A record that was cut off, and the next one.
+            _ => return None,
+        }
+    }
+    Some((&text[..end], is_plain, &text[end + 1..]))
+}
+
+/// What follows the quote of the line.
+fn stream(text: &[u8]) -> Option<(Stream, &[u8])> {
+    let rest = text.strip_prefix(b",\"stream\":\"std")?;
+    match rest.split_first_chunk::<4>()? {
+        (b"out\"", rest) => Some((Stream::Stdout, rest)),
+        (b"err\"", rest) => Some((Stream::Stderr, rest)),
+        _ => None,
+    }
 }
 
 /// Reads times that mostly lie in the same second as the one before.
@@ -218,6 +256,9 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Longest time: `2006-01-02T15:04:05.999999999Z`.
+    const LONGEST: usize = 30;
+
     /// A time as Go's RFC3339Nano in UTC.
     fn read(&mut self, stamp: &[u8]) -> Option<u64> {
         let (second, rest) = stamp.split_first_chunk::<19>()?;
@@ -231,22 +272,48 @@ impl Clock {
             self.second_ns = second_ns;
             self.second = *second;
         }
-        let nanos = match rest {
-            b"Z" => 0,
-            [b'.', digits @ .., b'Z'] if (1..=9).contains(&digits.len()) => {
-                let mut nanos = 0u64;
-                for digit in digits {
-                    nanos = nanos * 10 + u64::from(digit.wrapping_sub(b'0'));
-                    if !digit.is_ascii_digit() {
-                        return None;
-                    }
-                }
-                nanos * 10u64.pow(9 - digits.len() as u32)
+        let nanos = match <[u8; 11]>::try_from(rest) {
+            // Nine times of ten.
+            Ok([b'.', a, b, c, d, e, f, g, h, last, b'Z']) if last.is_ascii_digit() => {
+                eight_digits([a, b, c, d, e, f, g, h])? * 10 + u64::from(last - b'0')
             }
-            _ => return None,
+            _ => fraction(rest)?,
         };
         self.second_ns.checked_add(nanos)
     }
+}
+
+/// The nanoseconds that a fraction of a second and a `Z` are.
+fn fraction(text: &[u8]) -> Option<u64> {
+    match text {
+        b"Z" => Some(0),
+        [b'.', digits @ .., b'Z'] if (1..=9).contains(&digits.len()) => {
+            let mut nanos = 0u64;
+            for digit in digits {
+                nanos = nanos * 10 + u64::from(digit.wrapping_sub(b'0'));
+                if !digit.is_ascii_digit() {
+                    return None;
+                }
+            }
+            Some(nanos * 10u64.pow(9 - digits.len() as u32))
+        }
+        _ => None,
+    }
+}
+
+/// The number that eight decimal digits are, all of them at once.
+fn eight_digits(digits: [u8; 8]) -> Option<u64> {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    let text = u64::from_le_bytes(digits);
+    // '0' to '9' and no others are 0x3X, also when 6 is added.
+    let above = text.wrapping_add(0x0606_0606_0606_0606);
+    if text & HIGH != ZEROS || above & HIGH != ZEROS {
+        return None;
+    }
+    let pairs = (text & !HIGH).wrapping_mul(10 << 8 | 1) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;
+    Some((fours & 0x0000_ffff_0000_ffff).wrapping_mul(10_000 << 32 | 1) >> 32)
 }
 
 /// Appends what the inside of a JSON string stands for; false if it is none.
@@ -293,3 +360,6 @@ fn hex4(text: &mut &[u8]) -> Option<u32> {
     let digit = |b: &u8| char::from(*b).to_digit(16);
     digits.iter().try_fold(0, |n, b| Some(n << 4 | digit(b)?))
 }
+
+#[cfg(test)]
+mod tests;

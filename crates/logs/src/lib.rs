@@ -26,7 +26,7 @@ pub use follow::{Batch, Follower};
 pub use info::{DEFAULT_TAG, LogInfo};
 pub use loss::{GAP_ATTRIBUTE, LossCounters, LossReason, loss_counters};
 pub use options::{BadOption, FileOptions, check_delivery, parse_size};
-pub use read::{LogQuery, LogStream, read, read_at_once, read_path};
+pub use read::{LogFiles, LogQuery, LogStream, read, read_at_once};
 pub use record::{Cursor, Partial, Record};
 pub use segment::{Format, LogState};
 pub use template::BadTemplate;

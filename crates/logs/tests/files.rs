@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{BEGIN_NS, FORMATS, all, both, commit, frames, lines, names, open, text};
-use gantry_logs::{Format, LogQuery, read, read_path};
+use gantry_logs::{Format, LogFiles, LogQuery, read};
 use gantry_rt::testing::on_shard;
 use gantry_stream::{LogSink, Stream};
 
@@ -175,7 +175,9 @@ fn a_segment_without_its_index_is_read_and_goes_on() {
         for name in names(dir.path()).iter().filter(|n| n.ends_with(".idx")) {
             std::fs::write(dir.path().join(name), b"no index").expect("write");
         }
-        let dead = read_path(&path, Format::Frames, both()).expect("read");
+        let dead = LogFiles::of_path(&path, Format::Frames, both())
+            .expect("read")
+            .read();
         let whole = text(dead).await;
         assert!(lines(0..500).ends_with(&whole) && whole.len() > 2000);
         let mut log = open(&path, Format::Frames, &[("max-size", "2k")]);
@@ -286,7 +288,9 @@ fn somebody_empties_the_file() {
                 lines(10..20)
             );
             drop(log);
-            let dead = read_path(&path, format, both()).expect("read");
+            let dead = LogFiles::of_path(&path, format, both())
+                .expect("read")
+                .read();
             assert_eq!(text(dead).await, lines(10..20));
         }
     });

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{BEGIN_NS, FORMATS, all, both, commit, frames, lines, open};
-use gantry_logs::{FileLog, Format, LogQuery, read, read_at_once, read_path};
+use gantry_logs::{FileLog, Format, LogFiles, LogQuery, read, read_at_once};
 use gantry_rt::testing::on_shard;
 use gantry_stream::{LogSink, Stream};
 use proptest::prelude::*;
@@ -124,7 +124,7 @@ proptest! {
                 assert_eq!(torn, 0);
                 found.push(frames(&live));
                 drop(log);
-                let (dead, torn) = all(read_path(&path, format, query.clone()).expect("read")).await;
+                let (dead, torn) = all(LogFiles::of_path(&path, format, query.clone()).expect("read").read()).await;
                 assert_eq!(torn, 0);
                 found.push(frames(&dead));
             }

@@ -1,16 +1,19 @@
 //! `logs`: reading a container's log, from any shard.
 //!
-//! The reader lives on the owner shard (it shares state with the writer); the client's shard pulls
-//! chunk by chunk, which bounds what is in flight. A client that leaves closes its reader.
+//! What a log has is read on the client's shard. A reader that follows lives on the owner shard (it shares state with the
+//! writer), and the client's shard pulls chunk by chunk, which bounds what is in flight. A client that leaves closes its
+//! reader.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_logs::{
-    BadOption, BadTemplate, FileLog, FileOptions, Format, LogDriver, LogInfo, LogQuery, LogState,
+    BadOption, BadTemplate, FileLog, FileOptions, Format, LogDriver, LogFiles, LogInfo, LogQuery,
+    LogState,
 };
 use gantry_rt::sync::Notify;
 use gantry_rt::{Either, ShardId, mailbox, race};
@@ -159,11 +162,31 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
     Ok(Some((Box::new(file), state)))
 }
 
-/// Readers open on this shard.
+/// Readers open on this shard: of clients of its own, and followers of its containers' logs.
 #[derive(Default)]
 pub(crate) struct OpenLogs {
     next: Cell<u64>,
-    open: RefCell<FxHashMap<u64, Rc<OpenLog>>>,
+    followers: RefCell<FxHashMap<u64, Rc<OpenLog>>>,
+    /// Each reader has a clone.
+    readers: Rc<()>,
+}
+
+/// Counts a client while it reads.
+struct OneMore {
+    _clone: Rc<()>,
+}
+
+impl OpenLogs {
+    fn one_more(&self) -> Result<OneMore, EngineError> {
+        if Rc::strong_count(&self.readers) > MAX_OPEN_LOGS {
+            return Err(EngineError::Unavailable(format!(
+                "more than {MAX_OPEN_LOGS} clients read logs"
+            )));
+        }
+        Ok(OneMore {
+            _clone: self.readers.clone(),
+        })
+    }
 }
 
 struct OpenLog {
@@ -171,23 +194,7 @@ struct OpenLog {
     reader: RefCell<Option<gantry_logs::LogStream>>,
     closed: Notify,
     is_closed: Cell<bool>,
-    _counted: CountedReader,
-}
-
-/// Counts a client while it reads.
-struct CountedReader(Rc<Container>);
-
-impl CountedReader {
-    fn new(container: &Rc<Container>) -> Self {
-        container.log_clients.set(container.log_clients.get() + 1);
-        Self(container.clone())
-    }
-}
-
-impl Drop for CountedReader {
-    fn drop(&mut self) {
-        self.0.log_clients.set(self.0.log_clients.get() - 1);
-    }
+    _one: OneMore,
 }
 
 fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQuery, EngineError> {
@@ -218,61 +225,81 @@ fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQ
     })
 }
 
-fn reader(
-    container: &Container,
-    options: &LogsOptions,
-    raw: bool,
-) -> Result<gantry_logs::LogStream, EngineError> {
+/// A log that can be read, or why it cannot.
+fn readable(container: &Container) -> Result<(), EngineError> {
     let log = &container.fixed.host.log;
     let kept = driver(log).is_ok_and(|d| match d {
         LogDriver::None => false,
         LogDriver::Remote(_) => !gantry_logship::reading_disabled(&log.options),
         LogDriver::JsonFile | LogDriver::Local => true,
     });
-    if !kept {
-        return Err(EngineError::NotImplemented(
-            "configured logging driver does not support reading".to_owned(),
-        ));
-    }
-    let query = query(container, options, raw)?;
-    let state = container.inner.borrow().last_log.clone();
+    kept.then_some(()).ok_or_else(|| {
+        EngineError::NotImplemented("configured logging driver does not support reading".to_owned())
+    })
+}
+
+/// What the log has now.
+fn log_files(container: &Container, query: LogQuery) -> Result<LogFiles, EngineError> {
     let (path, format) = files(container);
-    let opened = match state {
-        Some(state) => gantry_logs::read(&state, query),
-        None => gantry_logs::read_path(&path, format, query),
+    let opened = match last_log(container) {
+        Some(state) => LogFiles::of(&state, query),
+        None => LogFiles::of_path(&path, format, query),
     };
     opened.map_err(|e| EngineError::io(format!("open log {}", path.display()), e))
 }
 
-/// Opens a reader on the owner shard and gives its number.
-pub(crate) fn open(container: &Rc<Container>, options: &LogsOptions) -> Result<u64, EngineError> {
+fn last_log(container: &Container) -> Option<LogHandle> {
+    container.inner.borrow().last_log.clone()
+}
+
+/// Opens a log on the owner shard: files to be read where the client is, or a reader that follows.
+pub(crate) fn open(
+    container: &Rc<Container>,
+    options: &LogsOptions,
+) -> Result<Opening, EngineError> {
     if !options.stdout && !options.stderr {
         return Err(EngineError::InvalidParameter(
             "You must choose at least one stream".to_owned(),
         ));
     }
-    let logs = &container.shard.open_logs;
-    if logs.open.borrow().len() >= MAX_OPEN_LOGS {
-        return Err(EngineError::Unavailable(format!(
-            "more than {MAX_OPEN_LOGS} clients read logs"
-        )));
-    }
-    if container.log_clients.get() >= MAX_LOG_CLIENTS {
+    if Arc::strong_count(&container.log_clients) > MAX_LOG_CLIENTS {
         return Err(EngineError::Unavailable(format!(
             "more than {MAX_LOG_CLIENTS} clients read the logs of this container"
         )));
     }
-    let reader = reader(container, options, container.fixed.config.tty)?;
-    let number = logs.next.get();
-    logs.next.set(number + 1);
+    readable(container)?;
+    let query = query(container, options, container.fixed.config.tty)?;
+    let from = match last_log(container) {
+        Some(state) if query.follow => {
+            let reader = gantry_logs::read(&state, query)
+                .map_err(|e| EngineError::io(format!("open log {}", state.path().display()), e))?;
+            Opened::Follower(follow(&container.shard, reader)?)
+        }
+        _ => Opened::Files(log_files(container, query)?),
+    };
+    Ok(Opening {
+        tty: container.fixed.config.tty,
+        from,
+        of_container: container.log_clients.clone(),
+    })
+}
+
+fn follow(shard: &ShardEngine, reader: gantry_logs::LogStream) -> Result<Follower, EngineError> {
+    let logs = &shard.open_logs;
+    let _one = logs.one_more()?;
     let open = OpenLog {
         reader: RefCell::new(Some(reader)),
         closed: Notify::new(),
         is_closed: Cell::new(false),
-        _counted: CountedReader::new(container),
+        _one,
     };
-    logs.open.borrow_mut().insert(number, Rc::new(open));
-    Ok(number)
+    let number = logs.next.get();
+    logs.next.set(number + 1);
+    logs.followers.borrow_mut().insert(number, Rc::new(open));
+    Ok(Follower {
+        shard: shard.id,
+        number,
+    })
 }
 
 /// A reader of the log as it is now, for an attach with `logs`; `raw` without frames.
@@ -281,11 +308,12 @@ pub(crate) fn snapshot(
     options: &LogsOptions,
     raw: bool,
 ) -> Result<gantry_logs::LogStream, EngineError> {
-    reader(container, options, raw)
+    readable(container)?;
+    Ok(log_files(container, query(container, options, raw)?)?.read())
 }
 
 async fn pull(shard: Rc<ShardEngine>, number: u64) -> Option<Result<Bytes, EngineError>> {
-    let open = shard.open_logs.open.borrow().get(&number).cloned()?;
+    let open = shard.open_logs.followers.borrow().get(&number).cloned()?;
     let mut reader = open.reader.borrow_mut().take()?;
     let closed = open.closed.notified();
     if open.is_closed.get() {
@@ -296,15 +324,15 @@ async fn pull(shard: Rc<ShardEngine>, number: u64) -> Option<Result<Bytes, Engin
         Either::Right(()) => None,
     };
     if chunk.is_none() {
-        shard.open_logs.open.borrow_mut().remove(&number);
+        shard.open_logs.followers.borrow_mut().remove(&number);
     } else {
         *open.reader.borrow_mut() = Some(reader);
     }
-    chunk.map(|c| c.map_err(|e| EngineError::io("read a container's log", e)))
+    chunk.map(|c| c.map_err(read_error))
 }
 
 fn close(shard: &ShardEngine, number: u64) {
-    if let Some(open) = shard.open_logs.open.borrow_mut().remove(&number) {
+    if let Some(open) = shard.open_logs.followers.borrow_mut().remove(&number) {
         open.is_closed.set(true);
         open.closed.notify_all();
     }
@@ -313,19 +341,54 @@ fn close(shard: &ShardEngine, number: u64) {
 /// Log records, as multiplexed frames or (terminal) raw bytes.
 pub struct LogStream {
     tty: bool,
+    reader: Reader,
+    _of_container: Arc<()>,
+}
+
+enum Reader {
+    Files {
+        reader: Box<gantry_logs::LogStream>,
+        _one: OneMore,
+    },
+    Follower(Follower),
+    /// The end, or an error, was given out.
+    Ended,
+}
+
+/// A reader on its owner shard, which is closed with this.
+struct Follower {
     shard: usize,
     number: u64,
-    ended: bool,
+}
+
+/// What the owner shard answers; when nobody takes it, the log is closed.
+pub(crate) struct Opening {
+    tty: bool,
+    from: Opened,
+    /// Counts the container's clients.
+    of_container: Arc<()>,
+}
+
+enum Opened {
+    Files(LogFiles),
+    Follower(Follower),
 }
 
 impl LogStream {
-    pub(crate) fn new(shard: usize, number: u64, tty: bool) -> Self {
-        Self {
-            tty,
-            shard,
-            number,
-            ended: false,
-        }
+    /// On the client's shard.
+    pub(crate) fn new(opening: Opening) -> Result<LogStream, EngineError> {
+        let reader = match opening.from {
+            Opened::Files(files) => Reader::Files {
+                _one: ShardEngine::current()?.open_logs.one_more()?,
+                reader: Box::new(files.read()),
+            },
+            Opened::Follower(follower) => Reader::Follower(follower),
+        };
+        Ok(LogStream {
+            tty: opening.tty,
+            reader,
+            _of_container: opening.of_container,
+        })
     }
 
     /// Whether the container has a terminal (raw stream) or not (multiplexed frames).
@@ -335,9 +398,20 @@ impl LogStream {
 
     /// The next chunk; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, EngineError>> {
-        if self.ended {
-            return None;
+        let chunk = match &mut self.reader {
+            Reader::Files { reader, .. } => reader.next().await.map(|c| c.map_err(read_error)),
+            Reader::Follower(follower) => follower.next().await,
+            Reader::Ended => None,
+        };
+        if !matches!(chunk, Some(Ok(_))) {
+            self.reader = Reader::Ended;
         }
+        chunk
+    }
+}
+
+impl Follower {
+    async fn next(&self) -> Option<Result<Bytes, EngineError>> {
         let number = self.number;
         let call = mailbox::call(ShardId(self.shard), move || async move {
             match ShardEngine::current() {
@@ -345,17 +419,19 @@ impl LogStream {
                 Err(e) => Some(Err(e)),
             }
         });
-        let chunk = call.await.unwrap_or_else(|e| Some(Err(call_error(e))));
-        self.ended = !matches!(chunk, Some(Ok(_)));
-        chunk
+        call.await.unwrap_or_else(|e| Some(Err(call_error(e))))
     }
 }
 
-impl Drop for LogStream {
+impl Drop for Follower {
     fn drop(&mut self) {
         let (shard, number) = (self.shard, self.number);
         post_surely(shard, move |engine| close(&engine, number));
     }
+}
+
+fn read_error(e: std::io::Error) -> EngineError {
+    EngineError::io("read a container's log", e)
 }
 
 /// Posts a small job; when the mailbox is full it is tried again from this shard.

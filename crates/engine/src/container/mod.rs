@@ -76,8 +76,8 @@ pub(crate) struct Container {
     /// An ended run still gives back its control group and its keeper slot.
     pub(crate) releasing: Cell<bool>,
     pub(crate) copy: later::Copy,
-    /// Clients that read its log.
-    pub(crate) log_clients: Cell<usize>,
+    /// Clients that read its log have a clone each.
+    pub(crate) log_clients: Arc<()>,
     /// Clients that attached before the start.
     pub(crate) pending: RefCell<Vec<attach::PendingAttach>>,
     /// Further processes that clients made or start.
@@ -149,7 +149,7 @@ impl Container {
             records: LocalLock::default(),
             changed: Notify::new(),
             restart_cancelled: Notify::new(),
-            log_clients: Cell::new(0),
+            log_clients: Arc::default(),
             launching: Cell::new(false),
             no_restart: Cell::new(false),
             client_restart: Cell::new(false),

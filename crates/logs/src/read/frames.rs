@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::frames::{MAX_RECORD_BYTES, Walk};
 use crate::index::{Entry, Index, RUN_BYTES, What};
 use crate::record::{Parts, Record};
 
-use super::render::{Item, render};
+use super::render::{Item, Text, render};
 use super::source::{Data, Source, is_damage};
 use super::{Chunk, LogQuery};
 
@@ -270,7 +270,7 @@ impl Source {
             chunk.out = Bytes::from(std::mem::take(&mut runs.data));
             return Ok(chunk);
         }
-        let mut out = BytesMut::with_capacity(runs.data.len());
+        let mut out = Vec::with_capacity(runs.data.len());
         chunk.torn += runs.each(|entry, time_ns, frame| {
             if query.is_before(time_ns) {
                 return true;
@@ -282,15 +282,14 @@ impl Source {
             let item = Item {
                 stream: frame.stream,
                 time_ns,
-                text: frame.text(),
-                escaped: false,
+                text: Text::Plain(frame.text()),
                 attrs: b"",
                 gap: matches!(entry.what, What::Gap(_)),
             };
             render(&mut out, &item, query);
             true
         });
-        chunk.out = out.freeze();
+        chunk.out = out.into();
         Ok(chunk)
     }
 

@@ -2,17 +2,22 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::json::{self, Clock};
+use crate::json::{self, Clock, Raw};
 use crate::record::{Parts, Record};
 
-use super::render::{Item, render};
+use super::render::{Item, Text, render};
 use super::source::{Data, Source, is_damage};
 use super::{Chunk, LogQuery};
 
-/// Read from a file at once; longer than any record we write.
-const CHUNK_BYTES: usize = 512 * 1024;
+/// Read from a file at once; longer than any record we write, and short enough to be in a processor's cache when it is
+/// looked at.
+const READ_BYTES: usize = 128 * 1024;
+/// Given out at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Read at most for one piece that is given out.
+const MAX_CHUNK_READS: usize = 16;
 /// Looked at for one step of a search.
 const PROBE_BYTES: u64 = 64 * 1024;
 /// A search for a time begins so much earlier: whoever wrote the file may have written what two streams print at one time
@@ -20,28 +25,29 @@ const PROBE_BYTES: u64 = 64 * 1024;
 const SLACK_NS: u64 = 1_000_000_000;
 
 impl Source {
-    /// Reads whole records: at most a chunk, or one longer than that. Also whether it was the last.
-    fn json_lines(&mut self) -> io::Result<(Vec<u8>, bool)> {
+    /// Reads whole records into `data`: [`READ_BYTES`] at most, or one longer than that. How many bytes they are, and
+    /// whether the last was among them.
+    fn json_lines(&mut self, data: &mut Vec<u8>) -> io::Result<(usize, bool)> {
         let left = self.end.saturating_sub(self.offset);
-        let mut len = usize::try_from(left)
-            .unwrap_or(CHUNK_BYTES)
-            .min(CHUNK_BYTES);
+        let mut len = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
         loop {
-            let mut data = vec![0; len];
-            let got = match self.data.read_at(&mut data, self.offset) {
+            if data.len() < len {
+                data.resize(len, 0);
+            }
+            let mut got = match self.data.read_at(&mut data[..len], self.offset) {
                 Ok(got) => got,
                 Err(e) if is_damage(&e) => {
                     // What is left cannot be decompressed: a torn record.
-                    return Ok((b"\n".to_vec(), true));
+                    data.insert(0, b'\n');
+                    return Ok((1, true));
                 }
                 Err(e) => return Err(e),
             };
-            data.truncate(got);
             // Less than there should be: the end of a compressed file, or somebody has emptied this one.
             let at_end = got < len || self.offset + got as u64 >= self.end;
             if !at_end {
-                match memchr::memrchr(b'\n', &data) {
-                    Some(last) => data.truncate(last + 1),
+                match memchr::memrchr(b'\n', &data[..got]) {
+                    Some(last) => got = last + 1,
                     // A record that is longer than a chunk, up to a limit past which it is torn.
                     None if len < MAX_LINE_BYTES => {
                         len = (len * 4).min(MAX_LINE_BYTES);
@@ -50,54 +56,39 @@ impl Source {
                     None => {}
                 }
             }
-            self.offset += data.len() as u64;
-            return Ok((data, at_end));
+            self.offset += got as u64;
+            return Ok((got, at_end));
         }
     }
 
     pub(super) fn json_chunk(&mut self, query: &LogQuery) -> io::Result<Chunk> {
-        let (data, at_end) = self.json_lines()?;
-        let mut chunk = Chunk {
-            at_end,
-            ..Chunk::default()
-        };
-        let mut out = BytesMut::with_capacity(data.len());
-        let mut clock = Clock::default();
-        for line in Lines::new(&data) {
-            let seen = json::split(line, &mut clock).and_then(|raw| {
-                if query.is_before(raw.time_ns) {
-                    return Some(true);
-                }
-                if query.is_past(raw.time_ns) {
-                    return Some(false);
-                }
-                let item = Item {
-                    stream: raw.stream,
-                    time_ns: raw.time_ns,
-                    text: raw.log,
-                    escaped: true,
-                    attrs: raw.attrs,
-                    gap: json::is_gap(raw.attrs),
-                };
-                render(&mut out, &item, query).then_some(true)
-            });
-            match seen {
-                Some(true) => {}
-                Some(false) => {
-                    chunk.past_until = true;
-                    break;
-                }
-                None => match render_slowly(&mut out, line, query) {
-                    Slowly::Torn => chunk.torn += 1,
-                    Slowly::Done => {}
-                    Slowly::PastUntil => {
-                        chunk.past_until = true;
-                        break;
-                    }
-                },
+        let mut chunk = Chunk::default();
+        let mut data = std::mem::take(&mut self.scratch);
+        let mut out = Vec::new();
+        for _ in 0..MAX_CHUNK_READS {
+            let (len, at_end) = match self.json_lines(&mut data) {
+                Ok(read) => read,
+                Err(e) if out.is_empty() => return Err(e),
+                // What was read before counts; the next read finds the error again.
+                Err(_) => break,
+            };
+            if out.capacity() == 0 {
+                out.reserve(if at_end {
+                    len
+                } else {
+                    CHUNK_BYTES + READ_BYTES
+                });
+            }
+            chunk.at_end = at_end;
+            render_records(&mut out, &data[..len], query, &mut chunk);
+            if chunk.at_end || chunk.past_until || out.len() >= CHUNK_BYTES {
+                break;
             }
         }
-        chunk.out = out.freeze();
+        if data.len() <= READ_BYTES {
+            self.scratch = data;
+        }
+        chunk.out = out.into();
         Ok(chunk)
     }
 
@@ -106,9 +97,10 @@ impl Source {
         &mut self,
         parts: &mut Parts,
     ) -> io::Result<(Vec<Record>, u64, bool)> {
-        let (data, at_end) = self.json_lines()?;
+        let mut data = std::mem::take(&mut self.scratch);
+        let (len, at_end) = self.json_lines(&mut data)?;
         let (mut records, mut torn) = (Vec::new(), 0);
-        for line in Lines::new(&data) {
+        for line in Lines(&data[..len]) {
             let Some((record, time_ns)) = json::decode(line) else {
                 torn += 1;
                 continue;
@@ -124,6 +116,7 @@ impl Source {
                 gap: record.is_gap(),
             });
         }
+        self.scratch = data;
         Ok((records, torn, at_end))
     }
 
@@ -164,17 +157,16 @@ impl Source {
         let mut data = vec![0; (at - start) as usize];
         let got = self.data.read_at(&mut data, start)?;
         data.truncate(got);
-        let mut clock = Clock::default();
         let mut whole = [false; 2];
         let mut found = None;
         let mut offset = start;
-        for (n, line) in Lines::new(&data).enumerate() {
+        for (n, (line, raw)) in Records::new(&data).enumerate() {
             offset += line.len() as u64;
             // The first one may have begun before; the last one may go on.
             if (n == 0 && start > low) || !line.ends_with(b"\n") {
                 continue;
             }
-            let Some(raw) = json::split(line, &mut clock) else {
+            let Some(raw) = raw else {
                 continue;
             };
             let is_whole = raw.log.ends_with(b"\\n");
@@ -243,7 +235,7 @@ impl Source {
     /// Lines from the beginning, at most `max`, and where they end.
     fn count_lines(&mut self, max: u64) -> io::Result<(u64, u64)> {
         let (mut lines, mut offset) = (0, 0);
-        let mut data = vec![0; CHUNK_BYTES];
+        let mut data = vec![0; READ_BYTES];
         let mut last = b'\n';
         while lines < max {
             let got = match self.data.read_at(&mut data, offset) {
@@ -268,6 +260,43 @@ impl Source {
 /// A record is not longer, or it is torn.
 const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 
+/// Appends the records of `data` that the client wants; until the one that is too late.
+fn render_records(out: &mut Vec<u8>, data: &[u8], query: &LogQuery, chunk: &mut Chunk) {
+    for (line, raw) in Records::new(data) {
+        let seen = raw.and_then(|raw| {
+            if query.is_before(raw.time_ns) {
+                return Some(true);
+            }
+            if query.is_past(raw.time_ns) {
+                return Some(false);
+            }
+            let item = Item {
+                stream: raw.stream,
+                time_ns: raw.time_ns,
+                text: text(&raw),
+                attrs: raw.attrs,
+                gap: json::is_gap(raw.attrs),
+            };
+            render(out, &item, query).then_some(true)
+        });
+        match seen {
+            Some(true) => {}
+            Some(false) => {
+                chunk.past_until = true;
+                return;
+            }
+            None => match render_slowly(out, line, query) {
+                Slowly::Torn => chunk.torn += 1,
+                Slowly::Done => {}
+                Slowly::PastUntil => {
+                    chunk.past_until = true;
+                    return;
+                }
+            },
+        }
+    }
+}
+
 enum Slowly {
     Done,
     Torn,
@@ -275,7 +304,7 @@ enum Slowly {
 }
 
 /// A record in another form than ours and Docker's own.
-fn render_slowly(out: &mut BytesMut, line: &[u8], query: &LogQuery) -> Slowly {
+fn render_slowly(out: &mut Vec<u8>, line: &[u8], query: &LogQuery) -> Slowly {
     let Some((record, time_ns)) = json::decode(line) else {
         return Slowly::Torn;
     };
@@ -292,8 +321,7 @@ fn render_slowly(out: &mut BytesMut, line: &[u8], query: &LogQuery) -> Slowly {
     let item = Item {
         stream: record.stream(),
         time_ns,
-        text: record.log.as_bytes(),
-        escaped: false,
+        text: Text::Plain(record.log.as_bytes()),
         attrs: &attrs,
         gap: record.is_gap(),
     };
@@ -301,14 +329,48 @@ fn render_slowly(out: &mut BytesMut, line: &[u8], query: &LogQuery) -> Slowly {
     Slowly::Done
 }
 
-/// Lines with their newlines; the last one may have none.
-struct Lines<'a>(&'a [u8]);
-
-impl<'a> Lines<'a> {
-    fn new(data: &'a [u8]) -> Lines<'a> {
-        Lines(data)
+/// The text of a record that was taken apart.
+fn text<'a>(raw: &Raw<'a>) -> Text<'a> {
+    match raw.log.strip_suffix(b"\\n") {
+        Some(line) if raw.is_plain => Text::Line(line),
+        None if raw.is_plain => Text::Plain(raw.log),
+        _ => Text::Escaped(raw.log),
     }
 }
+
+/// Lines with their newlines, taken apart if they are records of Docker's form.
+struct Records<'a> {
+    rest: &'a [u8],
+    clock: Clock,
+}
+
+impl<'a> Records<'a> {
+    fn new(data: &'a [u8]) -> Records<'a> {
+        Records {
+            rest: data,
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (&'a [u8], Option<Raw<'a>>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some((raw, len)) = json::split_first(self.rest, &mut self.clock) {
+            let (line, rest) = self.rest.split_at(len);
+            self.rest = rest;
+            return Some((line, Some(raw)));
+        }
+        let mut lines = Lines(self.rest);
+        let line = lines.next()?;
+        self.rest = lines.0;
+        Some((line, json::split(line, &mut self.clock)))
+    }
+}
+
+/// Lines with their newlines; the last one may have none.
+struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
     type Item = &'a [u8];

@@ -11,9 +11,12 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use gantry_rt::LocalBoxFuture;
+use gantry_rt::workers::{self, WorkerGone};
 use gantry_stream::{Stream, unix_time_ns};
 
 use crate::loss::{Loss, count_torn};
@@ -72,9 +75,30 @@ pub fn read(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogStream> {
     Ok(LogStream::new(sources, query, follow))
 }
 
-/// Reads the log of a container that nobody writes to.
-pub fn read_path(path: &Path, format: Format, query: LogQuery) -> io::Result<LogStream> {
-    Ok(LogStream::new(source::of_files(path, format)?, query, None))
+/// A log as it is now, to be read on any shard.
+#[derive(Debug)]
+pub struct LogFiles {
+    sources: Vec<Source>,
+    query: LogQuery,
+}
+
+impl LogFiles {
+    /// Of a container that the daemon has open.
+    pub fn of(state: &Rc<LogState>, query: LogQuery) -> io::Result<LogFiles> {
+        let (sources, _) = of_log(state)?;
+        Ok(LogFiles { sources, query })
+    }
+
+    /// Of a container that nobody writes to.
+    pub fn of_path(path: &Path, format: Format, query: LogQuery) -> io::Result<LogFiles> {
+        let sources = source::of_files(path, format)?;
+        Ok(LogFiles { sources, query })
+    }
+
+    /// Reads them, on this shard.
+    pub fn read(self) -> LogStream {
+        LogStream::new(self.sources, self.query, None)
+    }
 }
 
 /// Reads the log of a container that nobody writes to, on this thread: for tests and tools. With the number of records
@@ -97,15 +121,28 @@ pub fn read_at_once(path: &Path, format: Format, query: &LogQuery) -> io::Result
     Ok((out, torn))
 }
 
-/// Log content as it goes on the wire, piece by piece.
-#[derive(Debug)]
+/// What a worker hands back: what is left to be read, and a piece of it.
+type Read = Result<(VecDeque<Source>, io::Result<Chunk>), WorkerGone>;
+
+/// Log content as it goes on the wire, piece by piece. The next piece is read while one is sent.
 pub struct LogStream {
     sources: VecDeque<Source>,
     query: Arc<LogQuery>,
     follow: Option<Follow>,
+    /// Has all sources.
+    reading: Option<LocalBoxFuture<'static, Read>>,
     begun: bool,
     ended: bool,
     torn: u64,
+}
+
+impl std::fmt::Debug for LogStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStream")
+            .field("sources", &self.sources)
+            .field("query", &self.query)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LogStream {
@@ -114,6 +151,7 @@ impl LogStream {
             sources: sources.into(),
             query: Arc::new(query),
             follow,
+            reading: None,
             begun: false,
             ended: false,
             torn: 0,
@@ -125,66 +163,75 @@ impl LogStream {
         self.torn
     }
 
-    /// The next piece; `None` at the end (following: when the container's output has ended). Not to be called again when
-    /// a call was given up.
+    /// The next piece; `None` at the end (following: when the container's output has ended). A call that is given up loses
+    /// nothing.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        if !self.begun {
-            self.begun = true;
-            if let Err(e) = self.seek().await {
-                return self.fail(e);
-            }
-        }
         while !self.ended {
-            let Some(mut source) = self.sources.pop_front() else {
+            self.begin();
+            let Some(reading) = &mut self.reading else {
                 if let Some(gap) = self.wait().await {
                     return Some(Ok(gap));
                 }
                 continue;
             };
-            let query = self.query.clone();
-            let read = move || {
-                let chunk = source.chunk(&query);
-                (source, chunk)
-            };
-            let (source, chunk) = match gantry_rt::workers::run(read).await {
-                Ok((source, Ok(chunk))) => (source, chunk),
+            let read = reading.await;
+            self.reading = None;
+            let chunk = match read {
+                Ok((sources, Ok(chunk))) => {
+                    self.sources = sources;
+                    chunk
+                }
                 Ok((_, Err(e))) => return self.fail(e),
                 Err(e) => return self.fail(io::Error::other(e)),
             };
-            if chunk.torn > 0 {
-                if self.torn == 0 {
-                    let segment = source.segment;
-                    tracing::warn!(segment, "a log has damaged records, which are skipped");
-                }
-                self.torn += chunk.torn;
-                count_torn(chunk.torn);
-            }
+            self.count(&chunk);
             self.ended |= chunk.past_until;
-            if !chunk.at_end {
-                self.sources.push_front(source);
-            }
             if !chunk.out.is_empty() {
+                if !self.ended {
+                    self.begin();
+                }
                 return Some(Ok(chunk.out));
             }
         }
         None
     }
 
+    /// Has a worker read the next chunk, if there is one and none does yet.
+    fn begin(&mut self) {
+        if self.reading.is_some() || self.sources.is_empty() {
+            return;
+        }
+        let (mut sources, query) = (std::mem::take(&mut self.sources), self.query.clone());
+        let begun = std::mem::replace(&mut self.begun, true);
+        let mut reading: LocalBoxFuture<'static, Read> = Box::pin(workers::run(move || {
+            let chunk = read_chunk(&mut sources, &query, begun);
+            (sources, chunk)
+        }));
+        // Asked once, it is on its way; who waits for it asks again.
+        if let Poll::Ready(read) = reading
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            reading = Box::pin(std::future::ready(read));
+        }
+        self.reading = Some(reading);
+    }
+
+    fn count(&mut self, chunk: &Chunk) {
+        if chunk.torn == 0 {
+            return;
+        }
+        if self.torn == 0 {
+            let segment = chunk.segment;
+            tracing::warn!(segment, "a log has damaged records, which are skipped");
+        }
+        self.torn += chunk.torn;
+        count_torn(chunk.torn);
+    }
+
     fn fail(&mut self, e: io::Error) -> Option<io::Result<Bytes>> {
         self.ended = true;
         Some(Err(e))
-    }
-
-    /// Leaves out what the client does not want, without reading it.
-    async fn seek(&mut self) -> io::Result<()> {
-        if self.query.tail.is_none() && self.query.since_ns.is_none() {
-            return Ok(());
-        }
-        let sources = std::mem::take(&mut self.sources);
-        let query = self.query.clone();
-        let seek = gantry_rt::workers::run(move || seek(sources, &query));
-        self.sources = seek.await.map_err(io::Error::other)??;
-        Ok(())
     }
 
     /// Everything known is read: waits for more, or ends. With what is said of what was lost.
@@ -220,14 +267,13 @@ fn gap(loss: &Loss, query: &LogQuery) -> Bytes {
     let item = render::Item {
         stream: Stream::Stderr,
         time_ns: unix_time_ns(),
-        text: &text,
-        escaped: false,
+        text: render::Text::Plain(&text),
         attrs: &attrs,
         gap: true,
     };
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     render::render(&mut out, &item, query);
-    out.freeze()
+    out.into()
 }
 
 #[derive(Debug, Default)]
@@ -236,6 +282,24 @@ struct Chunk {
     torn: u64,
     past_until: bool,
     at_end: bool,
+    /// Where this is from.
+    segment: u64,
+}
+
+/// Reads and renders one chunk; before the first one, leaves out what the client does not want. Runs on a worker.
+fn read_chunk(sources: &mut VecDeque<Source>, query: &LogQuery, begun: bool) -> io::Result<Chunk> {
+    if !begun {
+        *sources = seek(std::mem::take(sources), query)?;
+    }
+    let Some(source) = sources.front_mut() else {
+        return Ok(Chunk::default());
+    };
+    let mut chunk = source.chunk(query)?;
+    chunk.segment = source.segment;
+    if chunk.at_end {
+        sources.pop_front();
+    }
+    Ok(chunk)
 }
 
 impl Source {

@@ -1,20 +1,29 @@
 //! A record as it goes on the wire.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use gantry_stream::{Stream, mux};
 
 use crate::{json, time};
 
 use super::LogQuery;
 
+/// The text of a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Text<'a> {
+    /// As it is.
+    Plain(&'a [u8]),
+    /// As it is, and a newline.
+    Line(&'a [u8]),
+    /// The inside of a JSON string.
+    Escaped(&'a [u8]),
+}
+
 /// A record that is to be rendered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item<'a> {
     pub(super) stream: Stream,
     pub(super) time_ns: u64,
-    pub(super) text: &'a [u8],
-    /// `text` is the inside of a JSON string.
-    pub(super) escaped: bool,
+    pub(super) text: Text<'a>,
     /// Attributes (JSON object), or nothing.
     pub(super) attrs: &'a [u8],
     /// It says what was lost.
@@ -23,7 +32,7 @@ pub(super) struct Item<'a> {
 
 /// Appends the record if the client wants it; false if its text cannot be read. What was lost is said to every client:
 /// to one that does not read stderr on stdout.
-pub(super) fn render(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) -> bool {
+pub(super) fn render(out: &mut Vec<u8>, item: &Item<'_>, query: &LogQuery) -> bool {
     let stream = match item.stream {
         Stream::Stderr if item.gap && !query.stderr => Stream::Stdout,
         other => other,
@@ -42,11 +51,17 @@ pub(super) fn render(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) -> b
     if query.timestamps || query.details {
         put_head(out, item, query);
     }
-    if !item.escaped {
-        out.put_slice(item.text);
-    } else if !json::unescape_into(out, item.text) {
-        out.truncate(start);
-        return false;
+    match item.text {
+        Text::Plain(text) => out.extend_from_slice(text),
+        Text::Line(text) => {
+            out.extend_from_slice(text);
+            out.push(b'\n');
+        }
+        Text::Escaped(text) if json::unescape_into(out, text) => {}
+        Text::Escaped(_) => {
+            out.truncate(start);
+            return false;
+        }
     }
     if !query.tty {
         let len = (out.len() - start - mux::HEADER_BYTES) as u32;
@@ -55,7 +70,7 @@ pub(super) fn render(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) -> b
     true
 }
 
-fn put_head(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) {
+fn put_head(out: &mut Vec<u8>, item: &Item<'_>, query: &LogQuery) {
     if query.timestamps {
         let mut stamp = Vec::with_capacity(32);
         time::format_into(&mut stamp, item.time_ns, true);
@@ -78,7 +93,7 @@ fn put_head(out: &mut BytesMut, item: &Item<'_>, query: &LogQuery) {
 }
 
 /// Go's url.QueryEscape.
-pub(crate) fn query_escape(out: &mut BytesMut, text: &str) {
+pub(crate) fn query_escape(out: &mut impl BufMut, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for b in text.bytes() {
         match b {

@@ -147,6 +147,8 @@ pub(crate) struct Source {
     pub(crate) end: u64,
     /// What is needed to read frames.
     pub(super) frames: Option<Frames>,
+    /// What is read from the file, before it is rendered.
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Source {
@@ -158,6 +160,7 @@ impl Source {
             offset,
             end,
             frames: segment.index.clone().map(|file| Frames::new(Some(file))),
+            scratch: Vec::new(),
         }
     }
 
@@ -170,6 +173,7 @@ impl Source {
             offset: 0,
             end: stat.len(),
             frames: None,
+            scratch: Vec::new(),
         })
     }
 
@@ -180,6 +184,7 @@ impl Source {
             offset: 0,
             end: u64::MAX,
             frames: None,
+            scratch: Vec::new(),
         })
     }
 }
@@ -266,6 +271,7 @@ fn numbered_before(base: &Path, before: u64) -> io::Result<Vec<Source>> {
             offset: 0,
             end,
             frames: Some(Frames::new(index)),
+            scratch: Vec::new(),
         });
     }
     Ok(sources)
