@@ -1,5 +1,7 @@
 //! Tables and the unit of change.
 
+use std::collections::BTreeMap;
+
 use redb::TableDefinition;
 
 /// A table of the database; keys are strings, values are bytes.
@@ -30,6 +32,22 @@ impl Table {
         Self::Meta,
     ];
 
+    /// Its number in the write-ahead log; these never change.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Containers => 1,
+            Self::Images => 2,
+            Self::Tags => 3,
+            Self::Layers => 4,
+            Self::Volumes => 5,
+            Self::Meta => 6,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.number() == number)
+    }
+
     pub(crate) const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(match self {
             Self::Containers => "containers",
@@ -41,6 +59,9 @@ impl Table {
         })
     }
 }
+
+/// What becomes of keys; `None` is a deletion.
+pub(crate) type Changes = BTreeMap<(Table, String), Option<Vec<u8>>>;
 
 #[derive(Debug)]
 pub(crate) enum Change {

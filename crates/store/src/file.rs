@@ -3,10 +3,20 @@
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Database, DatabaseError};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 
+use crate::batch::Changes;
 use crate::{StoreError, Table};
+
+/// Numbers about the database itself.
+const OWN: TableDefinition<'static, &str, u64> = TableDefinition::new("own");
+/// The generation of the log whose records the database does not have.
+const GENERATION: &str = "wal-generation";
 
 /// The open database. redb refuses everything after one failed write (a full disk) until it is opened again.
 pub(crate) struct DatabaseFile {
@@ -32,6 +42,56 @@ impl DatabaseFile {
     ) -> Result<R, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         f(open.as_ref().ok_or_else(not_open)?)
+    }
+
+    /// The generation of the log that goes on where the database ends.
+    pub(crate) fn generation(&self) -> Result<u64, StoreError> {
+        self.with(|db| {
+            let txn = db.begin_read().map_err(StoreError::database)?;
+            let own = txn.open_table(OWN).map_err(StoreError::database)?;
+            let number = own.get(GENERATION).map_err(StoreError::database)?;
+            let missing = || StoreError::Database("it has no generation".to_owned());
+            Ok(number.ok_or_else(missing)?.value())
+        })
+    }
+
+    /// Takes changes over from the log, whose next generation begins with that. Durable when it returns.
+    pub(crate) fn take(
+        &self,
+        changes: &[&Changes],
+        next_generation: u64,
+    ) -> Result<(), StoreError> {
+        self.with(|db| {
+            let mut txn = db.begin_write().map_err(StoreError::database)?;
+            txn.set_durability(Durability::Immediate)
+                .map_err(StoreError::database)?;
+            for table in Table::ALL {
+                let of_table = || {
+                    let all = changes.iter().flat_map(|changes| changes.iter());
+                    all.filter(move |((of, _), _)| *of == table)
+                };
+                if of_table().next().is_none() {
+                    continue;
+                }
+                let mut open = txn
+                    .open_table(table.definition())
+                    .map_err(StoreError::database)?;
+                for ((_, key), value) in of_table() {
+                    let key = key.as_str();
+                    match value {
+                        Some(value) => open.insert(key, value.as_slice()).map(drop),
+                        None => open.remove(key).map(drop),
+                    }
+                    .map_err(StoreError::database)?;
+                }
+            }
+            {
+                let mut own = txn.open_table(OWN).map_err(StoreError::database)?;
+                own.insert(GENERATION, next_generation)
+                    .map_err(StoreError::database)?;
+            }
+            txn.commit().map_err(StoreError::database)
+        })
     }
 
     /// Closes the database and opens it again; redb goes back to the last commit that is whole. If that fails too, the
@@ -74,6 +134,21 @@ fn open(path: &Path) -> Result<Database, StoreError> {
         txn.open_table(table.definition())
             .map_err(StoreError::database)?;
     }
+    begin_generations(&txn)?;
     txn.commit().map_err(StoreError::database)?;
     Ok(database)
+}
+
+/// A new database, or one of a version without a log, begins with a number that no log of an earlier database at this
+/// place has had.
+fn begin_generations(txn: &WriteTransaction) -> Result<(), StoreError> {
+    let mut own = txn.open_table(OWN).map_err(StoreError::database)?;
+    let known = own.get(GENERATION).map_err(StoreError::database)?.is_some();
+    if !known {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let first = now.map_or(1, |since| since.as_nanos() as u64);
+        own.insert(GENERATION, first)
+            .map_err(StoreError::database)?;
+    }
+    Ok(())
 }

@@ -197,7 +197,7 @@ const CRC_TABLE: [u32; 256] = {
 };
 
 /// CRC-32 (IEEE) over the length and the payload, so that a run of zeros is no record.
-fn crc32(payload: &[u8]) -> u32 {
+pub(crate) fn crc32(payload: &[u8]) -> u32 {
     let mut c = !0u32;
     let len = (payload.len() as u32).to_le_bytes();
     for &byte in len.iter().chain(payload) {

@@ -1,5 +1,6 @@
 //! The handle every crate holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use gantry_rt::queue::{self, Sender, TrySendError};
 use redb::{ReadableDatabase, ReadableTable};
 
 use crate::file::DatabaseFile;
-use crate::writer::{self, Job, QUEUE_CAPACITY, WriterCounters};
+use crate::wal::{self, Wal};
+use crate::writer::{Job, QUEUE_CAPACITY, Recent, Writer, WriterCounters};
 use crate::{Batch, StoreError, Table};
 
 /// Pause of a shard task that found the queue full.
@@ -18,6 +20,7 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
 struct Inner {
     db: Arc<DatabaseFile>,
+    recent: Arc<Recent>,
     queue: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     writer_counters: Arc<WriterCounters>,
@@ -56,16 +59,25 @@ impl Store {
     /// Opens or makes the database at `path` and starts its writer thread. A second opener gets
     /// [`StoreError::Locked`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let db = Arc::new(DatabaseFile::open(path.as_ref())?);
+        let path = path.as_ref();
+        let db = Arc::new(DatabaseFile::open(path)?);
+        let wal = open_wal(&db, path)?;
+        let recent = Arc::new(Recent::default());
         let counters = Arc::new(WriterCounters::default());
         let (queue, jobs) = queue::bounded(QUEUE_CAPACITY);
-        let (thread_db, thread_counters) = (db.clone(), counters.clone());
+        let thread = Writer {
+            db: db.clone(),
+            recent: recent.clone(),
+            wal,
+            counters: counters.clone(),
+        };
         let writer = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || writer::run(&thread_db, &jobs, &thread_counters))
+            .spawn(move || thread.run(&jobs))
             .map_err(|e| StoreError::Database(format!("cannot start the writer thread: {e}")))?;
         let inner = Inner {
             db,
+            recent,
             queue: Some(queue),
             writer: Some(writer),
             writer_counters: counters,
@@ -138,6 +150,20 @@ impl Store {
 
     /// Every key and value of a table, in key order. Blocks; for boot.
     pub fn read_all(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.inner.recent.with(|recent| {
+            let mut all = self.stored(table)?;
+            for ((_, key), value) in recent.iter().filter(|((of, _), _)| *of == table) {
+                match value {
+                    Some(value) => all.insert(key.clone(), value.clone()),
+                    None => all.remove(key),
+                };
+            }
+            Ok(all.into_iter().collect())
+        })
+    }
+
+    /// What the database has of a table.
+    fn stored(&self, table: Table) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
         self.inner.db.with(|db| {
             let txn = db.begin_read().map_err(StoreError::database)?;
             let open = txn
@@ -155,13 +181,18 @@ impl Store {
 
     /// One value. Blocks.
     pub fn get(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.db.with(|db| {
-            let txn = db.begin_read().map_err(StoreError::database)?;
-            let open = txn
-                .open_table(table.definition())
-                .map_err(StoreError::database)?;
-            let value = open.get(key).map_err(StoreError::database)?;
-            Ok(value.map(|v| v.value().to_vec()))
+        self.inner.recent.with(|recent| {
+            if let Some(value) = recent.get(&(table, key.to_owned())) {
+                return Ok(value.clone());
+            }
+            self.inner.db.with(|db| {
+                let txn = db.begin_read().map_err(StoreError::database)?;
+                let open = txn
+                    .open_table(table.definition())
+                    .map_err(StoreError::database)?;
+                let value = open.get(key).map_err(StoreError::database)?;
+                Ok(value.map(|v| v.value().to_vec()))
+            })
         })
     }
 
@@ -173,4 +204,18 @@ impl Store {
             later_failed: self.inner.later_failed.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Opens the log; the database takes over what an earlier daemon left in it.
+fn open_wal(db: &DatabaseFile, path: &Path) -> Result<Wal, StoreError> {
+    let path = wal::path_of(path);
+    let failed = |e| StoreError::Database(format!("{}: {e}", path.display()));
+    let mut wal = Wal::open(&path, db.generation()?).map_err(failed)?;
+    let left = wal.replay().map_err(failed)?;
+    if left.used {
+        let next = wal.generation() + 1;
+        db.take(&[&left.changes], next)?;
+        wal.begin(next);
+    }
+    Ok(wal)
 }

@@ -1,14 +1,15 @@
-//! The writer thread: takes what waits, applies it in one transaction, syncs, answers.
+//! The writer thread: takes what waits, puts it into the log with one sync, answers. The database takes it over later.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_rt::queue::Receiver;
-use redb::{Database, Durability, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase};
 
-use crate::batch::Change;
+use crate::batch::{Change, Changes};
 use crate::file::DatabaseFile;
-use crate::{Batch, StoreError};
+use crate::wal::Wal;
+use crate::{Batch, StoreError, Table};
 
 /// Commits that may wait for the writer thread.
 pub const QUEUE_CAPACITY: usize = 4096;
@@ -29,31 +30,64 @@ pub(crate) struct WriterCounters {
     pub(crate) batches: AtomicU64,
 }
 
-/// Runs until every sender is gone; what was queued is committed first.
-pub(crate) fn run(db: &DatabaseFile, queue: &Receiver<Job>, counters: &Arc<WriterCounters>) {
-    while let Some(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < MAX_GROUP_BATCHES {
-            match queue.try_recv() {
-                Some(job) => group.push(job),
-                None => break,
+/// What is committed and not in the database yet; readers look here first.
+#[derive(Default)]
+pub(crate) struct Recent(RwLock<Changes>);
+
+impl Recent {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&Changes) -> R) -> R {
+        f(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Changes)) {
+        f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What the writer thread has.
+pub(crate) struct Writer {
+    pub(crate) db: Arc<DatabaseFile>,
+    pub(crate) recent: Arc<Recent>,
+    pub(crate) wal: Wal,
+    pub(crate) counters: Arc<WriterCounters>,
+}
+
+impl Writer {
+    /// Runs until every sender is gone; what was queued is committed first, and the database has everything then.
+    pub(crate) fn run(mut self, queue: &Receiver<Job>) {
+        while let Some(first) = queue.recv() {
+            let mut group = vec![first];
+            while group.len() < MAX_GROUP_BATCHES {
+                match queue.try_recv() {
+                    Some(job) => group.push(job),
+                    None => break,
+                }
             }
+            self.answer(group);
         }
+        if self.wal.is_used()
+            && let Err(e) = self.hand_over(&Changes::new())
+        {
+            tracing::error!(error = %e, "the database does at the next start what it could not do now");
+        }
+    }
+
+    fn answer(&mut self, group: Vec<Job>) {
         let (batches, answers): (Vec<Batch>, Vec<Answer>) =
             group.into_iter().map(|j| (j.batch, j.answer)).unzip();
-        counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters
+        let count = batches.len();
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters
             .batches
-            .fetch_add(batches.len() as u64, Ordering::Relaxed);
-        let result = reopened(db).and_then(|()| db.with(|db| commit_group(db, &batches)));
-        match result {
+            .fetch_add(count as u64, Ordering::Relaxed);
+        match self.commit(batches) {
             Ok(results) => answers
                 .into_iter()
                 .zip(results)
                 .for_each(|(answer, result)| answer(result)),
             Err(e) => {
-                tracing::error!(error = %e, batches = batches.len(), "commit failed");
-                if let Err(e) = db.reopen() {
+                tracing::error!(error = %e, batches = count, "commit failed");
+                if let Err(e) = self.db.reopen() {
                     tracing::error!(error = %e, "the database can't be opened again yet");
                 }
                 answers
@@ -62,75 +96,103 @@ pub(crate) fn run(db: &DatabaseFile, queue: &Receiver<Job>, counters: &Arc<Write
             }
         }
     }
-}
 
-/// After a failure that could not be mended at once: tries again.
-fn reopened(db: &DatabaseFile) -> Result<(), StoreError> {
-    match db.is_closed() {
-        true => db.reopen(),
-        false => Ok(()),
+    /// One sync for all; the inner results are the batches' own conflicts.
+    fn commit(&mut self, batches: Vec<Batch>) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        if self.db.is_closed() {
+            // After a failure that could not be mended at once.
+            self.db.reopen()?;
+        }
+        let mut staged = Changes::new();
+        let mut reader = None;
+        let mut results = Vec::with_capacity(batches.len());
+        for batch in batches {
+            // Conflicts are looked for before the first change, so a refused batch leaves nothing behind.
+            let result = match self.conflict(&staged, &mut reader, &batch)? {
+                Some(e) => Err(e),
+                None => {
+                    stage(&mut staged, batch);
+                    Ok(())
+                }
+            };
+            results.push(result);
+        }
+        drop(reader);
+        if staged.is_empty() {
+            return Ok(results);
+        }
+        if self.wal.append(&staged) {
+            self.recent.change(|recent| recent.extend(staged));
+        } else {
+            self.hand_over(&staged)?;
+        }
+        Ok(results)
     }
-}
 
-/// One transaction for all; the inner results are the batches' own conflicts.
-fn commit_group(
-    db: &Database,
-    batches: &[Batch],
-) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-    let mut txn = db.begin_write().map_err(StoreError::database)?;
-    txn.set_durability(Durability::Immediate)
-        .map_err(StoreError::database)?;
-    let mut results = Vec::with_capacity(batches.len());
-    for batch in batches {
-        // Conflicts are looked for before the first change, so a refused batch leaves nothing behind.
-        let result = match conflict(&txn, batch)? {
-            Some(e) => Err(e),
-            None => {
-                apply(&txn, batch)?;
-                Ok(())
+    /// The database takes what it does not have yet, and `more`.
+    fn hand_over(&mut self, more: &Changes) -> Result<(), StoreError> {
+        let next = self.wal.generation() + 1;
+        self.recent
+            .with(|recent| self.db.take(&[recent, more], next))?;
+        self.recent.change(Changes::clear);
+        self.wal.begin(next);
+        Ok(())
+    }
+
+    fn conflict(
+        &self,
+        staged: &Changes,
+        reader: &mut Option<ReadTransaction>,
+        batch: &Batch,
+    ) -> Result<Option<StoreError>, StoreError> {
+        for (table, key) in &batch.absent {
+            let place = (*table, key.clone());
+            let newer = match staged.get(&place) {
+                Some(value) => Some(value.clone()),
+                None => self.recent.with(|recent| recent.get(&place).cloned()),
+            };
+            let value = match newer {
+                Some(value) => value,
+                None => self.stored(reader, *table, key)?,
+            };
+            if let Some(value) = value {
+                return Ok(Some(StoreError::Exists {
+                    table: *table,
+                    key: key.clone(),
+                    value,
+                }));
             }
-        };
-        results.push(result);
+        }
+        Ok(None)
     }
-    txn.commit().map_err(StoreError::database)?;
-    Ok(results)
-}
 
-fn conflict(txn: &WriteTransaction, batch: &Batch) -> Result<Option<StoreError>, StoreError> {
-    for (table, key) in &batch.absent {
-        let open = txn
+    /// What the database has.
+    fn stored(
+        &self,
+        reader: &mut Option<ReadTransaction>,
+        table: Table,
+        key: &str,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let reader = match reader {
+            Some(reader) => reader,
+            None => reader.insert(
+                self.db
+                    .with(|db| db.begin_read().map_err(StoreError::database))?,
+            ),
+        };
+        let open = reader
             .open_table(table.definition())
             .map_err(StoreError::database)?;
-        let found = open.get(key.as_str()).map_err(StoreError::database)?;
-        if let Some(value) = found {
-            let value = value.value().to_vec();
-            return Ok(Some(StoreError::Exists {
-                table: *table,
-                key: key.clone(),
-                value,
-            }));
-        }
+        let value = open.get(key).map_err(StoreError::database)?;
+        Ok(value.map(|value| value.value().to_vec()))
     }
-    Ok(None)
 }
 
-fn apply(txn: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {
-    for change in &batch.changes {
+fn stage(staged: &mut Changes, batch: Batch) {
+    for change in batch.changes {
         match change {
-            Change::Put { table, key, value } => {
-                let mut open = txn
-                    .open_table(table.definition())
-                    .map_err(StoreError::database)?;
-                open.insert(key.as_str(), value.as_slice())
-                    .map_err(StoreError::database)?;
-            }
-            Change::Delete { table, key } => {
-                let mut open = txn
-                    .open_table(table.definition())
-                    .map_err(StoreError::database)?;
-                open.remove(key.as_str()).map_err(StoreError::database)?;
-            }
-        }
+            Change::Put { table, key, value } => staged.insert((table, key), Some(value)),
+            Change::Delete { table, key } => staged.insert((table, key), None),
+        };
     }
-    Ok(())
 }
