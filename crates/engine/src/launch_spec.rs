@@ -91,19 +91,31 @@ impl From<gantry_cgroup::CgroupError> for EngineError {
     }
 }
 
-/// Prepares a launch on a worker.
+/// What came of preparing a launch.
+pub(crate) enum Staged {
+    Ready(Box<Prepared>),
+    /// An earlier daemon died in the midst of a launch or an exit: this has to go first.
+    Left(Arc<Bundle>),
+}
+
+/// Prepares a launch on a worker; unless what an external runtime left `was_put_away`, that is looked for.
 pub(crate) async fn stage(
     container: &Rc<Container>,
     bundle: Option<Arc<Bundle>>,
-) -> Result<Prepared, EngineError> {
+    was_put_away: bool,
+) -> Result<Staged, EngineError> {
     let shared = container.shard.shared.clone();
     let fixed = container.settings();
     let id = container.id.to_string();
     let joined = joined_container(&shared, &fixed)?;
     let donors = namespaces::donors(&shared, &fixed.host)?;
     files::on_worker(move || {
+        if !was_put_away && let Some(left) = external::look(&shared, &id)? {
+            return Ok(Staged::Left(left));
+        }
         let spec = specify(&shared, &fixed, id, joined.as_deref(), &donors)?;
-        external::prepare(&shared, &fixed, &spec, bundle.as_deref())
+        let prepared = external::prepare(&shared, &fixed, &spec, bundle.as_deref())?;
+        Ok(Staged::Ready(Box::new(prepared)))
     })
     .await
 }

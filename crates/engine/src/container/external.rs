@@ -186,12 +186,14 @@ pub(crate) async fn found(
     id: &str,
 ) -> Result<Option<Arc<Bundle>>, EngineError> {
     let (shared, id) = (shared.clone(), id.to_owned());
-    files::on_worker(move || {
-        let opened = Bundle::open(&shared.config.exec_root, &id);
-        let bundle = opened.map_err(|e| EngineError::io("read the note of a bundle", e))?;
-        Ok(bundle.map(Arc::new))
-    })
-    .await
+    files::on_worker(move || look(&shared, &id)).await
+}
+
+/// As [`found`]. Blocks.
+pub(crate) fn look(shared: &Shared, id: &str) -> Result<Option<Arc<Bundle>>, EngineError> {
+    let opened = Bundle::open(&shared.config.exec_root, id);
+    let bundle = opened.map_err(|e| EngineError::io("read the note of a bundle", e))?;
+    Ok(bundle.map(Arc::new))
 }
 
 /// Puts away what starts and exits left in the midst of which an earlier daemon died.

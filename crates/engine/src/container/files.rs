@@ -105,7 +105,8 @@ pub(crate) fn was_never_started(dir: &Path) -> bool {
     unused && created
 }
 
-fn trash_of(dir: &Path) -> Option<PathBuf> {
+/// Where a container's directory is set aside.
+pub(crate) fn trash_of(dir: &Path) -> Option<PathBuf> {
     let name = dir.file_name()?;
     Some(dir.parent()?.parent()?.join(TRASH_DIR).join(name))
 }

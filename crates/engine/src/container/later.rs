@@ -1,9 +1,11 @@
-//! What of a container can wait: the JSON copy of its record, and the end of its root file system after its exit.
+//! What of a container can wait: the JSON copy of its record, the end of its root file system after its exit, and the
+//! deletion of its tree after its removal.
 //!
 //! Most containers that are started and removed at once are gone before their turn comes. Neither is a promise: the store
 //! has the record, and the copy only serves when the store is lost.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +20,9 @@ const LATER: Duration = Duration::from_secs(1);
 /// Root file systems of ended containers that one shard keeps; each is a descriptor. Further ones end at once.
 const MAX_KEPT_ROOTS: usize = 256;
 
+/// Trees of removed containers that one shard leaves for later. Further ones are deleted at once.
+const MAX_KEPT_TREES: usize = 256;
+
 /// What waits on a shard.
 #[derive(Default)]
 pub(crate) struct Later {
@@ -25,6 +30,8 @@ pub(crate) struct Later {
     ids: RefCell<Vec<ContainerId>>,
     /// Root file systems of containers that have ended.
     roots: RefCell<Vec<(ContainerId, RootMount)>>,
+    /// Trees that were set aside.
+    trees: RefCell<Vec<PathBuf>>,
     /// A task waits to do it.
     waiting: Cell<bool>,
 }
@@ -63,6 +70,36 @@ pub(crate) fn end_root_now(container: &Container) {
     roots.retain(|(id, _)| *id != container.id);
 }
 
+/// Deletes the tree of a container that was removed: one job for those of a second. Boot deletes what is left.
+pub(crate) fn delete_tree(container: &Container) {
+    let later = &container.shard.later;
+    let mut trees = later.trees.borrow_mut();
+    if trees.len() >= MAX_KEPT_TREES {
+        return files::delete_trash_later(&container.fixed.dir);
+    }
+    trees.extend(files::trash_of(&container.fixed.dir));
+    drop(trees);
+    arm(&container.shard);
+}
+
+async fn delete_trees(shard: &ShardEngine) {
+    let trees = shard.later.trees.take();
+    if trees.is_empty() {
+        return;
+    }
+    let deleted = files::on_worker(move || {
+        for tree in trees {
+            if let Err(e) = files::delete_tree(&tree) {
+                tracing::warn!(error = %e, "a removed container's tree is left; it is deleted at the next boot");
+            }
+        }
+        Ok(())
+    });
+    if let Err(e) = deleted.await {
+        tracing::warn!(error = %e, "removed containers' trees are left; they are deleted at the next boot");
+    }
+}
+
 fn list(container: &Rc<Container>) {
     if container.copy.listed.replace(true) {
         return;
@@ -86,6 +123,8 @@ fn arm(shard: &Rc<ShardEngine>) {
 
 /// Does what waits.
 pub(crate) async fn settle(shard: &ShardEngine) {
+    // Before the file systems on them end: meanwhile a deletion would wait in a busy loop of the kernel's.
+    delete_trees(shard).await;
     drop(shard.later.roots.take());
     for id in shard.later.ids.take() {
         // Removed ones have nothing left to do.

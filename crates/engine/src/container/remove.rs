@@ -7,7 +7,7 @@ use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
 use super::rename::name_key;
-use super::{Container, files, kill, ship, wait};
+use super::{Container, files, kill, later, ship, wait};
 use crate::model::{RemoveOptions, Status};
 use crate::{EngineError, exec, signals, storage_quota, volumes};
 
@@ -186,7 +186,7 @@ async fn take_apart(
     container.event("destroy", &[]);
     wait::announce_removal(container);
     container.changed.notify_all();
-    files::delete_trash_later(&container.fixed.dir);
+    later::delete_tree(container);
     storage_quota::release_later(&shard.shared, container.fixed.host.storage_quota);
     reap_images_later(container);
     Ok(())

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::fault::{self, Point};
-use gantry_launch::{Bundle, KeeperClient, Launched};
+use gantry_launch::{Bundle, KeeperClient, Launched, Prepared};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::{Container, Run, exit, external, hooks, later, logs, remember, remove, ship};
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
-use crate::launch_spec;
+use crate::launch_spec::{self, Staged};
 use crate::model::*;
 use crate::orphan::ProcessName;
 use crate::{EngineError, clock, oom, signals, volumes};
@@ -98,9 +98,6 @@ pub(crate) async fn start_locked(
 
 async fn launch(container: &Rc<Container>) -> Result<(), EngineError> {
     let bundle = external::of_start(container)?;
-    if let Some(left) = external::found(&container.shard.shared, &container.id).await? {
-        external::put_away(&container.shard, &left).await;
-    }
     let launched = launch_with(container, bundle.clone()).await;
     if let (Err(_), Some(bundle)) = (&launched, &bundle) {
         external::put_away(&container.shard, bundle).await;
@@ -116,7 +113,7 @@ async fn launch_with(
     bundle: Option<Arc<Bundle>>,
 ) -> Result<(), EngineError> {
     let keeper = container.shard.keeper()?;
-    let prepared = launch_spec::stage(container, bundle.clone()).await?;
+    let prepared = stage(container, bundle.clone()).await?;
     fault::reach(Point::StartStaged);
     // Opened before the launch: what can fail, fails while there is no process.
     let sender = ship::prepare(container).await?;
@@ -140,6 +137,21 @@ async fn launch_with(
     }
     ship::begin(container, sender, log.as_ref());
     Ok(())
+}
+
+/// Prepares a launch. What an external runtime has left of an earlier one is put away before.
+async fn stage(
+    container: &Rc<Container>,
+    bundle: Option<Arc<Bundle>>,
+) -> Result<Prepared, EngineError> {
+    let mut put_away = false;
+    loop {
+        match launch_spec::stage(container, bundle.clone(), put_away).await? {
+            Staged::Ready(prepared) => return Ok(*prepared),
+            Staged::Left(left) => external::put_away(&container.shard, &left).await,
+        }
+        put_away = true;
+    }
 }
 
 type Sink = Option<logs::OpenSink>;
