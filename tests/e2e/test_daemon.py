@@ -334,7 +334,10 @@ def test_a_full_disk_is_survived(root, daemons, image_tar):
                     pass
             except OSError:
                 pass
-        answers = {tagged() for _ in range(10)}
+        # The log of the store has its place already: the first go well.
+        answers = set()
+        while 500 not in answers and tag < 2000:
+            answers.add(tagged())
         assert 500 in answers and eng.alive()
         os.unlink(disk / "fill")
         assert tagged() == 201
