@@ -76,12 +76,17 @@ impl Blobs {
 
     /// Makes a scratch file, whose digest was verified, also the blob; synced. The scratch file stays readable.
     pub(crate) fn keep(&self, scratch: &Scratch, digest: &str) -> Result<(), ImageError> {
+        self.keep_file(&scratch.path, digest)
+    }
+
+    /// As [`Blobs::keep`], of a file of ours on the same file system.
+    pub(crate) fn keep_file(&self, from: &Path, digest: &str) -> Result<(), ImageError> {
         let to = self.path(digest)?;
         let what = || format!("keep {}", to.display());
-        File::open(&scratch.path)
+        File::open(from)
             .and_then(|f| f.sync_all())
             .context(what)?;
-        match std::fs::hard_link(&scratch.path, &to) {
+        match std::fs::hard_link(from, &to) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context(what),
             // There already: the same bytes.
             _ => {}

@@ -44,6 +44,9 @@ pub enum ImageError {
     /// the archive is damaged, hostile or of an unknown kind
     #[error("invalid archive: {0}")]
     InvalidArchive(String),
+    /// what a registry sent is not what its digest says
+    #[error("filesystem layer verification failed for digest {0}")]
+    Unverified(String),
     /// a file could not be read or written
     #[error("{what}: {source}")]
     Io {
@@ -64,7 +67,7 @@ impl ImageError {
             Self::NotFound(_) | Self::WrongPlatform { .. } => ErrorClass::NotFound,
             Self::Conflict(_) => ErrorClass::Conflict,
             Self::InvalidReference(_) | Self::InvalidArchive(_) => ErrorClass::InvalidParameter,
-            Self::Io { .. } | Self::Store(_) => ErrorClass::System,
+            Self::Unverified(_) | Self::Io { .. } | Self::Store(_) => ErrorClass::System,
         }
     }
 

@@ -25,6 +25,7 @@ mod platform;
 mod progress;
 mod prune;
 pub mod reference;
+pub mod registry;
 mod remove;
 mod save;
 mod snapshot;

@@ -12,6 +12,7 @@ use crate::blobs::{self, Blobs};
 use crate::holds::Holds;
 use crate::layer::{DirLayers, LayerStore, Lower, ScratchTree};
 use crate::model::ConfigFile;
+use crate::registry::Partials;
 use crate::{Image, ImageError, ImageId, ImageSnapshot, Reference};
 
 /// Record of an image; its config is a blob.
@@ -58,6 +59,7 @@ impl State {
 pub struct ImageStore {
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
+    pub(crate) partials: Partials,
     pub(crate) layers: Box<dyn LayerStore>,
     pub(crate) snapshot: ArcSwap<ImageSnapshot>,
     pub(crate) holds: Holds,
@@ -95,6 +97,7 @@ impl ImageStore {
         blobs::clean_tmp(root)?;
         let this = Self {
             blobs: Blobs::open(root)?,
+            partials: Partials::open(root)?,
             layers: Box::new(DirLayers::open(root)?),
             snapshot: ArcSwap::default(),
             holds: Holds::default(),

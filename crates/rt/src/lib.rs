@@ -18,6 +18,7 @@ pub mod closer;
 pub mod fd;
 pub mod guest;
 pub mod http;
+pub mod lines;
 pub mod mailbox;
 pub mod net;
 pub mod queue;

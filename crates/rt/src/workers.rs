@@ -213,6 +213,16 @@ fn start_long<R: Send + 'static>(
     name: &'static str,
     f: impl FnOnce() -> R + Send + 'static,
 ) -> Result<reply::ReplyReceiver<R>, WorkerGone> {
+    let (tx, rx) = reply::channel();
+    spawn_long(name, move || tx.send(f()))?;
+    Ok(rx)
+}
+
+/// As [`run_long`], from any thread; the job tells its result itself.
+pub fn spawn_long(
+    name: &'static str,
+    f: impl FnOnce() + Send + 'static,
+) -> Result<(), WorkerGone> {
     let taken = LONG_JOBS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
         (n < MAX_LONG_JOBS).then_some(n + 1)
     });
@@ -220,17 +230,16 @@ fn start_long<R: Send + 'static>(
         return Err(WorkerGone::TooMany);
     }
     let slot = LongJob;
-    let (tx, rx) = reply::channel();
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
             let _slot = slot;
             allow_every_cpu();
-            run_caught(Box::new(move || tx.send(f())));
+            run_caught(Box::new(f));
         });
     match thread {
-        Ok(_detached) => Ok(rx),
+        Ok(_detached) => Ok(()),
         Err(e) => {
             tracing::error!(error = %e, job = name, "cannot start a thread for a long job");
             Err(WorkerGone::NoThread)

@@ -258,6 +258,16 @@ impl ResponseBody {
         })
     }
 
+    /// A body of lines that another thread sends.
+    pub fn from_lines(mut from: crate::lines::LineReceiver) -> Self {
+        Self::generate(move |tx| async move {
+            while let Some(line) = from.next().await {
+                tx.send(line).await?;
+            }
+            Ok(())
+        })
+    }
+
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self.0, Kind::Stream { .. })
     }
