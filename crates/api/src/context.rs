@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_engine::Engine;
 use gantry_image::ImageStore;
+use gantry_registry::Registry;
 
 use crate::convert::Machine;
 
@@ -14,6 +15,8 @@ pub struct Context {
     pub engine: Engine,
     /// Images.
     pub images: Arc<ImageStore>,
+    /// The client of registries.
+    pub registry: Arc<Registry>,
     /// Facts that do not change while the daemon runs.
     pub daemon: DaemonInfo,
     /// Settings that a reload can change.

@@ -104,6 +104,28 @@ impl From<gantry_image::ImageError> for ApiError {
     }
 }
 
+impl From<gantry_registry::RegistryError> for ApiError {
+    fn from(error: gantry_registry::RegistryError) -> Self {
+        use gantry_registry::ErrorClass as Class;
+        let status = match error.class() {
+            Class::NotFound => StatusCode::NOT_FOUND,
+            Class::Unauthorized => StatusCode::UNAUTHORIZED,
+            Class::Forbidden => StatusCode::FORBIDDEN,
+            Class::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Class::InvalidParameter => StatusCode::BAD_REQUEST,
+            Class::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Class::System => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<gantry_rt::guest::GuestGone> for ApiError {
+    fn from(error: gantry_rt::guest::GuestGone) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
 fn is_body_error(error: &std::io::Error) -> bool {
     error
         .get_ref()

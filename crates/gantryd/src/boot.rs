@@ -10,6 +10,7 @@ use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
 use gantry_engine::{Engine, EngineConfig, PumpKind, Runtimes};
 use gantry_image::ImageStore;
+use gantry_registry::{Registry, Settings as RegistrySettings};
 use gantry_launch::{OverlayMode, Remap};
 use gantry_rt::ShardId;
 use gantry_store::Store;
@@ -204,6 +205,7 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
     daemon.userns_remap = remap.is_some();
     let context = Arc::new(Context {
         engine: engine.clone(),
+        registry: Registry::new(images.clone(), RegistrySettings::default()),
         images,
         daemon,
         settings: RwLock::new(settings_of(config)),

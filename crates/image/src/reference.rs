@@ -142,6 +142,23 @@ impl Reference {
         }
     }
 
+    /// The same repository by this digest, without a tag.
+    pub fn with_digest(&self, digest: &str) -> Result<Self, ImageError> {
+        if !is_digest(digest) {
+            return Err(invalid());
+        }
+        Ok(Self {
+            tag: None,
+            digest: Some(digest.to_owned()),
+            ..self.clone()
+        })
+    }
+
+    /// The repository's path below its domain: `library/busybox`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The domain: `docker.io`.
     pub fn domain(&self) -> &str {
         &self.domain

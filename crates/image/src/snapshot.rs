@@ -33,6 +33,11 @@ impl ImageSnapshot {
         self.images.get(id)
     }
 
+    /// What this very name is bound to.
+    pub fn id_of(&self, reference: &crate::Reference) -> Option<&ImageId> {
+        self.tags.get(&reference.full())
+    }
+
     /// The image of a container, which may be removed already.
     pub fn of_container(&self, id: &str) -> Option<&Arc<Image>> {
         self.images.get(id).or_else(|| self.hidden.get(id))

@@ -62,15 +62,23 @@ impl LayerProgress {
 const BAR_WIDTH: usize = 50;
 
 /// Docker's bar: `[====>     ]  10.24kB/20.48kB`.
-fn progress_bar(current: u64, total: u64) -> String {
+pub(super) fn progress_bar(current: u64, total: u64) -> String {
+    if total == 0 {
+        return format!("{:>8}", human_size(current));
+    }
     let share = (current as f64 / total.max(1) as f64 * 100.0) as usize / 2;
     let filled = share.min(BAR_WIDTH);
+    // More than was announced: the announcement is of no use.
+    let of = if current > total {
+        String::new()
+    } else {
+        format!("/{}", human_size(total))
+    };
     format!(
-        "[{}>{}] {:>8}/{}",
+        "[{}>{}] {:>8}{of}",
         "=".repeat(filled),
         " ".repeat(BAR_WIDTH - filled),
-        human_size(current),
-        human_size(total)
+        human_size(current)
     )
 }
 

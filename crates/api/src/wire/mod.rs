@@ -6,6 +6,7 @@ pub mod exec;
 pub mod image;
 pub mod mount;
 pub mod network;
+pub mod progress;
 pub mod system;
 
 use serde::{Deserialize, Deserializer};

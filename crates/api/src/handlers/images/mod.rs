@@ -2,6 +2,7 @@
 
 mod change;
 mod list;
+mod pull;
 mod transfer;
 
 use std::path::PathBuf;

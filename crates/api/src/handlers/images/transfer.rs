@@ -1,4 +1,4 @@
-//! Archives in and out: load, import, save. Pull and push are refused by name.
+//! Archives in and out: load, import, save. Push is refused by name.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -118,15 +118,8 @@ fn load_job(
 
 pub(in crate::handlers) async fn create(mut call: Call) -> Reply {
     let source = call.query.get("fromSrc").to_owned();
-    let image = call.query.get("fromImage");
-    if !image.is_empty() {
-        let tag = call.query.get("tag");
-        let reference =
-            Reference::of_repo_and_tag(image, if tag.contains(':') { "" } else { tag })?
-                .map_or_else(String::new, |r| r.familiar());
-        return Err(ApiError::not_implemented(format!(
-            "pulling images is not implemented yet (ImageCreate fromImage={reference}): use docker load or docker import"
-        )));
+    if !call.query.get("fromImage").is_empty() {
+        return super::pull::pull(call).await;
     }
     if source.is_empty() {
         return Err(ApiError::invalid(
