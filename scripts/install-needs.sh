@@ -13,6 +13,8 @@ if [ "${1:-}" = test ]; then
     need strace strace
     need pip3 python3-pip
     need crun crun
+    need docker-registry docker-registry
+    need skopeo skopeo
     [ -x /usr/sbin/runc ] || need runc runc
     command -v docker >/dev/null 2>&1 || {
         # Debian: docker-cli where it exists (13 and newer), else docker.io

@@ -10,8 +10,8 @@ use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
 use gantry_engine::{Engine, EngineConfig, PumpKind, Runtimes};
 use gantry_image::ImageStore;
-use gantry_registry::{Registry, Settings as RegistrySettings};
 use gantry_launch::{OverlayMode, Remap};
+use gantry_registry::{Registry, Settings as RegistrySettings};
 use gantry_rt::ShardId;
 use gantry_store::Store;
 

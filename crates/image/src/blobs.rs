@@ -83,9 +83,7 @@ impl Blobs {
     pub(crate) fn keep_file(&self, from: &Path, digest: &str) -> Result<(), ImageError> {
         let to = self.path(digest)?;
         let what = || format!("keep {}", to.display());
-        File::open(from)
-            .and_then(|f| f.sync_all())
-            .context(what)?;
+        File::open(from).and_then(|f| f.sync_all()).context(what)?;
         match std::fs::hard_link(from, &to) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context(what),
             // There already: the same bytes.

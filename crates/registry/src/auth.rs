@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -138,8 +138,9 @@ pub(crate) async fn fetch_token(
             "no realm specified for token auth challenge".into(),
         ));
     }
-    let realm = Url::parse(realm)
-        .map_err(|_| RegistryError::Protocol(format!("invalid token auth challenge realm: {realm:?}")))?;
+    let realm = Url::parse(realm).map_err(|_| {
+        RegistryError::Protocol(format!("invalid token auth challenge realm: {realm:?}"))
+    })?;
     let service = challenge.get("service");
     let answer = if auth.identitytoken.is_empty() {
         let mut headers = HeaderMap::new();
@@ -192,7 +193,9 @@ pub(crate) async fn fetch_token(
         .or(parsed.token)
         .filter(|t| !t.is_empty())
         .ok_or_else(|| {
-            RegistryError::Protocol("authorization server did not include a token in the response".into())
+            RegistryError::Protocol(
+                "authorization server did not include a token in the response".into(),
+            )
         })?;
     let life = parsed
         .expires_in
@@ -220,11 +223,17 @@ mod tests {
             STANDARD.encode(json),
         ] {
             let auth = AuthConfig::from_header(&text).unwrap();
-            assert_eq!((auth.username.as_str(), auth.password.as_str()), ("ü?>", "p:w"));
+            assert_eq!(
+                (auth.username.as_str(), auth.password.as_str()),
+                ("ü?>", "p:w")
+            );
         }
         let pair = format!(r#"{{"auth":"{}"}}"#, STANDARD.encode("me:a:b"));
         let auth = AuthConfig::from_header(&URL_SAFE.encode(pair)).unwrap();
-        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("me", "a:b"));
+        assert_eq!(
+            (auth.username.as_str(), auth.password.as_str()),
+            ("me", "a:b")
+        );
         let token = AuthConfig::from_header(&URL_SAFE.encode(r#"{"identitytoken":"t"}"#)).unwrap();
         assert_eq!(token.identitytoken, "t");
         assert_eq!(AuthConfig::from_header(""), Some(AuthConfig::default()));

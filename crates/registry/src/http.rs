@@ -257,7 +257,12 @@ impl Http {
 }
 
 fn origin(url: &Url) -> String {
-    format!("{}{}:{}", if url.https { "s" } else { "" }, url.host, url.port)
+    format!(
+        "{}{}:{}",
+        if url.https { "s" } else { "" },
+        url.host,
+        url.port
+    )
 }
 
 fn is_redirect(status: StatusCode) -> bool {

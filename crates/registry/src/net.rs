@@ -111,11 +111,7 @@ pub(crate) async fn dial(
     handshake(conn, &url.host, tls).await
 }
 
-async fn handshake(
-    conn: Conn,
-    host: &str,
-    tls: &Arc<ClientConfig>,
-) -> Result<Conn, RegistryError> {
+async fn handshake(conn: Conn, host: &str, tls: &Arc<ClientConfig>) -> Result<Conn, RegistryError> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(bare.to_owned()).map_err(|e| network(format!("tls: {e}")))?;
     let connector = TlsConnector::from(tls.clone());

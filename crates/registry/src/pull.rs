@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_image::registry::{Descriptor, Index, Manifest, Media, PulledImage, PulledLayer, PulledNames};
+use gantry_image::registry::{
+    Descriptor, Index, Manifest, Media, PulledImage, PulledLayer, PulledNames,
+};
 use gantry_image::{ImageError, Platform, Reference};
 
 use crate::auth::AuthConfig;
@@ -64,8 +66,13 @@ impl Registry {
         let reference = &request.reference;
         let mut last = RegistryError::Protocol("no endpoint for this registry".into());
         for endpoint in endpoints(&settings, reference.domain(), true).await? {
-            let opened =
-                Session::open(&settings, &endpoint, reference.path(), &request.auth, Access::Pull);
+            let opened = Session::open(
+                &settings,
+                &endpoint,
+                reference.path(),
+                &request.auth,
+                Access::Pull,
+            );
             let session = match opened.await {
                 Ok(session) => Rc::new(session),
                 Err(error) => {
@@ -149,7 +156,9 @@ impl Registry {
         let image = PulledImage::parse(config.to_vec(), manifest.layers.len())?;
         let lease = Arc::new(self.images.lease());
         let result = self
-            .bring_image(session, &chosen, &manifest, &image, &lease, reference, report)
+            .bring_image(
+                session, &chosen, &manifest, &image, &lease, reference, report,
+            )
             .await;
         // What nobody has then is removed: files.
         jobs::short(move || drop(lease)).await?;
@@ -164,7 +173,11 @@ impl Registry {
             None,
             format!("Status: {how} for {}", reference.familiar()),
         ));
-        if let Some(wanted) = request.platform.as_ref().filter(|p| !p.fits(&image.platform)) {
+        if let Some(wanted) = request
+            .platform
+            .as_ref()
+            .filter(|p| !p.fits(&image.platform))
+        {
             report(line(
                 None,
                 format!(
@@ -289,13 +302,15 @@ where
 }
 
 fn unknown_media(document: &Document) -> RegistryError {
-    RegistryError::Protocol(match serde_json::from_slice::<serde::de::IgnoredAny>(&document.bytes) {
-        Ok(_) => format!("unsupported media type {}", document.media_type),
-        Err(_) => format!(
-            "error unmarshalling content: the manifest is no JSON ({})",
-            document.media_type
-        ),
-    })
+    RegistryError::Protocol(
+        match serde_json::from_slice::<serde::de::IgnoredAny>(&document.bytes) {
+            Ok(_) => format!("unsupported media type {}", document.media_type),
+            Err(_) => format!(
+                "error unmarshalling content: the manifest is no JSON ({})",
+                document.media_type
+            ),
+        },
+    )
 }
 
 /// Follows indexes to the manifest of the platform.

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use gantry_image::{Reference, registry::Media};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
+};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 
@@ -176,7 +178,9 @@ impl Session {
         }
         answer.discard().await;
         let token = self.token.borrow();
-        Ok(token.as_ref().map_or_else(String::new, |t| t.identity.clone()))
+        Ok(token
+            .as_ref()
+            .map_or_else(String::new, |t| t.identity.clone()))
     }
 
     fn scopes(&self) -> Vec<String> {
@@ -224,7 +228,10 @@ impl Session {
                     token
                 }
             };
-            headers.insert(AUTHORIZATION, auth::header(&format!("Bearer {}", token.value))?);
+            headers.insert(
+                AUTHORIZATION,
+                auth::header(&format!("Bearer {}", token.value))?,
+            );
         } else if of("basic").is_some() {
             headers.insert(AUTHORIZATION, auth::header(&auth::basic(&self.auth)?)?);
         }
@@ -255,7 +262,8 @@ impl Session {
 
     /// Whether another try with new credentials makes sense.
     fn renew(&self, answer: &Answer) -> bool {
-        if answer.status != StatusCode::UNAUTHORIZED || !answer.url.same_origin(&self.endpoint.url) {
+        if answer.status != StatusCode::UNAUTHORIZED || !answer.url.same_origin(&self.endpoint.url)
+        {
             return false;
         }
         let wanted = challenges(&answer.headers);
@@ -375,7 +383,9 @@ impl Session {
                 break;
             }
         }
-        Err(RegistryError::Protocol("the list of tags does not end".into()))
+        Err(RegistryError::Protocol(
+            "the list of tags does not end".into(),
+        ))
     }
 
     /// A request with a body within the time for a head.

@@ -114,12 +114,7 @@ impl Registry {
             state,
         });
         running.insert(blob.digest.clone(), transfer.clone());
-        tokio::task::spawn_local(run(
-            self.clone(),
-            session.clone(),
-            blob.clone(),
-            transfer,
-        ));
+        tokio::task::spawn_local(run(self.clone(), session.clone(), blob.clone(), transfer));
         (receiver, true)
     }
 }
@@ -498,7 +493,11 @@ mod tests {
     fn nothing_between_two_states_is_left_out() {
         let told = std::cell::RefCell::new(Vec::new());
         let report = |event: Event| {
-            if let Event::Layer { step: Step::Now(text), .. } = event {
+            if let Event::Layer {
+                step: Step::Now(text),
+                ..
+            } = event
+            {
                 told.borrow_mut().push(text);
             }
         };

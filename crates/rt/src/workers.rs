@@ -219,10 +219,7 @@ fn start_long<R: Send + 'static>(
 }
 
 /// As [`run_long`], from any thread; the job tells its result itself.
-pub fn spawn_long(
-    name: &'static str,
-    f: impl FnOnce() + Send + 'static,
-) -> Result<(), WorkerGone> {
+pub fn spawn_long(name: &'static str, f: impl FnOnce() + Send + 'static) -> Result<(), WorkerGone> {
     let taken = LONG_JOBS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
         (n < MAX_LONG_JOBS).then_some(n + 1)
     });

@@ -134,7 +134,10 @@ mod tests {
         assert!(bytes(39424, 1982496).contains(
             "\"progressDetail\":{\"current\":39424,\"total\":1982496},\"progress\":\"[>                                                  ]  39.42kB/1.982MB\""
         ));
-        assert!(bytes(512, 10).contains("[==================================================>]     512B\""));
+        assert!(
+            bytes(512, 10)
+                .contains("[==================================================>]     512B\"")
+        );
         let aux = Event::Pushed {
             tag: "v1".into(),
             digest: "sha256:1".into(),

@@ -131,14 +131,16 @@ mod tests {
 
     #[test]
     fn the_platform_that_is_said_is_preferred() {
-        let entry = |n: u8, platform: &str| {
-            format!(r#"{{"digest":"{}","size":1{platform}}}"#, digest(n))
-        };
+        let entry =
+            |n: u8, platform: &str| format!(r#"{{"digest":"{}","size":1{platform}}}"#, digest(n));
         let text = format!(
             r#"{{"manifests":[{},{},{}]}}"#,
             entry(0, ""),
             entry(1, r#","platform":{"os":"linux","architecture":"arm64"}"#),
-            entry(2, r#","platform":{"os":"unknown","architecture":"unknown"}"#),
+            entry(
+                2,
+                r#","platform":{"os":"unknown","architecture":"unknown"}"#
+            ),
         );
         let index = Index::parse(text.as_bytes()).unwrap();
         let chosen = |p: &str| index.choose(&Platform::parse(p).unwrap()).unwrap();

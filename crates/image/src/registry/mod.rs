@@ -8,6 +8,6 @@ mod pull;
 
 pub use lease::ContentLease;
 pub use manifest::{Descriptor, Index, Manifest, Media};
-pub use partial::{MAX_PARTIAL_AGE, MAX_PARTIAL_BYTES, Partial};
 pub(crate) use partial::Partials;
+pub use partial::{MAX_PARTIAL_AGE, MAX_PARTIAL_BYTES, Partial};
 pub use pull::{PulledImage, PulledLayer, PulledNames};

@@ -312,13 +312,16 @@ mod tests {
         }
         let busy = images.partial(&digest(0), 100).unwrap().unwrap();
         images.partials.trim(100, MAX_PARTIAL_AGE).unwrap();
-        let len = |n| images.partial(&digest(n), 100).unwrap().unwrap().len_bytes();
+        let len = |n| {
+            images
+                .partial(&digest(n), 100)
+                .unwrap()
+                .unwrap()
+                .len_bytes()
+        };
         assert_eq!((busy.len_bytes(), len(1), len(2)), (50, 0, 50));
         drop(busy);
-        images
-            .partials
-            .trim(100, Duration::from_secs(10))
-            .unwrap();
+        images.partials.trim(100, Duration::from_secs(10)).unwrap();
         assert_eq!((len(0), len(2)), (0, 0));
     }
 }

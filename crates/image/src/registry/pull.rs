@@ -134,9 +134,7 @@ impl ImageStore {
             bytes: read_bytes,
         };
         let reader = BufReader::with_capacity(READ_BYTES, reader);
-        let staged = self
-            .layers
-            .stage(&mut decompress(reader)?, Some(diff_id))?;
+        let staged = self.layers.stage(&mut decompress(reader)?, Some(diff_id))?;
         self.blobs.keep_file(partial.path(), partial.digest())?;
         let layer = self.layers.publish(staged)?;
         let record = LayerRecord {
