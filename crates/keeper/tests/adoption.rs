@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use common::{Host, code, connect, exited, finish, launch};
 use gantry_keeper_proto::shm::{
-    BUFFERS_OFFSET, CQ_ENTRIES, Cqe, JournalMap, RING_BUFFER_BYTES, RINGS_OFFSET, RingGeometry,
-    RingMap, SlotCommit, SpillReader, SpillRecord, Stream, UserData,
+    BUFFERS_OFFSET, CQ_ENTRIES, Cqe, JournalMap, Lost, RING_BUFFER_BYTES, RINGS_OFFSET,
+    RingGeometry, RingMap, SlotCommit, SpillReader, SpillRecord, Stream, UserData,
 };
 use gantry_launch::{HandOver, KeeperClient};
 use gantry_rt::testing::on_shard;
@@ -100,6 +100,7 @@ fn ring_with_output(slot: u32, generation: u16, client: &KeeperClient) -> RingMa
         spill_offset: 0,
         carry: [(&[], 0), (&[], 0)],
         raw_bytes: [0; 2],
+        lost: Lost::default(),
     };
     journal.commit(slot, &commit).expect("commit");
     ring

@@ -30,7 +30,7 @@ pub use read::{LogFiles, LogQuery, LogStream, read, read_at_once};
 pub use record::{Cursor, Partial, Record};
 pub use segment::{Format, LogState};
 pub use template::BadTemplate;
-pub use write::{BATCH_BYTES, FileLog, MAX_REMOVED_BYTES, MAX_REMOVED_SEGMENTS};
+pub use write::{BATCH_BYTES, FileLog, LostLog, MAX_REMOVED_BYTES, MAX_REMOVED_SEGMENTS};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gantry_keeper_proto::shm::Lost;
+
 use crate::json;
 
 /// The attribute that marks a record which says what was lost, in Docker's own files.
@@ -36,8 +38,35 @@ impl std::fmt::Display for LossReason {
     }
 }
 
+/// Numbers of reasons in the journal: above an errno.
+const REASON_SHIFT: u32 = 32;
+
+impl LossReason {
+    /// The number that the journal has for it; never 0.
+    fn number(self) -> u64 {
+        let (kind, errno) = match self {
+            LossReason::Write(errno) => (1, errno),
+            LossReason::Spill => (2, 0),
+            LossReason::Buffer => (3, 0),
+            LossReason::SlowFollower => (4, 0),
+        };
+        kind << REASON_SHIFT | u64::from(errno.unsigned_abs())
+    }
+
+    /// A number that no version of ours has written is taken for a failed write.
+    fn of_number(number: u64) -> LossReason {
+        match number >> REASON_SHIFT {
+            2 => LossReason::Spill,
+            3 => LossReason::Buffer,
+            4 => LossReason::SlowFollower,
+            _ => LossReason::Write(number as u32 as i32),
+        }
+    }
+}
+
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 static LOST_BYTES: AtomicU64 = AtomicU64::new(0);
+static LOST_RECORDS: AtomicU64 = AtomicU64::new(0);
 static FOLLOWER_GAPS: AtomicU64 = AtomicU64::new(0);
 static TORN: AtomicU64 = AtomicU64::new(0);
 
@@ -48,6 +77,8 @@ pub struct LossCounters {
     pub losses: u64,
     /// Their bytes, as far as they are known.
     pub lost_bytes: u64,
+    /// Their records, as far as they are known.
+    pub lost_records: u64,
     /// Stretches that a follower came too late for.
     pub follower_gaps: u64,
     /// Records that readers skipped because they are damaged.
@@ -60,6 +91,7 @@ pub fn loss_counters() -> LossCounters {
     LossCounters {
         losses: get(&LOSSES),
         lost_bytes: get(&LOST_BYTES),
+        lost_records: get(&LOST_RECORDS),
         follower_gaps: get(&FOLLOWER_GAPS),
         torn_records: get(&TORN),
     }
@@ -87,14 +119,33 @@ impl Loss {
             LossReason::SlowFollower => FOLLOWER_GAPS.fetch_add(1, Ordering::Relaxed),
             _ => {
                 LOST_BYTES.fetch_add(self.bytes, Ordering::Relaxed);
+                LOST_RECORDS.fetch_add(self.records, Ordering::Relaxed);
                 LOSSES.fetch_add(1, Ordering::Relaxed)
             }
         };
     }
 
+    /// As the journal keeps it until the log says it.
+    pub(crate) fn journaled(loss: Option<&Loss>) -> Lost {
+        loss.map_or(Lost::default(), |loss| Lost {
+            records: loss.records,
+            bytes: loss.bytes,
+            reason: loss.reason.number(),
+        })
+    }
+
+    /// What the journal has; it was counted by whoever lost it.
+    pub(crate) fn of_journal(lost: Lost) -> Option<Loss> {
+        (lost.reason != 0).then(|| Loss {
+            records: lost.records,
+            bytes: lost.bytes,
+            reason: LossReason::of_number(lost.reason),
+        })
+    }
+
     pub(crate) fn add(&mut self, more: Loss) {
-        self.records += more.records;
-        self.bytes += more.bytes;
+        self.records = self.records.saturating_add(more.records);
+        self.bytes = self.bytes.saturating_add(more.bytes);
     }
 
     /// The line that stands in the log instead.
@@ -117,5 +168,31 @@ impl Loss {
         let mut out = Vec::new();
         json::attrs_into(&mut out, &attrs);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_keeps_every_loss() {
+        use LossReason::*;
+        for reason in [
+            Write(0),
+            Write(28),
+            Write(i32::MAX),
+            Spill,
+            Buffer,
+            SlowFollower,
+        ] {
+            let loss = Loss {
+                records: 3,
+                bytes: 5,
+                reason,
+            };
+            assert_eq!(Loss::of_journal(Loss::journaled(Some(&loss))), Some(loss));
+        }
+        assert_eq!(Loss::of_journal(Loss::journaled(None)), None);
     }
 }

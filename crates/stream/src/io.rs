@@ -19,7 +19,7 @@ use self::bulk::{Mode, Pace};
 use crate::pump::Pump;
 use crate::queue::Queue;
 use crate::signal::Signal;
-use crate::sink::LogSink;
+use crate::sink::{LogPosition, LogSink};
 use crate::subscription::{SubscribeOptions, Subscription};
 use crate::unix_time_ns;
 
@@ -246,6 +246,11 @@ impl ContainerIo {
         self.gap_bytes.get()
     }
 
+    /// How far the log is written.
+    pub fn log_position(&self) -> Option<LogPosition> {
+        self.sink.borrow().as_ref().map(|sink| sink.position())
+    }
+
     fn finish_if_ended(&self) {
         if self.done.get() || !self.started.get() || !self.streams.borrow().iter().all(|r| r.ended)
         {
@@ -275,6 +280,28 @@ impl ContainerIo {
         self.clients.borrow().iter().any(|c| c.backlog() > 0)
     }
 
+    /// Another log in the place of the present one, whose files could not be opened: it goes on from what is committed, and
+    /// says what was lost. After an error the present one stays.
+    pub fn replace_log(&self, mut log: Box<dyn LogSink>) -> io::Result<()> {
+        // The present one counts what it took.
+        self.commit_now()?;
+        let state = self.journal.load(self.slot).map_err(io::Error::other)?;
+        log.restore(&state)?;
+        // Nothing is printed, so that only the loss is written.
+        log.append(Stream::Stderr, &[], unix_time_ns());
+        *self.sink.borrow_mut() = Some(log);
+        self.dirty.set(true);
+        self.commit_now()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Outside the pump's turn: everything below the ring's head has been taken.
+    fn commit_now(&self) -> io::Result<()> {
+        let head = self.pump.with_ring(|ring| ring.pending().0);
+        self.commit(self.pump.epoch(), head)
+    }
+
     /// Stops waiting for output although somebody still holds the pipes open (a daemonised child that left the
     /// container's init behind): what was read so far is the output.
     pub fn abandon(&self) -> io::Result<()> {
@@ -298,11 +325,7 @@ impl ContainerIo {
         self.started.set(true);
         self.clients_changed();
         self.pump.with_ring(|ring| ring.submit())?;
-        let (epoch, (head, _)) = (
-            self.pump.epoch(),
-            self.pump.with_ring(|ring| ring.pending()),
-        );
-        self.commit(epoch, head)?;
+        self.commit_now()?;
         self.publish();
         Ok(())
     }

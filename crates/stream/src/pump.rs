@@ -30,7 +30,7 @@ pub struct PumpStats {
     pub moved_bytes: u64,
     /// Reads that ended because every buffer was in use (they are armed again).
     pub out_of_buffers: u64,
-    /// Batches whose log write failed: their records are lost and the log says nothing about them.
+    /// Batches whose log write failed: their records are lost, which the log says as soon as it can.
     pub failed_writes: u64,
     /// Bytes that were dropped while no daemon was there, or could not be read back.
     pub gap_bytes: u64,

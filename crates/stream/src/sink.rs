@@ -2,7 +2,7 @@
 
 use std::io;
 
-use gantry_keeper_proto::shm::{SlotState, Stream};
+use gantry_keeper_proto::shm::{Lost, SlotState, Stream};
 
 /// How far a log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,13 +28,18 @@ pub trait LogSink {
     fn position(&self) -> LogPosition;
     /// The unfinished line and the time of its first partial record (0: none).
     fn carry(&self, stream: Stream) -> (&[u8], u64);
+    /// What is lost and not said in the log yet. The journal keeps it, so that a daemon that comes after this one says it.
+    fn lost(&self) -> Lost {
+        Lost::default()
+    }
     /// The journal has it: readers may see it now; the place to rotate.
     fn committed(&mut self);
     /// Enough is encoded: the batch should be written now.
     fn batch_full(&self) -> bool {
         false
     }
-    /// Goes back to what was committed: cuts off a torn write, takes over the unfinished lines.
+    /// Goes back to what was committed: cuts off a torn write, takes over the unfinished lines and what is still to be said
+    /// of losses. After an error it can be tried again.
     fn restore(&mut self, state: &SlotState) -> io::Result<()>;
     /// No more output: followers end.
     fn close(&mut self);

@@ -133,6 +133,7 @@ fn logs(counters: gantry_logs::LossCounters) -> serde_json::Value {
     serde_json::json!({
         "losses": counters.losses,
         "lost_bytes": counters.lost_bytes,
+        "lost_records": counters.lost_records,
         "follower_gaps": counters.follower_gaps,
         "torn_records": counters.torn_records,
     })

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use gantry_cgroup::Group;
 use gantry_launch::AdoptedContainer;
-use gantry_stream::{ContainerIo, IoConfig, StreamFds};
+use gantry_stream::{ContainerIo, StreamFds};
 
 use super::remove_groups;
-use crate::container::{Container, Run, exit, external, files, logs, ship};
+use crate::container::late_log::{self, Streams};
+use crate::container::{Container, Run, exit, external, files, ship};
 use crate::keeper::{ExitReport, Held, KeeperLink};
 use crate::launch_spec::{cgroup_parent, log_is_nonblocking};
 use crate::model::*;
@@ -74,19 +75,14 @@ pub(super) async fn adopt(
             return Ok(false);
         }
     }
-    let sink = logs::open_sink(container)?;
-    let sender = ship::resumed(container).await;
-    let (sink, handle) = sink.map_or((None, None), |(sink, handle)| (Some(sink), Some(handle)));
-    let config = IoConfig {
-        tty: container.fixed.config.tty,
-        sink,
-    };
-    let io_error = |e| EngineError::io("take over a container's streams", e);
-    let io = match slot {
+    let Streams { io, log, late } = late_log::streams(container, |config| match slot {
         Slot::Kept => ContainerIo::adopt(&link.pump, found.slot, config),
         Slot::New => ContainerIo::new(&link.pump, found.slot, config),
+    })?;
+    let sender = match &log {
+        Some(_) => ship::resumed(container).await,
+        None => None,
     };
-    let io = io.map_err(io_error)?;
     let shared = &container.shard.shared;
     let parent = cgroup_parent(shared, &container.fixed.host);
     let (hierarchy, id) = (shared.seccomp.hierarchy.clone(), container.id.clone());
@@ -95,7 +91,7 @@ pub(super) async fn adopt(
     let bundle = external::found(shared, &container.id).await?;
     let hand_over = link.hand_over(&container.id).await?;
     if let Some(spill) = hand_over.spill {
-        replay(&io, spill, hand_over.spill_bytes).await?;
+        replay(container, &io, spill, hand_over.spill_bytes).await;
     }
     let fds = StreamFds {
         stdin: hand_over.stdin,
@@ -103,11 +99,12 @@ pub(super) async fn adopt(
         stderr: hand_over.stderr,
         tty_master: hand_over.tty_master,
     };
-    ship::begin(container, sender, handle.as_ref());
-    io.start(fds).map_err(io_error)?;
+    ship::begin(container, sender, log.as_ref());
+    io.start(fds)
+        .map_err(|e| EngineError::io("take over a container's streams", e))?;
     {
         let mut inner = container.inner.borrow_mut();
-        inner.last_log = handle;
+        inner.last_log = log;
         inner.run = Some(Rc::new(Run {
             io: io.clone(),
             keeper: link.clone(),
@@ -118,6 +115,9 @@ pub(super) async fn adopt(
             exiting: Cell::new(false),
             root: RefCell::default(),
         }));
+    }
+    if let Some(error) = late {
+        late_log::open_later(container, error);
     }
     let process = container.process();
     let held = Held {
@@ -135,9 +135,15 @@ pub(super) async fn adopt(
     Ok(true)
 }
 
-/// Logs what a keeper collected. Then it is taken out of the file: whoever reads it without the journal, because the
-/// keeper died, must not find it again.
-async fn replay(io: &Rc<ContainerIo>, spill: File, bytes: u64) -> Result<(), EngineError> {
+/// Logs what a keeper collected. That it cannot be logged ends no container: it goes on with what it prints next.
+async fn replay(container: &Container, io: &Rc<ContainerIo>, spill: File, bytes: u64) {
+    if let Err(error) = try_replay(io, spill, bytes).await {
+        tracing::error!(id = %container.id, %error, "what a container printed without a daemon is logged in part only");
+    }
+}
+
+/// Then it is taken out of the file: whoever reads it without the journal, because the keeper died, must not find it again.
+async fn try_replay(io: &Rc<ContainerIo>, spill: File, bytes: u64) -> Result<(), EngineError> {
     let failed = |e| EngineError::io("log what a container printed without a daemon", e);
     let copy = spill.try_clone().map_err(failed)?;
     io.replay(spill, bytes).await.map_err(failed)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_store::{Batch, Table};
 
-use super::{Container, Run, external, files, hooks, later, remove, start, wait};
+use super::{Container, Run, external, files, hooks, late_log, later, remove, start, wait};
 use crate::backoff;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
@@ -66,6 +66,9 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
         || !run.io.is_drained()
     {
         tracing::warn!(id = %container.id, "output is still open after the exit");
+    }
+    if let Err(error) = late_log::open_now(container, &run.io).await {
+        tracing::error!(id = %container.id, %error, "a container ended before its log could be opened; what it printed since the daemon came back is lost");
     }
     oom::end(container, &run).await;
     fault::reach(Point::ExitDrained);
@@ -239,7 +242,10 @@ fn announce(container: &Rc<Container>, code: i32, lasted: Duration) {
 async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     finish_output(container, run).await;
     run.io.close();
-    container.inner.borrow_mut().last_log = None;
+    {
+        let mut inner = container.inner.borrow_mut();
+        (inner.last_log, inner.late_log) = (None, None);
+    }
     if let Some(bundle) = &run.bundle {
         external::put_away(&container.shard, bundle).await;
     }

@@ -241,9 +241,21 @@ fn readable(container: &Container) -> Result<(), EngineError> {
 /// What the log has now.
 fn log_files(container: &Container, query: LogQuery) -> Result<LogFiles, EngineError> {
     let (path, format) = files(container);
-    let opened = match last_log(container) {
-        Some(state) => LogFiles::of(&state, query),
-        None => LogFiles::of_path(&path, format, query),
+    let late = container.inner.borrow().late_log.clone();
+    let opened = match (last_log(container), late) {
+        (Some(state), _) => LogFiles::of(&state, query),
+        (None, Some(error)) if query.follow => {
+            return Err(EngineError::System(format!(
+                "the log of container {} can't be opened and is not followed; what it prints is lost until it can: {error}",
+                container.id
+            )));
+        }
+        (None, late) => {
+            let files = LogFiles::of_path(&path, format, query);
+            // What is not committed will be cut off.
+            let end = late.and_then(|_| container.run()?.io.log_position());
+            files.map(|files| files.up_to(end))
+        }
     };
     opened.map_err(|e| EngineError::io(format!("open log {}", path.display()), e))
 }

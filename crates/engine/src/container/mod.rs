@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod freeze;
 pub(crate) mod hooks;
 pub(crate) mod kill;
+pub(crate) mod late_log;
 pub(crate) mod later;
 pub(crate) mod logs;
 pub(crate) mod remember;
@@ -95,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) restart_count: u32,
     pub(crate) run: Option<Rc<Run>>,
     pub(crate) last_log: Option<logs::LogHandle>,
+    /// Why the log of the present run is not open yet.
+    pub(crate) late_log: Option<String>,
     /// What sends the log to a service.
     pub(crate) shipper: Option<Rc<gantry_logship::Shipper>>,
     pub(crate) waiters: Vec<Waiter>,
@@ -169,6 +172,7 @@ impl Container {
                 restart_count: record.restart_count,
                 run: None,
                 last_log: None,
+                late_log: None,
                 shipper: None,
                 waiters: Vec::new(),
                 backoff: Backoff::default(),

@@ -28,6 +28,8 @@ const W_SPILL: usize = 4;
 const W_CARRY_LEN: usize = 5;
 const W_PARTIAL_TIME: usize = 7;
 const W_RAW: usize = 9;
+const W_LOST: usize = 11;
+const _: () = assert!((W_LOST + 3) * 8 <= HALF_BYTES);
 
 /// The piece of a line that is not yet a log record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,17 @@ pub struct Carry {
     pub bytes: Vec<u8>,
     /// Time of the first partial record of the line this is the rest of, in unix nanoseconds; 0 if none was written.
     pub partial_time_ns: u64,
+}
+
+/// Output that is in no log, and that the log does not say yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// 0: not known.
+    pub records: u64,
+    /// 0: not known.
+    pub bytes: u64,
+    /// Why, in numbers that the log drivers know; 0: nothing is lost.
+    pub reason: u64,
 }
 
 /// What a commit records. Borrowed so that a commit copies the carries once.
@@ -55,6 +68,8 @@ pub struct SlotCommit<'a> {
     pub carry: [(&'a [u8], u64); 2],
     /// Bytes seen so far, by stream.
     pub raw_bytes: [u64; 2],
+    /// What the log has still to say is missing in it.
+    pub lost: Lost,
 }
 
 /// What was last committed.
@@ -74,6 +89,8 @@ pub struct SlotState {
     pub carry: [Carry; 2],
     /// See [`SlotCommit`].
     pub raw_bytes: [u64; 2],
+    /// See [`SlotCommit`].
+    pub lost: Lost,
 }
 
 /// A mapped journal memfd.
@@ -134,6 +151,7 @@ impl JournalMap {
             spill_offset: 0,
             carry: [(&[], 0), (&[], 0)],
             raw_bytes: [0; 2],
+            lost: Lost::default(),
         };
         self.commit(slot, &empty)?;
         Ok(next)
@@ -160,6 +178,9 @@ impl JournalMap {
         set(W_LOG_BYTES, commit.log_bytes);
         set(W_LOG_ID, commit.log_id);
         set(W_SPILL, commit.spill_offset);
+        set(W_LOST, commit.lost.records);
+        set(W_LOST + 1, commit.lost.bytes);
+        set(W_LOST + 2, commit.lost.reason);
         for (i, (bytes, time)) in commit.carry.iter().enumerate() {
             if bytes.len() > CARRY_BYTES {
                 return Err(ShmError::Corrupt("carry too long"));
@@ -188,6 +209,11 @@ impl JournalMap {
             log_bytes: get(W_LOG_BYTES),
             log_id: get(W_LOG_ID),
             spill_offset: get(W_SPILL),
+            lost: Lost {
+                records: get(W_LOST),
+                bytes: get(W_LOST + 1),
+                reason: get(W_LOST + 2),
+            },
             ..SlotState::default()
         };
         for i in 0..2 {

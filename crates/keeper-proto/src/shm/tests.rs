@@ -11,6 +11,11 @@ fn commit<'a>(epoch: u64, seq: u64, carry: &'a [u8]) -> SlotCommit<'a> {
         spill_offset: 11,
         carry: [(carry, 5), (b"", 0)],
         raw_bytes: [1, 2],
+        lost: Lost {
+            records: 3,
+            bytes: 4,
+            reason: 6,
+        },
     }
 }
 
@@ -37,10 +42,12 @@ fn commits_are_read_back_and_reset_changes_the_generation() {
             partial_time_ns: 5
         }
     );
+    assert_eq!(state.lost, commit(0, 0, b"").lost);
     assert_eq!(journal.committed_seq(4095, 3).expect("seq"), 10);
     assert_eq!(journal.committed_seq(4095, 4).expect("seq"), 0);
     assert_ne!(journal.reset(4095).expect("reset"), first);
-    assert_eq!(journal.load(4095).expect("load").raw_bytes, [0, 0]);
+    let empty = journal.load(4095).expect("load");
+    assert_eq!((empty.raw_bytes, empty.lost), ([0, 0], Lost::default()));
     assert!(matches!(journal.load(4096), Err(ShmError::NoSlot(4096))));
 }
 

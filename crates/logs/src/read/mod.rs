@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_rt::LocalBoxFuture;
 use gantry_rt::workers::{self, WorkerGone};
-use gantry_stream::{Stream, unix_time_ns};
+use gantry_stream::{LogPosition, Stream, unix_time_ns};
 
 use crate::loss::{Loss, count_torn};
 use crate::record::{Parts, Record};
@@ -93,6 +93,14 @@ impl LogFiles {
     pub fn of_path(path: &Path, format: Format, query: LogQuery) -> io::Result<LogFiles> {
         let sources = source::of_files(path, format)?;
         Ok(LogFiles { sources, query })
+    }
+
+    /// Without what was written after this position.
+    pub fn up_to(mut self, end: Option<LogPosition>) -> LogFiles {
+        if let Some(end) = end {
+            source::cut(&mut self.sources, end);
+        }
+        self
     }
 
     /// Reads them, on this shard.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
+use gantry_stream::LogPosition;
 
 use crate::index::Index;
 use crate::segment::{Format, LogState, Segment, compressed, rotated};
@@ -222,6 +223,14 @@ pub(crate) fn of_files(path: &Path, format: Format) -> io::Result<Vec<Source>> {
             Ok(sources)
         }
         Format::Frames => numbered_before(path, u64::MAX),
+    }
+}
+
+/// Leaves out what was written after a position; a position in none of the files leaves out nothing.
+pub(super) fn cut(sources: &mut Vec<Source>, end: LogPosition) {
+    if let Some(at) = sources.iter().position(|s| s.segment == end.file_id) {
+        sources.truncate(at + 1);
+        sources[at].end = sources[at].end.min(end.bytes);
     }
 }
 

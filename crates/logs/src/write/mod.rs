@@ -4,6 +4,7 @@ mod compress;
 mod encoder;
 mod files;
 mod lines;
+mod lost;
 pub(crate) mod numbered;
 mod output;
 mod shifted;
@@ -14,7 +15,7 @@ use std::io;
 use std::path::Path;
 use std::rc::{Rc, Weak};
 
-use gantry_keeper_proto::shm::SlotState;
+use gantry_keeper_proto::shm::{Lost, SlotState};
 use gantry_stream::{LogPosition, LogSink, Stream};
 
 use crate::loss::{Loss, LossReason};
@@ -24,6 +25,7 @@ use compress::Compressor;
 use encoder::{Encoder, Line};
 use files::Files;
 use lines::Lines;
+pub use lost::LostLog;
 use numbered::Numbered;
 use output::Output;
 use shifted::Shifted;
@@ -256,9 +258,10 @@ impl FileLog {
         }
     }
 
-    fn open_again(&mut self, committed_bytes: u64) -> io::Result<()> {
+    /// `None`: all of the file is kept.
+    fn open_again(&mut self, committed_bytes: Option<u64>) -> io::Result<()> {
         let opened = self.files.borrow().open()?;
-        self.output = Output::open(opened, Some(committed_bytes))?;
+        self.output = Output::open(opened, committed_bytes)?;
         let segment = self.output.segment(0);
         self.state.current.replace(segment.clone());
         self.kept = VecDeque::from([Rc::downgrade(&segment)]);
@@ -328,6 +331,10 @@ impl LogSink for FileLog {
         self.lines.carry(stream)
     }
 
+    fn lost(&self) -> Lost {
+        Loss::journaled(self.loss.as_ref())
+    }
+
     fn committed(&mut self) {
         let current = self.state.current.borrow().clone();
         current.written.set(self.output.written);
@@ -355,10 +362,12 @@ impl LogSink for FileLog {
         // With no commit at all the file is what an earlier run of the container left.
         if state.log_id != 0 {
             let found = self.files.borrow_mut().go_back_to(state.log_id)?;
-            // A file that the last commit does not name has nothing that was committed.
-            self.open_again(if found { state.log_bytes } else { 0 })?;
+            // That file may have gone (somebody removed it) or have another number (another file system): what is there
+            // instead is not ours to cut.
+            self.open_again(found.then_some(state.log_bytes))?;
         }
         self.lines.restore(&state.carry);
+        self.loss = Loss::of_journal(state.lost);
         Ok(())
     }
 

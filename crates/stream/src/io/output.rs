@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use gantry_keeper_proto::shm::{Cqe, SlotCommit, Stream, UserData};
+use gantry_keeper_proto::shm::{Cqe, Lost, SlotCommit, Stream, UserData};
 
 use super::bulk::Mode;
 use super::{ContainerIo, REPEAT_ERROR};
@@ -77,6 +77,7 @@ impl ContainerIo {
         let mut sink = self.sink.borrow_mut();
         let mut position = LogPosition::default();
         let mut carry: [(&[u8], u64); 2] = [(&[], 0); 2];
+        let mut lost = Lost::default();
         if let Some(sink) = sink.as_mut() {
             position = sink.position();
             if self.dirty.take() {
@@ -90,6 +91,7 @@ impl ContainerIo {
                 });
             }
             carry = [sink.carry(Stream::Stdout), sink.carry(Stream::Stderr)];
+            lost = sink.lost();
         }
         let commit = SlotCommit {
             ring_epoch,
@@ -99,6 +101,7 @@ impl ContainerIo {
             spill_offset: self.spill_offset.get(),
             carry,
             raw_bytes: self.raw_bytes.get(),
+            lost,
         };
         self.journal
             .commit(self.slot, &commit)

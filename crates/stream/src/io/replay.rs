@@ -14,12 +14,15 @@ impl ContainerIo {
     pub async fn replay(&self, spill: File, end: u64) -> io::Result<()> {
         let mut reader = SpillReader::new(spill, self.spill_offset.get(), end);
         loop {
-            let (back, record) = gantry_rt::workers::run(move || {
+            let read = gantry_rt::workers::run(move || {
                 let record = reader.next_record();
                 (reader, record)
             })
-            .await
-            .map_err(io::Error::other)?;
+            .await;
+            let (back, record) = match read {
+                Ok(read) => read,
+                Err(error) => return self.give_up_replay(end, &error),
+            };
             reader = back;
             let record = match record {
                 Ok(record) => record,
