@@ -45,6 +45,19 @@ pub(crate) fn failed(text: &str) -> EngineError {
     EngineError::System(message)
 }
 
+/// The same of a log that can't be opened.
+pub(crate) fn log_failed(error: EngineError) -> EngineError {
+    let EngineError::Io { context, source } = &error else {
+        return error;
+    };
+    let text = source.to_string().to_lowercase();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    failed(&format!(
+        "{}: {words}",
+        context.replacen("open log", "open", 1)
+    ))
+}
+
 /// Before a start: ends what sends the log of an earlier run, and connects where Docker does. `None` for a driver that
 /// writes files only.
 pub(crate) async fn prepare(container: &Rc<Container>) -> Result<Option<Sender>, EngineError> {

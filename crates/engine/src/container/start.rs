@@ -117,7 +117,7 @@ async fn launch_with(
     fault::reach(Point::StartStaged);
     // Opened before the launch: what can fail, fails while there is no process.
     let sender = ship::prepare(container).await?;
-    let sink = logs::open_sink(container)?;
+    let sink = logs::open_sink(container).map_err(ship::log_failed)?;
     let started_unix_ns = clock::unix_ns();
     let (launched, launcher) = keeper.launch(prepared).await?;
     fault::reach(Point::StartLaunched);

@@ -312,9 +312,6 @@ impl LogSink for FileLog {
             batch.shrink_to(KEEP_BUFFER_BYTES);
         }
         batch.clear();
-        if std::mem::take(&mut self.output.torn) && self.state.format == Format::Json {
-            batch.push(b'\n');
-        }
         self.buffer = batch;
         result.map_err(|(_, error)| error)?;
         Ok(self.position())

@@ -30,8 +30,8 @@ pub(super) struct Output {
     pub(super) written: u64,
     /// The latest time that was in it when it was opened; 0 without a record.
     pub(super) last_time_ns: u64,
-    /// A failed write left a piece of a record behind that could not be cut off.
-    pub(super) torn: bool,
+    /// A failed write may have left something behind `written`, or in the index: it is cut off before more is written.
+    uncut: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Output {
             id,
             written: len,
             last_time_ns: 0,
-            torn: false,
+            uncut: false,
         };
         match index {
             None => {
@@ -116,7 +116,8 @@ impl Output {
         Segment::new(self.data.clone(), index, self.id, start, self.written)
     }
 
-    /// Says that nothing follows in this file, whose latest record has this time.
+    /// Says that nothing follows in this file, whose latest record has this time. Should something follow after all, because
+    /// there is no next file, it is taken back.
     pub(super) fn seal(&mut self, last_time_ns: u64) -> io::Result<()> {
         let Some(index) = &mut self.index else {
             return Ok(());
@@ -128,6 +129,7 @@ impl Output {
             clock_ns: last_time_ns,
             what: What::End,
         };
+        self.uncut = true;
         index.append(&end.encode())
     }
 
@@ -139,12 +141,27 @@ impl Output {
         batch: &[u8],
         part: Range<usize>,
     ) -> io::Result<Option<u64>> {
-        let written = self.index_part(encoder, batch, part.clone());
-        let written = written.and_then(|()| (&*self.data).write_all(&batch[part.clone()]));
-        if let Err(e) = written {
-            self.cut_off();
-            return Err(e);
+        if self.uncut {
+            self.go_on_behind_rest()?;
         }
+        let appended = self.try_append(encoder, batch, part);
+        if appended.is_err() {
+            self.uncut = true;
+            if let Err(error) = self.cut_off() {
+                tracing::error!(id = self.id, %error, "what a failed write left in a log can't be cut off yet");
+            }
+        }
+        appended
+    }
+
+    fn try_append(
+        &mut self,
+        encoder: &Encoder,
+        batch: &[u8],
+        part: Range<usize>,
+    ) -> io::Result<Option<u64>> {
+        self.index_part(encoder, batch, part.clone())?;
+        (&*self.data).write_all(&batch[part.clone()])?;
         let len = part.len() as u64;
         let end = (&*self.data).stream_position()?;
         let expected = self.written + len;
@@ -178,20 +195,42 @@ impl Output {
         Ok(())
     }
 
-    /// After a failed write: the file is as it was, or, when that fails too, what it has more is skipped by readers.
-    fn cut_off(&mut self) {
-        let index = self.index.as_mut().map_or(Ok(()), |index| {
-            let (entries, records) = index.behind(self.written)?;
-            index.len = entries;
-            index.records = records;
-            index.file.set_len(index.len)
-        });
-        if let Err(error) = index.and_then(|()| self.data.set_len(self.written)) {
-            tracing::error!(id = self.id, %error, "a torn log record can't be cut off");
-            self.torn = true;
-            self.written = self.data.metadata().map_or(self.written, |stat| stat.len());
+    /// After a failed write: the files are as they were. Can be tried again.
+    fn cut_off(&mut self) -> io::Result<()> {
+        if let Some(index) = &mut self.index {
+            if index.len < ENTRY_BYTES {
+                index.restart(self.id)?;
+            }
+            (index.len, index.records) = index.behind(self.written)?;
+            cut(&index.file, index.len)?;
         }
+        cut(&self.data, self.written)?;
+        self.uncut = false;
+        Ok(())
     }
+
+    /// The earlier rest goes, or, in a file that takes records and cannot be cut (`chattr +a`), becomes a damaged one that
+    /// readers skip. Without that an index would say of it what it is not.
+    fn go_on_behind_rest(&mut self) -> io::Result<()> {
+        let Err(error) = self.cut_off() else {
+            return Ok(());
+        };
+        if self.index.is_some() {
+            return Err(error);
+        }
+        (&*self.data).write_all(b"\n")?;
+        self.written = self.data.metadata()?.len();
+        self.uncut = false;
+        Ok(())
+    }
+}
+
+/// What lies past `len` goes. Nothing is asked of a file system that fails if nothing does.
+fn cut(file: &File, len: u64) -> io::Result<()> {
+    if file.metadata()?.len() > len {
+        file.set_len(len)?;
+    }
+    Ok(())
 }
 
 impl IndexOut {
@@ -199,11 +238,8 @@ impl IndexOut {
         if bytes.is_empty() {
             return Ok(());
         }
-        if let Err(e) = (&*self.file).write_all(bytes) {
-            // Half an entry would shift all that follow.
-            self.file.set_len(self.len)?;
-            return Err(e);
-        }
+        // Half an entry would shift all that follow: the caller cuts it off.
+        (&*self.file).write_all(bytes)?;
         self.len += bytes.len() as u64;
         Ok(())
     }
@@ -227,9 +263,9 @@ impl IndexOut {
 
     fn restart(&mut self, segment: u64) -> io::Result<()> {
         self.file.set_len(0)?;
+        (self.len, self.records) = (0, 0);
         (&*self.file).write_all(&index::header(segment))?;
         self.len = ENTRY_BYTES;
-        self.records = 0;
         Ok(())
     }
 }
