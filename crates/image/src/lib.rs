@@ -33,6 +33,7 @@ mod space;
 mod store;
 mod tagging;
 pub mod tar;
+pub mod tree;
 
 pub use digest::ImageId;
 pub use error::{ErrorClass, ImageError};

@@ -40,10 +40,11 @@ pub use oci::{
     prepare_external_exec,
 };
 pub use prepare::{
-    OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare, probe_remapped,
+    FilesOf, FilesView, OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare,
+    probe_remapped,
 };
 pub use project_quota::{ProjectQuota, set_project};
-pub use remap::{IdRange, MAX_RANGES, Remap};
+pub use remap::{ActingAsRoot, IdRange, MAX_RANGES, Remap};
 pub use root_mount::RootMount;
 pub use spawn::KeeperName;
 pub use spec::{

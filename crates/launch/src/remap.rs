@@ -47,6 +47,13 @@ fn outside(ranges: &[IdRange], id: u32) -> Option<u32> {
     })
 }
 
+fn inside(ranges: &[IdRange], id: u32) -> Option<u32> {
+    ranges.iter().find_map(|r| {
+        let offset = id.checked_sub(r.outside).filter(|n| *n < r.count)?;
+        r.inside.checked_add(offset)
+    })
+}
+
 /// As the kernel reads it from uid_map.
 fn map_text(ranges: &[IdRange]) -> Vec<u8> {
     let line = |r: &IdRange| format!("{} {} {}\n", r.inside, r.outside, r.count);
@@ -81,6 +88,16 @@ impl Remap {
     /// The host's id of a group in the container.
     pub fn host_gid(&self, gid: u32) -> Option<u32> {
         outside(&self.gids, gid)
+    }
+
+    /// The container's id of a user of the host.
+    pub fn container_uid(&self, uid: u32) -> Option<u32> {
+        inside(&self.uids, uid)
+    }
+
+    /// The container's id of a group of the host.
+    pub fn container_gid(&self, gid: u32) -> Option<u32> {
+        inside(&self.gids, gid)
     }
 
     /// User and group that the container's root is on the host.
@@ -128,13 +145,16 @@ impl Remap {
     }
 
     /// Until the result is dropped, what the calling thread makes belongs to the container's root.
-    pub(crate) fn act_as_root(&self) -> io::Result<ActingAsRoot> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn act_as_root(&self) -> io::Result<ActingAsRoot> {
         ActingAsRoot::new(self.root)
     }
 }
 
 /// See [`Remap::act_as_root`]. Belongs to a thread.
-pub(crate) struct ActingAsRoot {
+pub struct ActingAsRoot {
     capabilities: CapabilitySets,
     before: (u32, u32),
     _thread: PhantomData<*const ()>,
@@ -235,6 +255,8 @@ mod tests {
         let found = |id| outside(&ranges, id);
         assert_eq!((found(0), found(9)), (Some(100_000), Some(100_009)));
         assert_eq!((found(10), found(11), found(12)), (Some(7), Some(8), None));
+        let back = |id| inside(&ranges, id);
+        assert_eq!((back(100_009), back(8), back(9)), (Some(9), Some(11), None));
         assert_eq!(map_text(&ranges), b"0 100000 10\n10 7 2\n");
     }
 

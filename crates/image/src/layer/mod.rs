@@ -11,6 +11,7 @@ use std::path::PathBuf;
 pub use dirs::DirLayers;
 pub(crate) use dirs::remove_path;
 pub use path::MAX_COMPONENTS;
+pub(crate) use remove::remove_tree;
 
 use crate::ImageError;
 

@@ -1,7 +1,8 @@
 //! Extended header records of one entry.
 
-use super::TarError;
 use super::reader::MAX_PATH_BYTES;
+use super::writer::octal_limit;
+use super::{Entry, Kind, TarError};
 
 /// Longest value of an extended attribute (the kernel's limit).
 pub const MAX_XATTR_VALUE_BYTES: usize = 64 * 1024;
@@ -57,6 +58,85 @@ impl Extensions {
         }
         Ok(())
     }
+}
+
+/// Records to be written for one entry.
+#[derive(Default)]
+pub(super) struct Records(Vec<u8>);
+
+/// Longest name or link target of a plain header.
+const HEADER_NAME_BYTES: usize = 100;
+
+impl Records {
+    /// What the header of an entry has no place for. `path` is the entry's, as it is written.
+    pub(super) fn of(entry: &Entry, path: &[u8]) -> Records {
+        let mut records = Records::default();
+        let needs = |text: &[u8]| text.len() > HEADER_NAME_BYTES || !text.is_ascii();
+        if needs(path) {
+            records.add(b"path", path);
+        }
+        if needs(&entry.link) {
+            records.add(b"linkpath", &entry.link);
+        }
+        let mut number = |key: &[u8], value: u64, field_bytes| {
+            if value > octal_limit(field_bytes) {
+                records.add(key, value.to_string().as_bytes());
+            }
+        };
+        number(b"uid", entry.uid.into(), 8);
+        number(b"gid", entry.gid.into(), 8);
+        if entry.kind == Kind::File {
+            number(b"size", entry.size, 12);
+        }
+        let fits = u64::try_from(entry.mtime_s).is_ok_and(|s| s <= octal_limit(12));
+        if !fits || entry.mtime_ns != 0 {
+            records.add(b"mtime", &time_text(entry.mtime_s, entry.mtime_ns));
+        }
+        for (name, value) in &entry.xattrs {
+            // A name with the sign between key and value cannot be told from it.
+            if !name.contains(&b'=') {
+                records.add(&[b"SCHILY.xattr.", &name[..]].concat(), value);
+            }
+        }
+        records
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let rest = key.len() + value.len() + 3;
+        // The length counts its own digits.
+        let mut length = rest + 1;
+        while length != rest + length.to_string().len() {
+            length = rest + length.to_string().len();
+        }
+        self.0.extend_from_slice(format!("{length} ").as_bytes());
+        self.0.extend_from_slice(key);
+        self.0.push(b'=');
+        self.0.extend_from_slice(value);
+        self.0.push(b'\n');
+    }
+}
+
+/// The inverse of [`time`].
+fn time_text(seconds: i64, nanos: u32) -> Vec<u8> {
+    let total = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let (sign, total) = if total < 0 {
+        ("-", -total)
+    } else {
+        ("", total)
+    };
+    let (seconds, nanos) = (total / 1_000_000_000, total % 1_000_000_000);
+    if nanos == 0 {
+        return format!("{sign}{seconds}").into_bytes();
+    }
+    format!("{sign}{seconds}.{nanos:09}").into_bytes()
 }
 
 /// `"<length> key=value\n"`; the length counts the whole record.

@@ -84,7 +84,7 @@ fn detached(layers: &Layers<'_>) -> Result<OwnedFd, Step> {
 }
 
 /// Runs it in a thread of its own: a mount namespace cannot be left again by a thread that others have work for.
-fn apart(make: impl FnOnce() -> Result<OwnedFd, Step> + Send) -> Result<OwnedFd, Step> {
+pub(super) fn apart<T: Send>(make: impl FnOnce() -> Result<T, Step> + Send) -> Result<T, Step> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("overlay".to_owned())
