@@ -73,6 +73,25 @@ pub fn stream(content_type: &'static str, body: ResponseBody) -> Reply {
     .into())
 }
 
+/// A body that grows, with one more header.
+pub fn stream_with(
+    content_type: Option<&'static str>,
+    (name, value): (&'static str, String),
+    body: ResponseBody,
+) -> Reply {
+    let mut response = response(
+        StatusCode::OK,
+        content_type.map(HeaderValue::from_static),
+        body,
+    );
+    let value = HeaderValue::try_from(value)
+        .map_err(|e| ApiError::system(format!("the header {name} can't be written: {e}")))?;
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(name), value);
+    Ok(response.into())
+}
+
 /// An error. A client that has all it wanted (304) gets no body.
 pub fn error(error: &ApiError) -> Outcome {
     if error.status == StatusCode::NOT_MODIFIED {

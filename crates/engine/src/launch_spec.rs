@@ -454,7 +454,7 @@ fn binds(shared: &Shared, fixed: &FixedView, joined: Option<&ContainerView>) -> 
     all
 }
 
-fn etc_binds(fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
+pub(crate) fn etc_binds(fixed: &FixedView, joined: Option<&ContainerView>) -> Vec<BindFile> {
     files::etc_owner(fixed, joined)
         .into_iter()
         .zip(["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"])

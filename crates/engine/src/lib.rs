@@ -53,6 +53,7 @@ mod wait_handle;
 pub use boot::BootReport;
 pub use command::clean_path;
 pub use config::EngineConfig;
+pub use container::archive::{Access, CopyIn, CopyOut, Files, PathStat};
 pub use container::attach::AttachTicket;
 pub use container::logs::{LogStream, check_default as check_default_log};
 pub use engine::Engine;

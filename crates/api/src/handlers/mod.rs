@@ -1,5 +1,7 @@
 //! One function per operation.
 
+mod archive;
+mod body;
 mod containers;
 mod exec;
 mod images;
@@ -48,6 +50,9 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerResize => containers::resize(call).await,
         ContainerTop => containers::top(call).await,
         ContainerDelete => containers::delete(call).await,
+        ContainerArchiveInfo => archive::info(call).await,
+        ContainerArchive => archive::get(call).await,
+        PutContainerArchive => archive::put(call).await,
         ContainerPrune => prune::containers(call).await,
         NetworkPrune => prune::networks(call),
         VolumePrune => volumes::prune(call).await,

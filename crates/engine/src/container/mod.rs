@@ -1,5 +1,6 @@
 //! One container on its owner shard. Everything here is `Rc` and belongs to that shard's thread.
 
+pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod create;
 pub(crate) mod exit;

@@ -56,6 +56,8 @@ struct Level {
 fn named(parent: &[u8], name: &[u8]) -> Vec<u8> {
     match parent {
         b"" => name.to_vec(),
+        // The root is named by its slash alone.
+        parent if parent.ends_with(b"/") => [parent, name].concat(),
         parent => [parent, b"/", name].concat(),
     }
 }

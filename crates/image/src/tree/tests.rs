@@ -218,11 +218,17 @@ fn nothing_leads_out() {
     for name in ["in", "absolute", "absolute2"] {
         assert!(root.join(name).is_file(), "{name}");
     }
-    let dangling = [entry("abs/out", Kind::File)];
+    put(&root, false, &[entry("abs/out", Kind::File)]).unwrap();
+    let inside = root.join(top.path().strip_prefix("/").unwrap());
     assert!(
-        put(&root, false, &dangling).is_err(),
-        "a link to nowhere is no parent"
+        inside.join("out").is_file(),
+        "a link to nowhere is made good"
     );
+    let circle = [
+        link("circle", Kind::Symlink, "circle"),
+        entry("circle/x", Kind::File),
+    ];
+    assert!(put(&root, false, &circle).is_err());
     assert_eq!(fs::read_dir(top.path()).unwrap().count(), 2);
     let unmapped = [Entry {
         uid: 99,

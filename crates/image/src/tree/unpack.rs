@@ -17,7 +17,7 @@ use crate::ImageError;
 use crate::archive::decompress;
 use crate::error::IoContext;
 use crate::layer::{MAX_COMPONENTS, remove_tree};
-use crate::tar::{Entry, Kind, Reader};
+use crate::tar::{Entry, Kind, Reader, TarError};
 
 /// Bytes of a file copied at once.
 const COPY_BYTES: usize = 64 * 1024;
@@ -25,6 +25,8 @@ const COPY_BYTES: usize = 64 * 1024;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// What the overlay itself writes; an archive that brings it would steer the mount.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
+/// Links to nowhere that are followed to make a directory.
+const MAX_LINKS: usize = 8;
 /// Tries of a path that a container renames meanwhile.
 const MAX_TRIES: usize = 16;
 
@@ -58,13 +60,20 @@ pub fn unpack(
         waiting_bytes: 0,
         buffer: vec![0; COPY_BYTES],
     };
-    while let Some(entry) = reader.next_entry()? {
+    while let Some(entry) = reader.next_entry().map_err(in_dockers_words)? {
         unpacker.add(&entry, &mut reader)?;
     }
     unpacker.set_times()?;
     // The client is still writing the padding; it must not see a closed pipe.
     io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(ImageError::reading)?;
     Ok(())
+}
+
+fn in_dockers_words(e: TarError) -> ImageError {
+    match e {
+        TarError::Header(_) => refused("archive/tar: invalid tar header".into()),
+        e => e.into(),
+    }
 }
 
 struct Unpacker<'a> {
@@ -158,16 +167,39 @@ impl Unpacker<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match open_in(self.root, &joined(parents)?, flags) {
             Err(Errno::NOENT) => {
-                for depth in 0..parents.len() {
-                    self.make_parent(&parents[..depth], parents[depth])?;
-                }
+                self.make_parents(parents, MAX_LINKS)?;
                 Ok(open_in(self.root, &joined(parents)?, flags)?)
             }
             opened => Ok(opened?),
         }
     }
 
-    fn make_parent(&self, above: &[&[u8]], name: &[u8]) -> io::Result<()> {
+    fn make_parents(&self, parents: &[&[u8]], links: usize) -> io::Result<()> {
+        for (depth, name) in parents.iter().enumerate() {
+            let above = &parents[..depth];
+            let Some(link) = self.make_parent(above, name)? else {
+                continue;
+            };
+            // A link to nowhere: the directory is made where it points to.
+            let links = links.checked_sub(1).ok_or(Errno::LOOP)?;
+            let mut there: Vec<&[u8]> = match link.starts_with(b"/") {
+                true => Vec::new(),
+                false => above.to_vec(),
+            };
+            for part in link.split(|b| *b == b'/') {
+                match part {
+                    b"" | b"." => {}
+                    b".." => drop(there.pop()),
+                    part => there.push(part),
+                }
+            }
+            self.make_parents(&there, links)?;
+        }
+        Ok(())
+    }
+
+    /// Makes one directory; what it says, if a link to nowhere is there.
+    fn make_parent(&self, above: &[&[u8]], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let above = open_in(self.root, &joined(above)?, OFlags::PATH | OFlags::DIRECTORY)?;
         let name = CString::new(name)?;
         match rustix::fs::mkdirat(&above, &name, Mode::from_raw_mode(0o755)) {
@@ -177,9 +209,15 @@ impl Unpacker<'_> {
                 let dir = rustix::fs::openat(&above, &name, flags, Mode::empty())?;
                 let (uid, gid) = ids(self.options.root);
                 rustix::fs::fchown(&dir, uid, gid)?;
-                Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?)
+                rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
+                Ok(None)
             }
-            Err(Errno::EXIST) => Ok(()),
+            Err(Errno::EXIST) => match rustix::fs::readlinkat(&above, &name, Vec::new()) {
+                Ok(link) => Ok(Some(link.into_bytes())),
+                // No link.
+                Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+                Err(e) => Err(e.into()),
+            },
             Err(e) => Err(e.into()),
         }
     }

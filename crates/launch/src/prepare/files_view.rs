@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::rootfs_old::apart;
-use super::{bind, rootfs};
+use super::{bind, rootfs, target};
 use crate::error::LaunchError;
 use crate::remap::Remap;
 use crate::spec::{BindFile, BindMount, RootfsSpec};
@@ -86,6 +86,16 @@ impl FilesView {
                 apart(|| assemble(root, own_namespace()?, placed, at, remap)).map_err(failed)
             }
         }
+    }
+
+    /// Where an absolute path leads through symbolic links, as far as they lead somewhere.
+    ///
+    /// # Errors
+    /// The kernel's; links that lead in a circle.
+    pub fn follow(&self, path: &str) -> io::Result<String> {
+        target::resolve(path, |part| {
+            Some((self.root.as_fd(), part.trim_start_matches('/').to_owned()))
+        })
     }
 
     /// Its root directory, for paths that are resolved with `RESOLVE_IN_ROOT`.

@@ -5,24 +5,17 @@ use std::sync::Arc;
 
 use gantry_image::{Image, ImageStore, ImportOptions, LoadEvent, Platform, Reference};
 use gantry_rt::bridge::{self, BodyWriter};
-use gantry_rt::http::{Body, ResponseBody};
+use gantry_rt::http::ResponseBody;
 use gantry_rt::workers;
 use serde::Serialize;
 use serde_json::json;
 
 use super::publish;
 use crate::error::ApiError;
+use crate::handlers::body::blocking_body;
 use crate::reply::{self, Reply};
 use crate::service::Call;
 use crate::wire::image::LayerProgress;
-
-/// Feeds the request's body to a blocking reader, in the background.
-fn blocking_body(call: &mut Call) -> bridge::BodyReader {
-    let (sender, reader) = bridge::body_to_reader();
-    let body = std::mem::replace(&mut call.body, Body::empty());
-    gantry_rt::spawn("api.request-body", body.feed(sender));
-    reader
-}
 
 fn line<T: Serialize>(writer: &mut BodyWriter, document: &T) -> std::io::Result<()> {
     let mut text = serde_json::to_vec(document)?;
