@@ -1,7 +1,6 @@
 """`docker cp`: what lies at a path, out of a container and into it. Expectations are dockerd 28's (GANTRY_TEST_HOST)."""
 import base64
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -45,6 +44,12 @@ def tar(*items):
 def members(data):
     with tarfile.open(fileobj=io.BytesIO(data)) as t:
         return {m.name: m for m in t}
+
+
+def content(eng, box, path):
+    """As a client reads it; not by an exec, which a dockerd in a chroot answers from another root."""
+    with tarfile.open(fileobj=io.BytesIO(archive(eng, "GET", box, path)[2])) as t:
+        return t.extractfile(t.next()).read()
 
 
 def message(data):
@@ -185,31 +190,54 @@ def test_a_container_that_was_never_started(engine):
     assert (top.uid, top.gid) == (5, 6)
     assert archive(engine, "HEAD", "new", "/etc/hosts")[0] == 200
     engine.ok("start", "new")
-    assert engine.ok("exec", "new", "cat", "/declared/in", "/top") == "volumeroot"
+    assert (content(engine, "new", "/declared/in"), content(engine, "new", "/top")) == (b"volume", b"root")
     engine.ok("rm", "-fv", "new")
 
 
-def test_read_only_containers(engine, workdir):
-    bind = workdir / "cp-bind"
-    bind.mkdir(exist_ok=True)
-    engine.ok("create", "--name", "ro", "--read-only", "-v", f"{bind}:/bind", "busybox", "sleep", "1000")
+def test_read_only_containers(engine):
+    engine.ok("create", "--name", "ro", "--read-only", "-v", "/vol", "busybox", "sleep", "1000")
     for start in (False, True):
         if start:
             engine.ok("start", "ro")
-        for path in ("/", "/etc", "/bind/.."):
+        for path in ("/", "/etc", "/vol/.."):
             status, _, data = archive(engine, "PUT", "ro", path, tar(("x", b"x")))
             assert (status, message(data)) == (400, "container rootfs is marked read-only"), path
-        assert archive(engine, "PUT", "ro", "/bind", tar((f"x{start}", b"x")))[0] == 200
-        assert (bind / f"x{start}").read_bytes() == b"x"
+        assert archive(engine, "PUT", "ro", "/vol", tar((f"x{start}", b"x")))[0] == 200
+        assert content(engine, "ro", f"/vol/x{start}") == b"x"
+
+
+@pytest.mark.gantry
+def test_mounts_of_the_host(engine, tmp_path):
+    (tmp_path / "file").write_text("old")
+    engine.ok("create", "--name", "bound", "-v", f"{tmp_path}:/bind:ro", "-v", f"{tmp_path}:/rw",
+              "-v", f"{tmp_path}/file:/file", "busybox", "sleep", "1000")
+    for start in (False, True):
+        if start:
+            engine.ok("start", "bound")
+        status, _, data = archive(engine, "PUT", "bound", "/bind", tar(("x", b"x")))
+        assert (status, message(data)) == (400, "mounted volume is marked read-only")
+        assert archive(engine, "PUT", "bound", "/rw", tar((f"x{start}", b"x")))[0] == 200
+        assert (tmp_path / f"x{start}").read_bytes() == b"x"
+        assert content(engine, "bound", "/file") == b"old"
+        status, _, data = archive(engine, "PUT", "bound", "/", tar(("file", b"new")))
+        assert status == 500 and "busy" in message(data), data
+        status, _, data = archive(engine, "PUT", "bound", "/", tar(("rw", b"new")))
+        assert status == 500 and "busy" in message(data), data
+        if start:
+            assert engine.ok("exec", "bound", "cat", "/file") == "old"
+        assert (tmp_path / "file").read_text() == "old"
 
 
 def test_archives_that_are_none(engine, box):
     whole = tar(("z", b"zz"))
-    for body in (b"garbage", b"x" * 2000, gzip.compress(whole)[:-20], whole[:514]):
+    for body in (b"garbage", b"x" * 2000, gzip.compress(whole)[:-20]):
         status, _, data = archive(engine, "PUT", box, "/d", body)
         assert status in (400, 500) and message(data), body[:20]
     assert archive(engine, "PUT", box, "/d", b"")[0] == 200
-    for how in ("gzip", "zstd"):
+    if not engine.external:
+        # dockerd takes one that ends in the padding of its last file.
+        assert archive(engine, "PUT", box, "/d", whole[:514])[0] == 400
+    for how in ("gzip", "bzip2", "xz", "zstd"):
         packed = subprocess.run([how, "-c"], input=tar((f"by-{how}", b"zz")), capture_output=True, check=True).stdout
         assert archive(engine, "PUT", box, "/d", packed)[0] == 200, how
         assert archive(engine, "HEAD", box, f"/d/by-{how}")[1]["size"] == 2
@@ -226,8 +254,7 @@ def test_the_cli_both_ways(engine, box, tmp_path):
     engine.ok("cp", "box:/vol/source", str(tmp_path / "back"))
     assert (tmp_path / "back/sub/big").read_bytes() == big
     assert os.readlink(tmp_path / "back/link") == "sub/big"
-    digest = engine.ok("exec", "box", "sha256sum", "/d/e/link").split()[0]
-    assert digest == hashlib.sha256(big).hexdigest()
+    assert content(engine, "box", "/d/e/link") == big
     out = engine.ok("cp", "box:/etc/passwd", "-", text=False)
     assert list(members(out)) == ["passwd"]
     refused = engine.cli("cp", "box:/nothere", str(tmp_path))

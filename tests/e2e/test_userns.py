@@ -10,6 +10,7 @@ import pytest
 import test_faults
 from engine import Daemon, gantryd_binary, wait_for
 from faults import FaultyDaemon
+from test_copy import FIFO, archive, members, message, tar
 from test_exec import create, ended, start
 
 pytestmark = pytest.mark.gantry
@@ -294,3 +295,25 @@ def test_settings_that_name_nobody():
             done = subprocess.run(words, capture_output=True, text=True, timeout=60)
             assert done.returncode != 0 and text in done.stderr, done
             assert os.listdir(root) == []
+
+
+def test_copies_belong_to_who_they_belong_to_inside(remapped):
+    remapped.ok("run", "-d", "--name", "cp", "-v", "/vol", "busybox", "sh", "-c", "echo x >/own; chown 5:6 /own; exec sleep 1000")
+    wait_for(lambda: archive(remapped, "HEAD", "cp", "/own")[0] == 200, "it is ready")
+    for state in ("running", "ended"):
+        for at in ("", "/vol"):
+            body = tar((f"{state}/file", b"data", {"uid": 7, "gid": 8}), ("fifo", None, {"type": FIFO, "uid": 9}))
+            assert archive(remapped, "PUT", "cp", at or "/", body)[0] == 200
+            got = members(archive(remapped, "GET", "cp", f"{at}/{state}")[2])
+            assert {n: (m.uid, m.gid) for n, m in got.items()} == {state: (0, 0), f"{state}/file": (7, 8)}
+            assert members(archive(remapped, "GET", "cp", f"{at}/fifo")[2])["fifo"].uid == 9
+        own = members(archive(remapped, "GET", "cp", "/own")[2])["own"]
+        assert (own.uid, own.gid) == (5, 6)
+        status, _, data = archive(remapped, "PUT", "cp", "/", tar(("far", b"x", {"uid": 65_536})))
+        assert status == 400 and "cannot be mapped to a host ID" in message(data)
+        if state == "running":
+            seen = remapped.ok("exec", "cp", "stat", "-c", "%u %g", "/running", "/running/file", "/vol/running/file")
+            assert seen.splitlines() == ["0 0", "7 8", "7 8"]
+            remapped.ok("kill", "cp")
+            remapped.ok("wait", "cp")
+    remapped.ok("rm", "-fv", "cp")

@@ -187,7 +187,7 @@ fn packing(start: &[u8]) -> Packing {
 /// Bytes that tell a packing.
 const MAGIC_BYTES: usize = 5;
 
-/// Whether a file is plain, neither gzip nor zstd nor another packing.
+/// Whether a file is plain, without any packing.
 pub(crate) fn is_plain(file: &mut File) -> io::Result<bool> {
     use std::io::{Seek, SeekFrom};
     let mut start = Vec::with_capacity(MAGIC_BYTES);
@@ -198,7 +198,7 @@ pub(crate) fn is_plain(file: &mut File) -> io::Result<bool> {
     Ok(packing(&start) == Packing::Plain)
 }
 
-/// gzip, zstd or plain, by the first bytes. An output over the layer limit ends as an error, never as a short read.
+/// gzip, bzip2, xz, zstd or plain, by the first bytes. An output over the layer limit ends as an error, never as a short read.
 pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ImageError> {
     let mut start = Vec::with_capacity(MAGIC_BYTES);
     let mut source = BufReader::with_capacity(256 * 1024, source);
@@ -221,12 +221,12 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a
                 .context(|| "zstd".into())?;
             Box::new(decoder)
         }
-        other => {
-            let text = format!(
-                "compressed with {other:?}, which is not supported: use gzip, zstd or none"
-            );
-            return Err(ImageError::archive(text));
-        }
+        Packing::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+        Packing::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            whole,
+            true,
+            MAX_XZ_MEMORY_KIB,
+        )),
     };
     Ok(Box::new(Limited {
         inner: plain,
@@ -236,6 +236,9 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a
 
 /// Largest window of a zstd stream (2^27 bytes = 128 MiB, what `zstd --ultra` makes); it is memory.
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Most memory for the window of an xz stream; `xz -9` asks for 65 MiB.
+const MAX_XZ_MEMORY_KIB: u32 = 160 << 10;
 
 struct Limited<R> {
     inner: R,

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 pub use dirs::DirLayers;
 pub(crate) use dirs::remove_path;
 pub use path::MAX_COMPONENTS;
-pub(crate) use remove::remove_tree;
 
 use crate::ImageError;
 

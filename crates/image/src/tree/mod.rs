@@ -2,6 +2,7 @@
 //! the extraction of a layer nothing here is ours alone: a container may change the tree at any moment.
 
 mod pack;
+mod remove;
 mod unpack;
 
 pub use pack::{MAX_DEPTH, OwnerMap, Packer, Whiteouts};

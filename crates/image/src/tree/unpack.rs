@@ -13,10 +13,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::remove::remove;
 use crate::ImageError;
 use crate::archive::decompress;
 use crate::error::IoContext;
-use crate::layer::{MAX_COMPONENTS, remove_tree};
+use crate::layer::MAX_COMPONENTS;
 use crate::tar::{Entry, Kind, Reader, TarError};
 
 /// Bytes of a file copied at once.
@@ -250,7 +251,7 @@ impl Unpacker<'_> {
                 "cannot overwrite {old} {path:?} with {new} {shown:?}"
             )));
         }
-        remove_tree(parent, name).context(what)
+        remove(parent, name).context(what)
     }
 
     fn file(
