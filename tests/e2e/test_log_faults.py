@@ -24,8 +24,8 @@ DRIVERS = ("json-file", "local")
 GAP = re.compile(rb"\[gantry: (\d+) bytes of output in (\d+) records are missing here: the log could not be written \((.*)\)\]")
 # Prints lines of 300 bytes until it is told to end, and then how many it printed; where it is stands in a file.
 PAD = "x" * 280
-SCRIPT = (f"trap 'echo end $i; exit 7' TERM; i=0; while :; do echo line $i {PAD}; i=$((i+1)); "
-          "if [ $((i % 50)) = 0 ]; then echo $i > /at; usleep 20000; fi; done")
+SCRIPT = (f"trap 'e=1' TERM; i=0; while [ -z \"$e\" ]; do echo line $i {PAD}; i=$((i+1)); "
+          "if [ $((i % 50)) = 0 ]; then echo $i > /at; usleep 20000; fi; done; echo end $i; exit 7")
 
 
 class Apart(Daemon):
