@@ -118,7 +118,7 @@ def test_kill9_of_the_daemon(private_daemon):
     eng.ok("kill", "box")
     assert ended(eng, eids[0]) == 137
     eng.ok("rm", "box")
-    assert os.listdir(eng.exec_root / "execs") == []
+    wait_for(lambda: os.listdir(eng.exec_root / "execs") == [], "no note about an exec is left")
 
 
 def test_many_leave_nothing(engine, box):

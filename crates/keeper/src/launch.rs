@@ -141,6 +141,9 @@ impl Launcher {
         if unsafe { libc::mprotect(stack.base.as_ptr().cast(), PAGE, libc::PROT_NONE) } < 0 {
             return Err(io::Error::last_os_error());
         }
+        // Only children that share the memory use it.
+        raw::keep_pages_from_forks(stack.base.as_ptr() as usize, stack.bytes)
+            .map_err(io::Error::from_raw_os_error)?;
         Ok(Launcher {
             stack,
             status: StatusPage::new()?,

@@ -353,6 +353,12 @@ fn advise<T>(object: &T, advice: i32) -> SysResult {
     call(libc::SYS_madvise, &[page, size_of::<T>(), advice as usize]).map(drop)
 }
 
+/// Mappings from here on are not in forks of the calling process.
+pub fn keep_pages_from_forks(start: usize, bytes: usize) -> SysResult {
+    let advice = libc::MADV_DONTFORK as usize;
+    call(libc::SYS_madvise, &[start, bytes, advice]).map(drop)
+}
+
 /// The object, which begins a mapping of its own, is not in forks of the calling process.
 pub fn keep_from_forks<T>(object: &T) -> SysResult {
     advise(object, libc::MADV_DONTFORK)

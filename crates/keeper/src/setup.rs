@@ -90,6 +90,7 @@ pub fn detach() -> Result<Host, SetupError> {
         gantry_keeper_proto::fault::arm().map_err(|e| errno_of(&e)),
     )?;
     be_quiet()?;
+    lighten_forks();
     let nofile = raise_open_files()?;
     leave_cgroups();
     let last_capability = read_number("/proc/sys/kernel/cap_last_cap").unwrap_or(40);
@@ -141,6 +142,32 @@ fn be_quiet() -> Result<(), SetupError> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     Ok(())
+}
+
+/// What no fork of the keeper runs: it does not panic, and calls no function that is yet to be bound (this program is
+/// linked with BIND_NOW).
+const NOT_FOR_FORKS: [&str; 2] = ["/libgcc_s", "/ld-linux"];
+
+/// An exec copies the keeper's mappings twice and takes the copies down again: each one less counts.
+fn lighten_forks() {
+    let maps = match std::fs::read_to_string("/proc/self/maps") {
+        Ok(maps) => maps,
+        Err(e) => return crate::log(format_args!("own mappings: {e}")),
+    };
+    let unused = |line: &&str| NOT_FOR_FORKS.iter().any(|name| line.contains(name));
+    for line in maps.lines().filter(unused) {
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'));
+        let Some((Some(start), Some(end))) = range.map(|(a, b)| (number(a), number(b))) else {
+            continue;
+        };
+        if let Err(errno) = raw::keep_pages_from_forks(start, end - start) {
+            crate::log(format_args!("a mapping goes to forks: errno {errno}"));
+        }
+    }
 }
 
 /// A keeper holds several descriptors per container; containers get the limit from before.

@@ -1,5 +1,5 @@
-//! What of a container can wait: the JSON copy of its record, the end of its root file system after its exit, and the
-//! deletion of its tree after its removal.
+//! What of a container can wait: the JSON copy of its record, the end of its root file system after its exit, the
+//! deletion of its tree after its removal, and the removal of notes about its execs.
 //!
 //! Most containers that are started and removed at once are gone before their turn comes. Neither is a promise: the store
 //! has the record, and the copy only serves when the store is lost.
@@ -12,6 +12,7 @@ use std::time::Duration;
 use gantry_launch::RootMount;
 
 use super::{Container, files};
+use crate::exec::note;
 use crate::model::ContainerId;
 use crate::shard::ShardEngine;
 
@@ -23,6 +24,9 @@ const MAX_KEPT_ROOTS: usize = 256;
 /// Trees of removed containers that one shard leaves for later. Further ones are deleted at once.
 const MAX_KEPT_TREES: usize = 256;
 
+/// Notes that one shard removes in a second. Boot removes what is left.
+const MAX_KEPT_NOTES: usize = 65_536;
+
 /// What waits on a shard.
 #[derive(Default)]
 pub(crate) struct Later {
@@ -32,6 +36,8 @@ pub(crate) struct Later {
     roots: RefCell<Vec<(ContainerId, RootMount)>>,
     /// Trees that were set aside.
     trees: RefCell<Vec<PathBuf>>,
+    /// Names of ended execs that the notes about are still there.
+    notes: RefCell<Vec<String>>,
     /// A task waits to do it.
     waiting: Cell<bool>,
 }
@@ -82,6 +88,37 @@ pub(crate) fn delete_tree(container: &Container) {
     arm(&container.shard);
 }
 
+/// Removes the note about an exec that has ended. A daemon that finds one of an exec that no keeper has removes it.
+pub(crate) fn remove_note(shard: &Rc<ShardEngine>, key: String) {
+    {
+        let mut notes = shard.later.notes.borrow_mut();
+        if notes.len() >= MAX_KEPT_NOTES {
+            return tracing::warn!(id = key, "the note about an exec is left to the next boot");
+        }
+        notes.push(key);
+    }
+    arm(shard);
+}
+
+async fn remove_notes(shard: &ShardEngine) {
+    let notes = shard.later.notes.take();
+    if notes.is_empty() {
+        return;
+    }
+    let shared = shard.shared.clone();
+    let removed = files::on_worker(move || {
+        for key in notes {
+            if let Err(e) = note::remove(&shared.config, &key) {
+                tracing::warn!(id = key, error = %e, "the note about an exec is left behind");
+            }
+        }
+        Ok(())
+    });
+    if let Err(e) = removed.await {
+        tracing::warn!(error = %e, "notes about execs are left behind");
+    }
+}
+
 async fn delete_trees(shard: &ShardEngine) {
     let trees = shard.later.trees.take();
     if trees.is_empty() {
@@ -125,6 +162,7 @@ fn arm(shard: &Rc<ShardEngine>) {
 pub(crate) async fn settle(shard: &ShardEngine) {
     // Before the file systems on them end: meanwhile a deletion would wait in a busy loop of the kernel's.
     delete_trees(shard).await;
+    remove_notes(shard).await;
     drop(shard.later.roots.take());
     for id in shard.later.ids.take() {
         // Removed ones have nothing left to do.

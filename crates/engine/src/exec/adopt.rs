@@ -83,12 +83,12 @@ async fn adopt(
     link.hold(&found.id, &link.client(), held);
     create::register(container, &exec);
     start::running(&exec, link, process, &io);
-    if !exec.config.tty {
+    if !exec.config().tty {
         // Whoever wrote to it is gone.
         io.close_stdin();
         link.close_stdin_later(&exec.key.as_str().into());
     }
-    if exec.config.probe {
+    if exec.config().probe {
         // Nobody waits for what it finds.
         end::kill(&exec).await;
     }

@@ -8,6 +8,7 @@ use gantry_rt::fd::AsyncFd;
 use gantry_rt::{ShardId, mailbox};
 use gantry_stream::{Stream, SubscribeOptions, attach, keys, mux};
 
+use super::index::Home;
 use super::start::{Live, start};
 use super::{Exec, not_found};
 use crate::EngineError;
@@ -32,11 +33,11 @@ pub struct ExecTicket {
 }
 
 impl ExecTicket {
-    pub(super) fn new(container: &Container, exec: &Exec, options: ExecStart) -> Self {
+    pub(super) fn new(home: Home, id: &str, options: ExecStart) -> Self {
         Self {
-            shard: container.shard.id,
-            container: container.id.to_string(),
-            id: exec.id.to_string(),
+            shard: home.shard,
+            container: home.container.to_string(),
+            id: id.to_owned(),
             options,
         }
     }
@@ -70,9 +71,9 @@ async fn serve(ticket: ExecTicket, socket: OwnedFd, over_read: Bytes) {
         Err(e) => return send_error(&socket, raw, &e).await,
     };
     let wanted = SubscribeOptions {
-        stdout: exec.config.attach_stdout,
+        stdout: exec.config().attach_stdout,
         // A client without frames has no place for it.
-        stderr: exec.config.attach_stderr && !raw,
+        stderr: exec.config().attach_stderr && !raw,
     };
     let started = start(&container, &exec, ticket.options, Some(wanted)).await;
     attach::answer_taken(&socket).await;
@@ -103,7 +104,7 @@ async fn stream(
     socket: AsyncFd,
     over_read: Bytes,
 ) {
-    let config = &exec.config;
+    let config = exec.config();
     let Some(subscription) = live
         .subscription
         .filter(|_| wanted.stdout || wanted.stderr || config.attach_stdin)

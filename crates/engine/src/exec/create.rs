@@ -116,6 +116,10 @@ pub(super) fn register(container: &Rc<Container>, exec: &Rc<Exec>) {
         shard: container.shard.id,
         container: container.id.clone(),
     };
-    container.shard.shared.execs.insert(&exec.id, home);
+    container
+        .shard
+        .shared
+        .execs
+        .insert(&exec.id, home, exec.shown.clone());
     container.execs.push(exec.clone());
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 use gantry_stream::ContainerIo;
 
-use super::{Exec, Phase, note, parse_key};
+use super::{Exec, Phase, parse_key};
 use crate::container::exit::{EXIT_LOST, exit_code};
-use crate::container::{Container, files};
+use crate::container::{Container, later};
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::shard::ShardEngine;
 use crate::signals;
@@ -96,14 +96,7 @@ async fn release(container: &Container, exec: &Exec, keeper: &Rc<KeeperLink>) {
 
 /// Nobody waits for it.
 pub(super) fn remove_note_later(container: &Container, exec: &Exec) {
-    let (shared, key) = (container.shard.shared.clone(), exec.key.clone());
-    gantry_rt::spawn("exec.note", async move {
-        let id = key.clone();
-        let removed = files::on_worker(move || note::remove(&shared.config, &key)).await;
-        if let Err(e) = removed {
-            tracing::warn!(id, error = %e, "the note about an exec is left behind");
-        }
-    });
+    later::remove_note(&container.shard, exec.key.clone());
 }
 
 /// Records and announces its end; the end of one that never ran is not an event.

@@ -20,6 +20,6 @@ pub(crate) async fn run(shard: Rc<ShardEngine>) {
 }
 
 fn sweep(container: &Rc<Container>) {
-    container.forget_execs(|e| e.is_live() || !e.can_remove.get());
-    container.execs.each(|e| e.can_remove.set(!e.is_live()));
+    container.forget_execs(|e| e.is_live() || !e.can_remove());
+    container.execs.each(|e| e.set_can_remove(!e.is_live()));
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::attach::{ExecStart, ExecTicket};
 use super::create::{self, ExecRequest};
-use super::{Exec, ExecId, ExecView, check_container, not_found, resize, start};
+use super::{Exec, ExecId, ExecView, check_status, not_found, resize, start};
 use crate::container::Container;
 use crate::shard::on_shard;
 use crate::{Engine, EngineError};
@@ -63,11 +63,15 @@ impl Engine {
         id: &str,
         options: ExecStart,
     ) -> Result<ExecTicket, EngineError> {
-        self.on_exec(id, move |container, exec| async move {
-            check_container(&container, &container.id)?;
-            Ok(ExecTicket::new(&container, &exec, options))
-        })
-        .await
+        // As the owner last showed it, without asking it: what has changed since is told on the connection as well.
+        let (home, _) = self.shared.execs.get(id).ok_or_else(|| not_found(id))?;
+        let (_, view) = self
+            .shared
+            .index
+            .resolve(&home.container)
+            .map_err(|_| not_found(id))?;
+        check_status(view.state.status, &home.container, &home.container)?;
+        Ok(ExecTicket::new(home, id, options))
     }
 
     /// Sets the size of its terminal.
@@ -80,10 +84,8 @@ impl Engine {
 
     /// What it is and how it stands.
     pub async fn exec_inspect(&self, id: &str) -> Result<ExecView, EngineError> {
-        self.on_exec(id, move |container, exec| async move {
-            Ok(exec.view(&container))
-        })
-        .await
+        let (home, shown) = self.shared.execs.get(id).ok_or_else(|| not_found(id))?;
+        Ok(shown.view(id.into(), home.container))
     }
 
     /// The execs of a container that are not ended.

@@ -1,10 +1,11 @@
-//! Which container an exec belongs to, and which execs of a container are not ended: for readers on every shard.
+//! Which container an exec belongs to, how it stands, and which execs of a container are not ended: for readers on every
+//! shard.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustc_hash::FxHashMap;
 
-use super::ExecId;
+use super::{ExecId, Shown};
 use crate::model::ContainerId;
 
 /// Where an exec lives.
@@ -16,7 +17,7 @@ pub(crate) struct Home {
 
 #[derive(Default)]
 struct Inner {
-    homes: FxHashMap<ExecId, Home>,
+    known: FxHashMap<ExecId, (Home, Arc<Shown>)>,
     live: FxHashMap<ContainerId, Vec<ExecId>>,
 }
 
@@ -29,15 +30,19 @@ impl ExecIndex {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    pub(crate) fn insert(&self, id: &ExecId, home: Home) {
+    pub(crate) fn insert(&self, id: &ExecId, home: Home, shown: Arc<Shown>) {
         let mut inner = self.lock();
         let live = inner.live.entry(home.container.clone()).or_default();
         live.push(id.clone());
-        inner.homes.insert(id.clone(), home);
+        inner.known.insert(id.clone(), (home, shown));
     }
 
     pub(crate) fn home(&self, id: &str) -> Option<Home> {
-        self.lock().homes.get(id).cloned()
+        Some(self.get(id)?.0)
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<(Home, Arc<Shown>)> {
+        self.lock().known.get(id).cloned()
     }
 
     /// Those of a container that are not ended.
@@ -58,7 +63,7 @@ impl ExecIndex {
 
     pub(crate) fn remove(&self, container: &str, id: &str) {
         self.ended(container, id);
-        self.lock().homes.remove(id);
+        self.lock().known.remove(id);
     }
 }
 
@@ -74,8 +79,8 @@ mod tests {
             container: "c".into(),
         };
         let (a, b): (ExecId, ExecId) = ("a".into(), "b".into());
-        index.insert(&a, home.clone());
-        index.insert(&b, home.clone());
+        index.insert(&a, home.clone(), Arc::default());
+        index.insert(&b, home.clone(), Arc::default());
         assert_eq!(index.live("c"), [a.clone(), b.clone()]);
         index.ended("c", "a");
         assert_eq!(index.live("c"), [b]);

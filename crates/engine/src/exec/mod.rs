@@ -18,7 +18,7 @@ pub(crate) mod stray;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use gantry_rt::sync::Notify;
 use gantry_stream::ContainerIo;
@@ -89,12 +89,53 @@ pub struct ExecView {
 }
 
 /// Where an exec is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
+    #[default]
     Created,
     Starting,
     Running,
     Exited(i32),
+}
+
+/// What readers on other shards see of an exec. Written by its own shard alone, before the change is told.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    config: ExecConfig,
+    state: Mutex<ShownState>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct ShownState {
+    phase: Phase,
+    pid: i32,
+    can_remove: bool,
+}
+
+impl Shown {
+    fn state(&self) -> MutexGuard<'_, ShownState> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn view(&self, id: ExecId, container: ContainerId) -> ExecView {
+        let ShownState {
+            phase,
+            pid,
+            can_remove,
+        } = *self.state();
+        ExecView {
+            id,
+            container,
+            running: matches!(phase, Phase::Starting | Phase::Running),
+            exit_code: match phase {
+                Phase::Exited(code) => Some(code),
+                _ => None,
+            },
+            pid,
+            can_remove,
+            config: self.config.clone(),
+        }
+    }
 }
 
 /// An exec on the shard of its container.
@@ -102,7 +143,7 @@ pub(crate) struct Exec {
     pub(crate) id: ExecId,
     /// Its name in the keeper.
     pub(crate) key: String,
-    pub(crate) config: ExecConfig,
+    pub(crate) shown: Arc<Shown>,
     /// The client's variables; gone once it is started.
     pub(crate) env: RefCell<Vec<String>>,
     phase: Cell<Phase>,
@@ -113,7 +154,6 @@ pub(crate) struct Exec {
     pub(crate) io: RefCell<Option<Rc<ContainerIo>>>,
     /// Its exit is being settled.
     pub(crate) exiting: Cell<bool>,
-    pub(crate) can_remove: Cell<bool>,
 }
 
 /// The keeper's name of an exec.
@@ -141,7 +181,13 @@ impl Exec {
         Rc::new(Exec {
             key: key_of(container, &id),
             id,
-            config,
+            shown: Arc::new(Shown {
+                config,
+                state: Mutex::new(ShownState {
+                    phase,
+                    ..ShownState::default()
+                }),
+            }),
             env: RefCell::new(env),
             phase: Cell::new(phase),
             changed: Notify::new(),
@@ -152,7 +198,6 @@ impl Exec {
             keeper: RefCell::default(),
             io: RefCell::default(),
             exiting: Cell::new(false),
-            can_remove: Cell::new(false),
         })
     }
 
@@ -160,8 +205,17 @@ impl Exec {
         self.phase.get()
     }
 
+    /// What was asked for.
+    pub(crate) fn config(&self) -> &ExecConfig {
+        &self.shown.config
+    }
+
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.set(phase);
+        {
+            let mut shown = self.shown.state();
+            (shown.phase, shown.pid) = (phase, self.process.get().pid);
+        }
         self.changed.notify_all();
     }
 
@@ -181,25 +235,18 @@ impl Exec {
         }
     }
 
-    fn view(&self, container: &Container) -> ExecView {
-        let phase = self.phase();
-        ExecView {
-            id: self.id.clone(),
-            container: container.id.clone(),
-            running: matches!(phase, Phase::Starting | Phase::Running),
-            exit_code: match phase {
-                Phase::Exited(code) => Some(code),
-                _ => None,
-            },
-            pid: self.process.get().pid,
-            can_remove: self.can_remove.get(),
-            config: self.config.clone(),
-        }
+    /// It will be forgotten with the next sweep.
+    fn can_remove(&self) -> bool {
+        self.shown.state().can_remove
+    }
+
+    fn set_can_remove(&self, can_remove: bool) {
+        self.shown.state().can_remove = can_remove;
     }
 
     /// Program and arguments as events show them.
     fn command_line(&self) -> String {
-        let (program, arguments) = match self.config.argv.split_first() {
+        let (program, arguments) = match self.config().argv.split_first() {
             Some((program, arguments)) => (program.as_str(), arguments),
             None => ("", Default::default()),
         };
@@ -209,16 +256,22 @@ impl Exec {
 
 /// Docker's refusal of an exec in a container that is not running. A paused one is named as the client did.
 pub(crate) fn check_container(container: &Container, named: &str) -> Result<(), EngineError> {
-    match container.status() {
+    check_status(container.status(), &container.id, named)
+}
+
+fn check_status(status: Status, id: &ContainerId, named: &str) -> Result<(), EngineError> {
+    match status {
         Status::Running => Ok(()),
         Status::Paused => Err(EngineError::Conflict(format!(
             "Container {named} is paused, unpause the container before exec"
         ))),
         Status::Restarting => Err(EngineError::Conflict(format!(
-            "Container {} is restarting, wait until the container is running",
-            container.id
+            "Container {id} is restarting, wait until the container is running"
         ))),
-        _ => Err(container.not_running("")),
+        _ => Err(EngineError::NotRunning {
+            prefix: String::new(),
+            id: id.to_string(),
+        }),
     }
 }
 

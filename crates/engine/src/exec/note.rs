@@ -43,7 +43,7 @@ pub(super) fn read(config: &EngineConfig, key: &str) -> Result<ExecConfig, Engin
 }
 
 /// Removes it. Having none is no error: the start may have failed before.
-pub(super) fn remove(config: &EngineConfig, key: &str) -> Result<(), EngineError> {
+pub(crate) fn remove(config: &EngineConfig, key: &str) -> Result<(), EngineError> {
     let path = dir(config).join(key);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&path)(e)),

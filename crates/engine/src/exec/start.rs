@@ -121,10 +121,10 @@ fn inputs(
         init: container.process(),
         hostname: hostname(container),
         key: exec.key.clone(),
-        config: exec.config.clone(),
+        config: exec.config().clone(),
         env: exec.env.take(),
         console_size: options.console_size,
-        open_stdin: attached && exec.config.attach_stdin,
+        open_stdin: attached && exec.config().attach_stdin,
     }
 }
 
@@ -181,7 +181,7 @@ fn take_over(
 ) -> Result<Live, EngineError> {
     let io_error = |e| EngineError::io("take over the streams of an exec", e);
     let config = IoConfig {
-        tty: exec.config.tty,
+        tty: exec.config().tty,
         sink: None,
     };
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
