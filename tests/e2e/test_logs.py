@@ -255,14 +255,31 @@ def test_the_daemons_own_log_options(private_daemon):
     ("local", {"compress": "x"}, 'error reading compress log option: strconv.ParseBool: parsing "x": invalid syntax'),
     ("local", {"labels": "x"}, "unknown log opt 'labels' for log driver local"),
     ("json-file", {"nosuch": "1"}, "unknown log opt 'nosuch' for json-file log driver"),
-    ("json-file", {"tag": "{{.Foo}}"},
-     "template: log-tag:1:2: executing \"log-tag\" at <.Foo>: can't evaluate field Foo in type *logger.Info"),
     ("json-file", {"tag": "{{.ID"}, "template: log-tag:1: unclosed action"),
 ])
 def test_options_that_are_refused_at_create(engine, driver, options, message):
     """dockerd 28.5.2 has the same texts; but for unknown names it says them when the container is started."""
     config = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": driver, "Config": options}}}
     assert engine.json("POST", "/v1.48/containers/create", config) == (400, {"message": message})
+
+
+TEMPLATE = """{{define "arg"}}<{{.}}>{{end -}}
+{{range $i, $a := .ContainerArgs}}{{if $i}},{{end}}{{template "arg" $a}}{{else}}none{{end}} {{printf "%-6s|" .DaemonName}}"""
+
+
+def test_what_tags_give(engine):
+    """Templates have what Go's have; what is wrong with one that depends on its container is said at the start."""
+    cid = run(engine, "echo a", opts={"tag": TEMPLATE})
+    assert engine.ok("wait", cid) == "0"
+    assert engine.cli("logs", "--details", cid).stdout == "tag=%3C-c%3E%2C%3Cecho+a%3E+docker%7C a\n"
+    for tag, error in [
+        ("{{.Foo}}", "1:2: executing \"log-tag\" at <.Foo>: can't evaluate field Foo in type *logger.Info"),
+        ("{{index .ContainerArgs 9}}", "1:2: executing \"log-tag\" at <index .ContainerArgs 9>: "
+         "error calling index: index out of range: 9"),
+    ]:
+        cid = create(engine, "echo a", HostConfig={"LogConfig": {"Type": "json-file", "Config": {"tag": tag}}})
+        assert engine.json("POST", f"/v1.48/containers/{cid}/start") == (500, {
+            "message": "failed to create task for container: failed to initialize logging driver: template: log-tag:" + error})
 
 
 @pytest.mark.gantry

@@ -33,6 +33,8 @@ pub struct LogInfo {
     pub env: Vec<String>,
     /// The container's labels.
     pub labels: BTreeMap<String, String>,
+    /// Where the log is, of a driver whose file is Docker's; empty otherwise.
+    pub log_path: String,
 }
 
 /// The first twelve digits of an id.
@@ -83,6 +85,12 @@ impl LogInfo {
             }
         }
         Ok(found)
+    }
+
+    /// Whether the option `tag` has the form of a template.
+    pub fn check_tag(&self) -> Result<(), BadOption> {
+        let text = self.option("tag").unwrap_or_default();
+        template::check(text).map_err(BadOption::Tag)
     }
 
     /// The option `tag`, or `default`, with its fields filled in.

@@ -50,7 +50,9 @@ pub(crate) fn check_config(
                 image_name: container.image.clone(),
                 ..LogInfo::default()
             };
-            attributes(&info).map(drop)
+            // What a template gives depends on what the container will be: the start tells what is wrong with that.
+            info.check_tag().map_err(bad_option)?;
+            info.attributes(str::to_owned).map(drop).map_err(bad_option)
         }
         LogDriver::Remote(remote) => gantry_logship::check(remote, &log.options)
             .map_err(|e| EngineError::InvalidParameter(e.to_string())),
@@ -113,13 +115,21 @@ pub(crate) fn info(container: &Container) -> LogInfo {
         created_unix_ns: fixed.created_unix_ns,
         env: fixed.config.env.clone(),
         labels: fixed.config.labels.clone(),
+        log_path: match LogDriver::named(&fixed.host.log.driver) {
+            Some(LogDriver::JsonFile) => fixed.log_path(&container.id).display().to_string(),
+            _ => String::new(),
+        },
     }
 }
 
 /// The attributes of every record that the options `labels`, `env`, `tag` ask for.
 fn attributes(info: &LogInfo) -> Result<BTreeMap<String, String>, EngineError> {
-    let mut found = info.attributes(str::to_owned).map_err(bad_option)?;
-    let tag = info.tag("").map_err(bad_option)?;
+    let failed = |e: BadOption| match bad_option(e) {
+        EngineError::InvalidParameter(text) => ship::failed(&text),
+        other => other,
+    };
+    let mut found = info.attributes(str::to_owned).map_err(failed)?;
+    let tag = info.tag("").map_err(failed)?;
     if !tag.is_empty() {
         found.insert("tag".to_owned(), tag);
     }

@@ -1,15 +1,67 @@
 //! Functions of templates: Go's own, and those that Docker adds.
 
-use super::value::Value;
-use super::{BadTemplate, MAX_TAG_BYTES};
+use crate::info::LogInfo;
 
-const NAMES: &[&str] = &[
-    "and", "eq", "ge", "gt", "html", "index", "join", "js", "json", "le", "len", "lower", "lt",
-    "ne", "not", "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate",
-    "upper", "urlquery",
-];
+use super::value::{Value, text};
+use super::{BadTemplate, MAX_TAG_BYTES, compare, escape, format};
+
+/// What a function takes for an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    Any,
+    Text,
+    Int,
+    List,
+    /// Of a method: a function, or `nil`.
+    Function,
+}
+
+impl Want {
+    /// Go's name of the type.
+    pub(super) fn type_name(self) -> &'static str {
+        match self {
+            Want::Any => "interface {}",
+            Want::Text => "string",
+            Want::Int => "int",
+            Want::List => "[]string",
+            Want::Function => "func(string) string",
+        }
+    }
+}
+
+/// What a function takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Takes {
+    pub(super) first: &'static [Want],
+    /// And any number of others.
+    pub(super) more: bool,
+}
+
+/// A function's parameters; `None`: there is no such one.
+pub(super) fn takes(name: &str) -> Option<Takes> {
+    use Want::{Any, Int, List, Text};
+    let (first, more): (&[Want], bool) = match name {
+        "and" | "or" | "call" | "index" | "slice" | "eq" => (&[Any], true),
+        "html" | "js" | "urlquery" | "print" | "println" => (&[], true),
+        "printf" => (&[Text], true),
+        "not" | "len" | "json" => (&[Any], false),
+        "ne" | "lt" | "le" | "gt" | "ge" => (&[Any, Any], false),
+        "lower" | "upper" | "title" => (&[Text], false),
+        "split" => (&[Text, Text], false),
+        "join" => (&[List, Text], false),
+        "pad" => (&[Text, Int, Int], false),
+        "truncate" => (&[Text, Int], false),
+        _ => return None,
+    };
+    Some(Takes { first, more })
+}
+
+pub(super) fn exists(name: &str) -> bool {
+    takes(name).is_some()
+}
 
 /// Why a call failed.
+#[derive(Debug)]
 pub(super) enum Failed {
     Words(String),
     Template(BadTemplate),
@@ -21,85 +73,54 @@ impl From<String> for Failed {
     }
 }
 
-pub(super) fn exists(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
-fn count(name: &str, want: usize, got: usize) -> Failed {
-    Failed::Words(format!(
-        "wrong number of args for {name}: want {want} got {got}"
-    ))
-}
-
-fn wrong_type(want: &str, value: &Value) -> Failed {
-    Failed::Words(format!(
-        "wrong type for value; expected {want}; got {}",
-        value.type_name()
-    ))
-}
-
-fn text(value: &Value) -> Result<&str, Failed> {
-    match value {
-        Value::Text(text) => Ok(text),
-        other => Err(wrong_type("string", other)),
+impl From<&str> for Failed {
+    fn from(text: &str) -> Failed {
+        Failed::Words(text.to_owned())
     }
 }
 
-fn int(value: &Value) -> Result<i64, Failed> {
-    match value {
-        Value::Int(n) => Ok(*n),
-        other => Err(wrong_type("int", other)),
-    }
-}
-
-/// Calls a function.
-pub(super) fn call(name: &str, arguments: Vec<Value>) -> Result<Value, Failed> {
-    let wrong = |want| count(name, want, arguments.len());
-    match (name, arguments.as_slice()) {
-        ("and", [_, ..]) => Ok(pick(arguments, |v| !v.is_true())),
-        ("or", [_, ..]) => Ok(pick(arguments, Value::is_true)),
-        ("not", [value]) => Ok(Value::Bool(!value.is_true())),
-        ("json", [value]) => Ok(Value::Text(value.json())),
-        ("len", [value]) => length(value),
-        ("index", [value, keys @ ..]) => index(value, keys),
-        ("slice", [value, bounds @ ..]) => slice(text(value)?, bounds),
-        ("eq", [first, others @ ..]) if !others.is_empty() => {
-            Ok(Value::Bool(others.iter().any(|o| o == first)))
+/// Calls a function other than `and` and `or`, with arguments as [`takes`] has them.
+pub(super) fn call(info: &LogInfo, name: &str, arguments: &[Value]) -> Result<Value, Failed> {
+    let found = match (name, arguments) {
+        ("not", [value]) => Value::Bool(!value.is_true()),
+        ("json", [value]) => Value::Text(value.json(info)),
+        ("len", [value]) => length(value)?,
+        ("index", [value, keys @ ..]) => index(value, keys)?,
+        ("slice", [value, bounds @ ..]) => slice(value, bounds)?,
+        ("eq", [first, others @ ..]) => Value::Bool(compare::equals_one(info, first, others)?),
+        ("ne", [a, b]) => {
+            let equal = compare::equals_one(info, a, std::slice::from_ref(b))?;
+            Value::Bool(!equal)
         }
-        ("ne", [a, b]) => Ok(Value::Bool(a != b)),
-        ("lt" | "le" | "gt" | "ge", [a, b]) => compare(name, a, b),
-        ("lower", [value]) => Ok(Value::Text(text(value)?.to_lowercase())),
-        ("upper", [value]) => Ok(Value::Text(text(value)?.to_uppercase())),
-        ("title", [value]) => Ok(Value::Text(title(text(value)?))),
-        ("split", [value, separator]) => split(text(value)?, text(separator)?),
-        ("join", [Value::List(list), separator]) => Ok(Value::Text(list.join(text(separator)?))),
-        ("join", [other, _]) => Err(wrong_type("[]string", other)),
-        ("pad", [value, before, after]) => pad(text(value)?, int(before)?, int(after)?),
-        ("truncate", [value, length]) => truncate(text(value)?, int(length)?),
-        ("print", values) => Ok(Value::Text(print(values))),
-        ("println", values) => Ok(Value::Text(spaced(values) + "\n")),
-        ("printf", [format, values @ ..]) => printf(text(format)?, values),
-        ("html", values) => Ok(Value::Text(html(&print(values)))),
-        ("js", _) => Err(Failed::Template(BadTemplate::NotBuilt("js".to_owned()))),
-        ("urlquery", values) => Ok(Value::Text(url_query(&print(values)))),
-        ("lt" | "le" | "gt" | "ge" | "ne" | "eq" | "split" | "join" | "truncate", _) => {
-            Err(wrong(2))
+        ("lt" | "le" | "gt" | "ge", [a, b]) => Value::Bool(compare::ordered(name, a, b)?),
+        ("lower", [Value::Text(t)]) => Value::Text(t.chars().map(lower).collect()),
+        ("upper", [Value::Text(t)]) => Value::Text(t.chars().map(upper).collect()),
+        ("title", [Value::Text(t)]) => Value::Text(title(t)),
+        ("split", [Value::Text(t), Value::Text(separator)]) => split(t, separator),
+        ("join", [list, Value::Text(separator)]) => join(list, separator)?,
+        ("pad", [Value::Text(t), Value::Int(before), Value::Int(after)]) => {
+            pad(t, *before, *after)?
         }
-        ("pad", _) => Err(wrong(3)),
-        _ => Err(wrong(1)),
-    }
-}
-
-/// The first value for which `stop` holds, or the last one.
-fn pick(values: Vec<Value>, stop: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Nothing;
-    for value in values {
-        last = value;
-        if stop(&last) {
-            break;
+        ("truncate", [Value::Text(t), Value::Int(length)]) => truncate(t, *length)?,
+        ("print", values) => Value::Text(print(info, values)),
+        ("println", values) => {
+            let words: Vec<String> = values.iter().map(|v| v.shown(info)).collect();
+            Value::Text(words.join(" ") + "\n")
         }
+        ("printf", [Value::Text(form), values @ ..]) => {
+            Value::Text(format::sprintf(info, form, values)?)
+        }
+        ("html", values) => Value::Text(escape::html(&printed(info, values))),
+        ("js", values) => Value::Text(escape::js(&printed(info, values))),
+        ("urlquery", values) => Value::Text(escape::url_query(&printed(info, values))),
+        _ => return Err("wrong arguments".into()),
+    };
+    match &found {
+        Value::Text(text) if text.len() > MAX_TAG_BYTES => {
+            Err(Failed::Template(BadTemplate::TooLong))
+        }
+        _ => Ok(found),
     }
-    last
 }
 
 fn length(value: &Value) -> Result<Value, Failed> {
@@ -107,81 +128,134 @@ fn length(value: &Value) -> Result<Value, Failed> {
         Value::Text(text) => text.len(),
         Value::List(list) => list.len(),
         Value::Map(map) => map.len(),
-        other => return Err(format!("len of type {}", other.type_name()).into()),
+        Value::Nothing => return Err("reflect: call of reflect.Value.Type on zero Value".into()),
+        other => return Err(format!("len of type {}", other.plain_type()).into()),
     };
     Ok(Value::Int(i64::try_from(n).unwrap_or(i64::MAX)))
 }
 
+/// A place in a list or a text of so many.
+fn place(key: &Value, len: usize) -> Result<usize, Failed> {
+    match key {
+        Value::Int(n) => {
+            let place = usize::try_from(*n).ok().filter(|place| *place <= len);
+            Ok(place.ok_or_else(|| format!("index out of range: {n}"))?)
+        }
+        Value::Nothing => Err("cannot index slice/array with nil".into()),
+        other => Err(format!("cannot index slice/array with type {}", other.type_name()).into()),
+    }
+}
+
 fn index(value: &Value, keys: &[Value]) -> Result<Value, Failed> {
+    if matches!(value, Value::Nothing) {
+        return Err("index of untyped nil".into());
+    }
     let Some((key, others)) = keys.split_first() else {
         return Ok(value.clone());
     };
     let found = match value {
-        Value::Map(map) => Value::Text(map.get(text(key)?).cloned().unwrap_or_default()),
+        Value::Map(map) => match key {
+            Value::Text(key) => text(map.get(key).map_or("", String::as_str)),
+            Value::Nothing => return Err("value is nil; should be of type string".into()),
+            other => {
+                let got = other.type_name();
+                return Err(format!("value has type {got}; should be string").into());
+            }
+        },
         Value::List(list) => {
-            let n = int(key)?;
-            let found = usize::try_from(n).ok().and_then(|n| list.get(n));
-            Value::Text(
-                found
-                    .cloned()
-                    .ok_or_else(|| format!("index out of range: {n}"))?,
-            )
+            let found = list.get(place(key, list.len())?);
+            text(found.ok_or("reflect: slice index out of range")?)
         }
-        other => return Err(format!("can't index item of type {}", other.type_name()).into()),
+        Value::Text(text) => {
+            let found = text.as_bytes().get(place(key, text.len())?);
+            Value::Int(i64::from(
+                *found.ok_or("reflect: string index out of range")?,
+            ))
+        }
+        other => return Err(format!("can't index item of type {}", other.plain_type()).into()),
     };
     index(&found, others)
 }
 
-fn slice(text: &str, bounds: &[Value]) -> Result<Value, Failed> {
-    let mut places = [0, i64::try_from(text.len()).unwrap_or(i64::MAX)];
-    if bounds.len() > places.len() {
-        return Err("cannot 3-index slice a string".to_owned().into());
+fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Failed> {
+    if bounds.len() > 3 {
+        return Err(format!("too many slice indexes: {}", bounds.len()).into());
     }
-    for (place, bound) in places.iter_mut().zip(bounds) {
-        *place = int(bound)?;
+    let len = match value {
+        Value::Text(_) if bounds.len() == 3 => return Err("cannot 3-index slice a string".into()),
+        Value::Text(text) => text.len(),
+        Value::List(list) => list.len(),
+        Value::Nothing => return Err("slice of untyped nil".into()),
+        other => return Err(format!("can't slice item of type {}", other.plain_type()).into()),
+    };
+    let mut places = [0, len, len];
+    for (at, bound) in places.iter_mut().zip(bounds) {
+        *at = place(bound, len)?;
     }
-    let [from, to] = places.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let found = text.get(from..to);
-    let found = found.ok_or_else(|| format!("index out of range: {}", places[1]))?;
-    Ok(Value::Text(found.to_owned()))
+    let [from, to, max] = places;
+    for (a, b) in [(from, to), (to, max)] {
+        if a > b {
+            return Err(format!("invalid slice index: {a} > {b}").into());
+        }
+    }
+    Ok(match value {
+        Value::List(list) => Value::List(list[from..to].to_vec()),
+        Value::Text(text) => {
+            Value::Text(String::from_utf8_lossy(&text.as_bytes()[from..to]).into_owned())
+        }
+        other => other.clone(),
+    })
 }
 
-fn compare(name: &str, a: &Value, b: &Value) -> Result<Value, Failed> {
-    let order = match (a, b) {
-        (Value::Int(a), Value::Int(b)) => a.cmp(b),
-        (Value::Text(a), Value::Text(b)) => a.cmp(b),
-        _ => {
-            return Err("incompatible types for comparison".to_owned().into());
-        }
-    };
-    Ok(Value::Bool(match name {
-        "lt" => order.is_lt(),
-        "le" => order.is_le(),
-        "gt" => order.is_gt(),
-        _ => order.is_ge(),
-    }))
+/// Go changes one sign into one.
+fn upper(c: char) -> char {
+    one(c, c.to_uppercase())
+}
+
+fn lower(c: char) -> char {
+    one(c, c.to_lowercase())
+}
+
+fn one(c: char, mut changed: impl Iterator<Item = char>) -> char {
+    match (changed.next(), changed.next()) {
+        (Some(only), None) => only,
+        _ => c,
+    }
 }
 
 /// Go's `strings.Title`.
 fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
     let mut in_word = false;
-    for c in text.chars() {
-        match in_word {
-            true => out.push(c),
-            false => out.extend(c.to_uppercase()),
-        }
-        in_word = c.is_alphanumeric() || c == '_' || c == '\'';
-    }
-    out
+    let changed = text.chars().map(|c| {
+        let out = if in_word { c } else { upper(c) };
+        in_word = match c.is_ascii() {
+            true => c.is_ascii_alphanumeric() || c == '_',
+            false => c.is_alphanumeric() || !c.is_whitespace(),
+        };
+        out
+    });
+    changed.collect()
 }
 
-fn split(text: &str, separator: &str) -> Result<Value, Failed> {
-    let parts: Vec<String> = match separator {
+fn split(text: &str, separator: &str) -> Value {
+    let parts = match separator {
         "" => text.chars().map(String::from).collect(),
         _ => text.split(separator).map(str::to_owned).collect(),
     };
-    Ok(Value::List(parts))
+    Value::List(parts)
+}
+
+fn join(list: &Value, separator: &str) -> Result<Value, Failed> {
+    let list = match list {
+        Value::List(list) => list.as_slice(),
+        _ => &[],
+    };
+    let between = separator.len().saturating_mul(list.len());
+    let len = list.iter().map(String::len).sum::<usize>();
+    match len.saturating_add(between) > 2 * MAX_TAG_BYTES {
+        true => Err(Failed::Template(BadTemplate::TooLong)),
+        false => Ok(Value::Text(list.join(separator))),
+    }
 }
 
 /// Docker's: blanks around what is not empty.
@@ -201,91 +275,39 @@ fn pad(text: &str, before: i64, after: i64) -> Result<Value, Failed> {
     Ok(Value::Text(format!("{before}{text}{after}")))
 }
 
-/// Docker's: bytes. Half a character at the end is left out.
+/// Docker's: bytes. What is left of a character is U+FFFD.
 fn truncate(text: &str, length: i64) -> Result<Value, Failed> {
-    let length =
-        usize::try_from(length).map_err(|_| format!("slice bounds out of range [:{length}]"))?;
-    let mut end = length.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    Ok(Value::Text(text[..end].to_owned()))
+    let length = usize::try_from(length)
+        .map_err(|_| format!("runtime error: slice bounds out of range [:{length}]"))?;
+    let cut = &text.as_bytes()[..length.min(text.len())];
+    Ok(Value::Text(String::from_utf8_lossy(cut).into_owned()))
 }
 
 /// Go's `fmt.Sprint`: a blank between two values of which none is text.
-fn print(values: &[Value]) -> String {
+fn print(info: &LogInfo, values: &[Value]) -> String {
+    spaced(values, |value| value.shown(info))
+}
+
+/// What actions would print of the values, put together by [`print`].
+fn printed(info: &LogInfo, values: &[Value]) -> String {
+    let values: Vec<Value> = values
+        .iter()
+        .map(|value| match value {
+            Value::Nothing => text(value.printed(info)),
+            value => value.clone(),
+        })
+        .collect();
+    spaced(&values, |value| value.printed(info))
+}
+
+fn spaced(values: &[Value], shown: impl Fn(&Value) -> String) -> String {
+    let is_text = |value: &Value| matches!(value, Value::Text(_));
     let mut out = String::new();
     for (n, value) in values.iter().enumerate() {
-        let is_text = |v: &Value| matches!(v, Value::Text(_));
         if n > 0 && !is_text(value) && !is_text(&values[n - 1]) {
             out.push(' ');
         }
-        out.push_str(&value.to_string());
+        out.push_str(&shown(value));
     }
     out
-}
-
-fn spaced(values: &[Value]) -> String {
-    let words: Vec<String> = values.iter().map(Value::to_string).collect();
-    words.join(" ")
-}
-
-fn printf(format: &str, values: &[Value]) -> Result<Value, Failed> {
-    let mut out = String::new();
-    let mut values = values.iter();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let verb = chars.next();
-        if verb == Some('%') {
-            out.push('%');
-            continue;
-        }
-        let Some(verb @ ('s' | 'v' | 'd' | 'q' | 't' | 'x')) = verb else {
-            let what = format!("%{} of printf", verb.map(String::from).unwrap_or_default());
-            return Err(Failed::Template(BadTemplate::NotBuilt(what)));
-        };
-        match (verb, values.next()) {
-            (_, None) => out.push_str(&format!("%!{verb}(MISSING)")),
-            ('s' | 'v', Some(value)) => out.push_str(&value.to_string()),
-            ('d', Some(Value::Int(n))) => out.push_str(&n.to_string()),
-            ('t', Some(Value::Bool(b))) => out.push_str(&b.to_string()),
-            ('q', Some(Value::Text(text))) => {
-                out.push_str(&serde_json::Value::from(text.as_str()).to_string());
-            }
-            ('x', Some(Value::Int(n))) => out.push_str(&format!("{n:x}")),
-            ('x', Some(Value::Text(text))) => {
-                out.extend(text.bytes().map(|b| format!("{b:02x}")));
-            }
-            (_, Some(value)) => {
-                out.push_str(&format!("%!{verb}({}={value})", value.type_name()));
-            }
-        }
-    }
-    Ok(Value::Text(out))
-}
-
-fn html(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '"' => out.push_str("&#34;"),
-            '\'' => out.push_str("&#39;"),
-            '\0' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-fn url_query(text: &str) -> String {
-    let mut out = bytes::BytesMut::new();
-    crate::read::query_escape(&mut out, text);
-    String::from_utf8_lossy(&out).into_owned()
 }
