@@ -183,8 +183,7 @@ pub fn split<'a>(line: &'a [u8], clock: &mut Clock) -> Option<Raw<'a>> {
         [] => before,
         _ => before.strip_prefix(b",\"attrs\":")?,
     };
-    let is_object = attrs.starts_with(b"{") && attrs.ends_with(b"}");
-    if !attrs.is_empty() && !is_object {
+    if !attrs.is_empty() && !clock.has_seen(attrs) {
         return None;
     }
     Some(Raw {
@@ -248,16 +247,28 @@ fn stream(text: &[u8]) -> Option<(Stream, &[u8])> {
     }
 }
 
-/// Reads times that mostly lie in the same second as the one before.
+/// Reads times that mostly lie in the same second as the one before, and attributes that mostly are the same.
 #[derive(Debug, Default)]
 pub struct Clock {
     second: [u8; 19],
     second_ns: u64,
+    attrs: Vec<u8>,
 }
 
 impl Clock {
     /// Longest time: `2006-01-02T15:04:05.999999999Z`.
     const LONGEST: usize = 30;
+
+    /// Whether these are attributes: what is torn in them may go on in the next record.
+    fn has_seen(&mut self, attrs: &[u8]) -> bool {
+        if self.attrs != attrs {
+            if serde_json::from_slice::<BTreeMap<String, String>>(attrs).is_err() {
+                return false;
+            }
+            attrs.clone_into(&mut self.attrs);
+        }
+        true
+    }
 
     /// A time as Go's RFC3339Nano in UTC.
     fn read(&mut self, stamp: &[u8]) -> Option<u64> {
