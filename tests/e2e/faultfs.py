@@ -5,8 +5,9 @@
 
 is mounted over DIRECTORY and hands everything on to what was there. FAULTS is a file of JSON that maps operations
 (`write`, `create`, `rename`, ...) to errnos; as long as one is there, that operation fails with it. `open_write` is every
-opening that is not for reading only; `torn_write` lets the first half of each write through and fails the next one. Ends when
-it is unmounted. Only what a log directory needs is built.
+opening that is not for reading only; `torn_write` lets the first half of each write through and fails the next one. With an
+errno below 0 the operation, and with it the file system, hangs. Ends when it is unmounted. Only what a log directory needs
+is built.
 """
 import ctypes
 import errno
@@ -14,6 +15,7 @@ import json
 import os
 import struct
 import sys
+import time
 
 IN_HEADER, OUT_HEADER = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
 ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
@@ -75,7 +77,9 @@ class Server:
                 name = NAMES.get(opcode)
                 if name is None:
                     raise OSError(errno.ENOSYS, "not built")
-                if fault := self.fault(name):
+                while (fault := self.fault(name)) < 0:
+                    time.sleep(0.01)
+                if fault:
                     raise OSError(fault, "a fault")
                 answer = getattr(self, name)(node, data[IN_HEADER.size:]) or b""
             except OSError as e:

@@ -20,6 +20,7 @@ pub fn limits() -> Vec<(&'static str, u64)> {
         ("output_buffers_per_shard", usize::from(shm::RING_BUFFERS)),
         ("output_buffer_bytes", shm::RING_BUFFER_BYTES),
         ("unfinished_line_bytes", shm::CARRY_BYTES),
+        ("log_writer_threads", gantry_rt::workers::LOG_WRITERS),
         ("log_batch_bytes", gantry_logs::BATCH_BYTES),
         (
             "removed_log_segments_per_container",
@@ -31,6 +32,10 @@ pub fn limits() -> Vec<(&'static str, u64)> {
         (
             "removed_log_bytes_per_container",
             gantry_logs::MAX_REMOVED_BYTES,
+        ),
+        (
+            "log_buffer_default_bytes",
+            gantry_logs::DEFAULT_BUFFER_BYTES,
         ),
         ("spill_bytes_per_container", shm::SPILL_LIMIT_BYTES),
     ];

@@ -171,6 +171,33 @@ impl Container {
         Ok(())
     }
 
+    /// The daemon is dead, and may have written to the spill: goes on where it committed. Past that is what it was just
+    /// writing, which its ring has too.
+    pub fn go_on_after_daemon(
+        &mut self,
+        journal: &JournalMap,
+        exec_root: &OwnedFd,
+    ) -> Result<(), ShmError> {
+        let committed = journal.load(self.slot)?.spill_end;
+        let end = committed.max(self.spill_bytes());
+        if committed > 0 && self.spill.is_none() {
+            self.spill = Some(SpillWriter::new(
+                self.open_spill(exec_root, libc::O_CREAT)?,
+            )?);
+        }
+        match &mut self.spill {
+            Some(spill) => spill.go_on_at(end),
+            None => Ok(()),
+        }
+    }
+
+    fn open_spill(&self, exec_root: &OwnedFd, flags: i32) -> Result<File, ShmError> {
+        open_spill(exec_root, &self.id, flags).map_err(|source| ShmError::Io {
+            step: "open of a spill",
+            source,
+        })
+    }
+
     /// Goes on with the spill that another keeper left, if there is one.
     pub fn pick_up_spill(&mut self, exec_root: &OwnedFd) -> Result<(), ShmError> {
         let failed = |source| ShmError::Io {
@@ -187,11 +214,8 @@ impl Container {
 
     fn spill(&mut self, exec_root: &OwnedFd) -> Result<&mut SpillWriter, ShmError> {
         if self.spill.is_none() {
-            let file =
-                open_spill(exec_root, &self.id, libc::O_CREAT).map_err(|source| ShmError::Io {
-                    step: "open of a spill",
-                    source,
-                })?;
+            // What is there was never committed.
+            let file = self.open_spill(exec_root, libc::O_CREAT | libc::O_TRUNC)?;
             self.spill = Some(SpillWriter::new(file)?);
         }
         self.spill.as_mut().ok_or(ShmError::Corrupt("no spill"))
@@ -301,6 +325,7 @@ impl Container {
     pub fn remove_spill(&mut self, exec_root: &OwnedFd) {
         if self.spill.take().is_some()
             && let Err(e) = unlink(exec_root, &spill_name(&self.id))
+            && e.kind() != io::ErrorKind::NotFound
         {
             crate::log(format_args!(
                 "{}: the spill file is left behind: {e}",

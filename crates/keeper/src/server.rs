@@ -284,6 +284,11 @@ impl Server {
             return;
         };
         self.connection = None;
+        for container in self.slots.iter_mut().flatten() {
+            if let Err(e) = container.go_on_after_daemon(&self.journal, &self.host.exec_root) {
+                log(format_args!("{}: its spill: {e}", container.id));
+            }
+        }
         if let Some(ring) = dead.ring.take() {
             self.drain(ring);
         }

@@ -101,6 +101,7 @@ fn ring_with_output(slot: u32, generation: u16, client: &KeeperClient) -> RingMa
         carry: [(&[], 0), (&[], 0)],
         raw_bytes: [0; 2],
         lost: Lost::default(),
+        spill_end: 0,
     };
     journal.commit(slot, &commit).expect("commit");
     ring

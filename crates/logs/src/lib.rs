@@ -25,7 +25,9 @@ pub use driver::{LogDriver, Remote};
 pub use follow::{Batch, Follower};
 pub use info::{DEFAULT_TAG, LogInfo};
 pub use loss::{GAP_ATTRIBUTE, LossCounters, LossReason, loss_counters};
-pub use options::{BadOption, FileOptions, check_delivery, parse_size};
+pub use options::{
+    BadOption, DEFAULT_BUFFER_BYTES, FileOptions, buffer_bytes, check_delivery, parse_size,
+};
 pub use read::{LogFiles, LogQuery, LogStream, read, read_at_once};
 pub use record::{Cursor, Partial, Record};
 pub use segment::{Format, LogState};

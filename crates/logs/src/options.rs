@@ -190,7 +190,20 @@ fn check_known(
     }
 }
 
-/// Checks `mode` and `max-buffer-size`. Neither needs more: what a container prints waits for its log's write(2) only.
+/// Most bytes that wait with `mode=non-blocking` where the options say no more. Docker's default.
+pub const DEFAULT_BUFFER_BYTES: u64 = 1024 * 1024;
+
+/// With `mode=non-blocking`: most bytes of output that wait for the log.
+pub fn buffer_bytes(opts: &BTreeMap<&str, &str>) -> Option<u64> {
+    if opts.get("mode") != Some(&"non-blocking") {
+        return None;
+    }
+    let size = opts.get("max-buffer-size");
+    let size = size.and_then(|text| parse_size(text, 1024.0).ok());
+    Some(size.unwrap_or(DEFAULT_BUFFER_BYTES))
+}
+
+/// Checks `mode` and `max-buffer-size`.
 pub fn check_delivery(opts: &BTreeMap<&str, &str>) -> Result<(), BadOption> {
     let mode = opts.get("mode").copied().unwrap_or_default();
     if !matches!(mode, "" | "blocking" | "non-blocking") {

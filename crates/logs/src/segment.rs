@@ -3,13 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use gantry_stream::Signal;
 
 use crate::loss::Loss;
+use crate::write::{Files, SharedFiles};
+
+/// How long a reader waits for a rotation on another thread.
+const NAMES_WAIT: Duration = Duration::from_millis(10);
 
 /// The path of the `n`-th rotated file; 0 is the current one.
 pub(crate) fn rotated(path: &Path, n: u32) -> PathBuf {
@@ -122,19 +128,33 @@ pub struct LogState {
     pub(crate) current: RefCell<Rc<Segment>>,
     pub(crate) signal: Signal,
     pub(crate) closed: Cell<bool>,
+    /// What it has still to say now that it is closed.
+    pub(crate) untold: Cell<Option<Loss>>,
+    /// Another writer says it.
+    pub(crate) superseded: Cell<bool>,
+    /// For who needs names that stand still.
+    files: SharedFiles,
     lost_bytes: Cell<u64>,
     losses: Cell<u64>,
     follower_gaps: Cell<u64>,
 }
 
 impl LogState {
-    pub(crate) fn new(path: &Path, format: Format, current: Rc<Segment>) -> Rc<LogState> {
+    pub(crate) fn new(
+        path: &Path,
+        format: Format,
+        current: Rc<Segment>,
+        files: SharedFiles,
+    ) -> Rc<LogState> {
         Rc::new(LogState {
             path: path.to_owned(),
             format,
             current: RefCell::new(current),
             signal: Signal::default(),
             closed: Cell::new(false),
+            untold: Cell::default(),
+            superseded: Cell::new(false),
+            files,
             lost_bytes: Cell::new(0),
             losses: Cell::new(0),
             follower_gaps: Cell::new(0),
@@ -160,6 +180,21 @@ impl LogState {
     /// Stretches that followers came too late for.
     pub fn follower_gaps(&self) -> u64 {
         self.follower_gaps.get()
+    }
+
+    /// Until it is dropped no file gets another name. Names change on the shard or, in an instant, on another thread; one
+    /// that does not come back from its file system is not waited for.
+    pub(crate) fn lock_names(&self) -> io::Result<MutexGuard<'_, Files>> {
+        let begun = Instant::now();
+        loop {
+            if let Some(names) = self.files.try_lock() {
+                return Ok(names);
+            }
+            if begun.elapsed() > NAMES_WAIT {
+                return Err(io::Error::other("the log's file system does not answer"));
+            }
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn count_follower_gap(&self) {

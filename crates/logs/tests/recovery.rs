@@ -102,6 +102,7 @@ async fn serve(dir: PathBuf, keeper: String) {
         let config = IoConfig {
             tty: false,
             sink: Some(Box::new(log)),
+            buffer: None,
         };
         let io = if first {
             ContainerIo::new(&pump, slot, config)

@@ -22,6 +22,10 @@ pub const QUEUE_CAPACITY: usize = 1024;
 /// Fewest pool threads; otherwise two per CPU.
 pub const MIN_WORKERS: usize = 4;
 
+/// Threads that write logs whose containers must not wait for them ([`run_log`]); started with the first such write. Logs on
+/// file systems that hang take them, and nothing else waits for these.
+pub const LOG_WRITERS: usize = 4;
+
 /// Long jobs at once; one more is refused.
 pub const MAX_LONG_JOBS: usize = 64;
 
@@ -54,18 +58,28 @@ impl From<WorkerGone> for io::Error {
 fn pool() -> Option<&'static Sender<Job>> {
     static POOL: OnceLock<Option<Sender<Job>>> = OnceLock::new();
     POOL.get_or_init(|| {
-        let (tx, rx) = queue::bounded::<Job>(QUEUE_CAPACITY);
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let mut started = 0;
-        for index in 0..(2 * cpus).max(MIN_WORKERS) {
-            match start_thread(format!("worker-{index}"), rx.clone()) {
-                Ok(()) => started += 1,
-                Err(e) => tracing::error!(error = %e, "cannot start a worker thread"),
-            }
-        }
-        (started > 0).then_some(tx)
+        start_pool("worker", (2 * cpus).max(MIN_WORKERS))
     })
     .as_ref()
+}
+
+fn log_writers() -> Option<&'static Sender<Job>> {
+    static POOL: OnceLock<Option<Sender<Job>>> = OnceLock::new();
+    POOL.get_or_init(|| start_pool("log-writer", LOG_WRITERS))
+        .as_ref()
+}
+
+fn start_pool(name: &str, threads: usize) -> Option<Sender<Job>> {
+    let (tx, rx) = queue::bounded::<Job>(QUEUE_CAPACITY);
+    let mut started = 0;
+    for index in 0..threads {
+        match start_thread(format!("{name}-{index}"), rx.clone()) {
+            Ok(()) => started += 1,
+            Err(e) => tracing::error!(error = %e, name, "cannot start a worker thread"),
+        }
+    }
+    (started > 0).then_some(tx)
 }
 
 fn start_thread(name: String, jobs: Receiver<Job>) -> io::Result<()> {
@@ -133,16 +147,8 @@ pub async fn run<R: Send + 'static>(
     let permit = permit().await;
     let (tx, rx) = reply::channel();
     let queue = pool().ok_or(WorkerGone::NoThread)?;
-    let job: Job = Box::new(move || tx.send(f()));
     // Full only when others submit from off-shard; the pool drains it without our help.
-    let mut job = job;
-    while let Err(e) = queue.try_send(job) {
-        job = match e {
-            TrySendError::Full(job) => job,
-            TrySendError::Disconnected(_) => return Err(WorkerGone::NoThread),
-        };
-        crate::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    enqueue(queue, Box::new(move || tx.send(f()))).await?;
     let (done_tx, done_rx) = crate::sync::oneshot::channel();
     // The permit is held until the job has ended, even if the caller goes away first.
     crate::spawn("worker.reply", async move {
@@ -155,6 +161,28 @@ pub async fn run<R: Send + 'static>(
         .await
         .map_err(|_| WorkerGone::Panicked)?
         .map_err(|_| WorkerGone::Panicked)
+}
+
+async fn enqueue(queue: &Sender<Job>, mut job: Job) -> Result<(), WorkerGone> {
+    while let Err(e) = queue.try_send(job) {
+        job = match e {
+            TrySendError::Full(job) => job,
+            TrySendError::Disconnected(_) => return Err(WorkerGone::NoThread),
+        };
+        crate::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// Runs a write of a log on one of [`LOG_WRITERS`] threads, behind those that came before. Whoever calls this has one such
+/// job at a time for each log.
+pub async fn run_log<R: Send + 'static>(
+    f: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, WorkerGone> {
+    let (tx, rx) = reply::channel();
+    let queue = log_writers().ok_or(WorkerGone::NoThread)?;
+    enqueue(queue, Box::new(move || tx.send(f()))).await?;
+    rx.await.map_err(|_| WorkerGone::Panicked)
 }
 
 /// Queues a job from a thread that is not a shard; blocks while the queue is full.

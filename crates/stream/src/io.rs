@@ -1,8 +1,10 @@
 //! The streams of one container.
 
+mod buffer;
 mod bulk;
 mod output;
 mod replay;
+mod say;
 mod stdin;
 
 use std::cell::{Cell, RefCell};
@@ -11,9 +13,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use gantry_keeper_proto::shm::{Cqe, JournalMap, SlotState, Stream, UserData};
+use gantry_keeper_proto::shm::{
+    Cqe, JournalMap, LOST_IN_BUFFER, Lost, SlotState, Stream, UserData,
+};
 use gantry_rt::fd::AsyncFd;
 
+use self::buffer::LogBuffer;
+pub use self::buffer::LogBufferConfig;
 pub use self::bulk::{BULK_BYTES, BULK_CLIENTS};
 use self::bulk::{Mode, Pace};
 use crate::pump::Pump;
@@ -32,6 +38,8 @@ pub struct IoConfig {
     pub tty: bool,
     /// The log driver; `None` keeps nothing.
     pub sink: Option<Box<dyn LogSink>>,
+    /// The container does not wait for its log; what waits is kept there.
+    pub buffer: Option<LogBufferConfig>,
 }
 
 /// The daemon's ends of a container's pipes, or its terminal.
@@ -68,6 +76,9 @@ pub struct ContainerIo {
     started: Cell<bool>,
     streams: RefCell<[Reading; 2]>,
     sink: RefCell<Option<Box<dyn LogSink>>>,
+    buffer: Option<Rc<LogBuffer>>,
+    /// A task waits to say what was lost.
+    saying: Cell<bool>,
     dirty: Cell<bool>,
     /// What the clients get when the batch is committed.
     batch: RefCell<Vec<(Stream, Cqe)>>,
@@ -99,7 +110,7 @@ impl ContainerIo {
     /// For a new container: the journal slot is emptied.
     pub fn new(pump: &Rc<Pump>, slot: u32, config: IoConfig) -> io::Result<Rc<ContainerIo>> {
         let generation = pump.journal()?.reset(slot).map_err(io::Error::other)?;
-        let io = Self::build(pump, slot, generation, config, &SlotState::default())?;
+        let io = Self::build(pump, slot, generation, config, SlotState::default())?;
         // Where the log begins is recorded before anything is written to it: what a kill leaves of the first batch
         // must be told from what an earlier run left.
         io.commit(0, 0)?;
@@ -110,12 +121,17 @@ impl ContainerIo {
     /// [`Self::start`].
     pub fn adopt(pump: &Rc<Pump>, slot: u32, mut config: IoConfig) -> io::Result<Rc<ContainerIo>> {
         let journal = pump.journal()?;
-        let state = journal.load(slot).map_err(io::Error::other)?;
+        let mut state = journal.load(slot).map_err(io::Error::other)?;
+        let journaled = state.lost;
+        if config.buffer.is_some() && state.lost.reason == LOST_IN_BUFFER {
+            state.lost = Lost::default();
+        }
         if let Some(sink) = &mut config.sink {
             sink.restore(&state)?;
         }
+        state.lost = journaled;
         let generation = journal.generation(slot).map_err(io::Error::other)?;
-        Self::build(pump, slot, generation, config, &state)
+        Self::build(pump, slot, generation, config, state)
     }
 
     fn build(
@@ -123,9 +139,14 @@ impl ContainerIo {
         slot: u32,
         generation: u16,
         config: IoConfig,
-        state: &SlotState,
+        mut state: SlotState,
     ) -> io::Result<Rc<ContainerIo>> {
         let journal = pump.journal()?;
+        let buffer = config.buffer.filter(|_| config.sink.is_some());
+        let buffer = buffer.map(|config| Rc::new(LogBuffer::new(config, &mut state)));
+        if let (Some(buffer), Some(sink)) = (&buffer, &config.sink) {
+            buffer.note_logged(&**sink);
+        }
         let io = Rc::new_cyclic(|me| ContainerIo {
             me: me.clone(),
             pump: pump.clone(),
@@ -136,6 +157,8 @@ impl ContainerIo {
             started: Cell::new(false),
             streams: RefCell::default(),
             sink: RefCell::new(config.sink),
+            buffer: buffer.clone(),
+            saying: Cell::new(false),
             dirty: Cell::new(false),
             batch: RefCell::default(),
             clients: RefCell::default(),
@@ -151,6 +174,9 @@ impl ContainerIo {
             failing: Cell::default(),
         });
         pump.add(slot, Rc::downgrade(&io));
+        if let Some(buffer) = &buffer {
+            io.start_writer(buffer);
+        }
         Ok(io)
     }
 
@@ -252,8 +278,9 @@ impl ContainerIo {
     }
 
     fn finish_if_ended(&self) {
-        if self.done.get() || !self.started.get() || !self.streams.borrow().iter().all(|r| r.ended)
-        {
+        let logged = self.buffer.as_ref().is_none_or(|b| b.is_empty());
+        let ended = self.started.get() && self.streams.borrow().iter().all(|r| r.ended);
+        if self.done.get() || !ended || !logged {
             return;
         }
         self.done.set(true);
@@ -270,8 +297,31 @@ impl ContainerIo {
         if let Some(sink) = &mut *self.sink.borrow_mut() {
             sink.close();
         }
+        if let Some(buffer) = &self.buffer {
+            if !buffer.is_empty() {
+                tracing::error!(
+                    slot = self.slot,
+                    "a run has ended and its log can't be written; the rest is tried to be written on"
+                );
+            }
+            buffer.unlink();
+        }
+        self.say_lost_later();
         for client in self.clients.borrow().iter() {
             client.end();
+        }
+    }
+
+    /// Whether its container does not wait for its log.
+    pub fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// As [`ContainerIo::replay`] for a log with a buffer: what a keeper collected waits like what comes after it.
+    pub fn take_spill(&self, spill: std::fs::File, end: u64) -> io::Result<()> {
+        match &self.buffer {
+            Some(buffer) => buffer.take_spill(spill, end).map_err(io::Error::other),
+            None => Ok(()),
         }
     }
 
@@ -285,7 +335,10 @@ impl ContainerIo {
     pub fn replace_log(&self, mut log: Box<dyn LogSink>) -> io::Result<()> {
         // The present one counts what it took.
         self.commit_now()?;
-        let state = self.journal.load(self.slot).map_err(io::Error::other)?;
+        let mut state = self.journal.load(self.slot).map_err(io::Error::other)?;
+        if let Some(buffer) = &self.buffer {
+            return self.replace_buffered(buffer, log, &mut state);
+        }
         log.restore(&state)?;
         // Nothing is printed, so that only the loss is written.
         log.append(Stream::Stderr, &[], unix_time_ns());
@@ -316,10 +369,7 @@ impl ContainerIo {
                     ended: true,
                     ..Reading::default()
                 };
-                if let Some(sink) = &mut *self.sink.borrow_mut() {
-                    sink.finish(stream, unix_time_ns());
-                    self.dirty.set(true);
-                }
+                self.finish(stream, unix_time_ns());
             }
         }
         self.started.set(true);

@@ -6,6 +6,7 @@
 //! - One producer, many consumers: a consumer is bounded; a slow client stops that container's reads, nobody else's.
 //! - End of output is announced only after everything before it was written and handed on.
 
+mod admission;
 pub mod attach;
 mod backend;
 mod io;
@@ -25,11 +26,11 @@ pub mod websocket;
 
 pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;
-pub use io::{BULK_BYTES, BULK_CLIENTS, ContainerIo, IoConfig, StreamFds};
+pub use io::{BULK_BYTES, BULK_CLIENTS, ContainerIo, IoConfig, LogBufferConfig, StreamFds};
 pub use pump::{Pump, PumpStats, Step};
 pub use queue::Flushed;
 pub use signal::Signal;
-pub use sink::{LogPosition, LogSink};
+pub use sink::{LogPosition, LogSink, WriteDone, WriteJob};
 pub use subscription::{
     Frame, SUBSCRIPTION_HIGH_BYTES, SUBSCRIPTION_LOW_BYTES, SubscribeOptions, Subscription,
 };

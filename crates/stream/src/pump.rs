@@ -34,10 +34,14 @@ pub struct PumpStats {
     pub failed_writes: u64,
     /// Bytes that were dropped while no daemon was there, or could not be read back.
     pub gap_bytes: u64,
+    /// Bytes that the full buffers of `mode=non-blocking` did not take.
+    pub dropped_bytes: u64,
+    /// Lines that end in them.
+    pub dropped_records: u64,
 }
 
 /// What all pumps of the process counted, in the order of [`PumpStats::parts`].
-static TOTALS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
+static TOTALS: [AtomicU64; 9] = [const { AtomicU64::new(0) }; 9];
 
 impl PumpStats {
     /// What all pumps of this process counted.
@@ -50,6 +54,8 @@ impl PumpStats {
             out_of_buffers,
             failed_writes,
             gap_bytes,
+            dropped_bytes,
+            dropped_records,
         ] = TOTALS.each_ref().map(|total| total.load(Relaxed));
         PumpStats {
             batches,
@@ -59,10 +65,12 @@ impl PumpStats {
             out_of_buffers,
             failed_writes,
             gap_bytes,
+            dropped_bytes,
+            dropped_records,
         }
     }
 
-    fn parts(&self) -> [u64; 7] {
+    fn parts(&self) -> [u64; 9] {
         [
             self.batches,
             self.completions,
@@ -71,6 +79,8 @@ impl PumpStats {
             self.out_of_buffers,
             self.failed_writes,
             self.gap_bytes,
+            self.dropped_bytes,
+            self.dropped_records,
         ]
     }
 }

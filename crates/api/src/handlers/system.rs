@@ -148,5 +148,7 @@ fn output(stats: PumpStats) -> serde_json::Value {
         "out_of_buffers": stats.out_of_buffers,
         "failed_log_writes": stats.failed_writes,
         "gap_bytes": stats.gap_bytes,
+        "dropped_bytes": stats.dropped_bytes,
+        "dropped_records": stats.dropped_records,
     })
 }

@@ -145,6 +145,9 @@ async fn replay(container: &Container, io: &Rc<ContainerIo>, spill: File, bytes:
 /// Then it is taken out of the file: whoever reads it without the journal, because the keeper died, must not find it again.
 async fn try_replay(io: &Rc<ContainerIo>, spill: File, bytes: u64) -> Result<(), EngineError> {
     let failed = |e| EngineError::io("log what a container printed without a daemon", e);
+    if io.has_buffer() {
+        return io.take_spill(spill, bytes).map_err(failed);
+    }
     let copy = spill.try_clone().map_err(failed)?;
     io.replay(spill, bytes).await.map_err(failed)?;
     files::on_worker(move || {

@@ -31,7 +31,8 @@ pub(crate) fn streams(
 ) -> Result<Streams, EngineError> {
     let tty = container.fixed.config.tty;
     let make = |sink| {
-        make(IoConfig { tty, sink })
+        let buffer = logs::buffer(container);
+        make(IoConfig { tty, sink, buffer })
             .map_err(|e| EngineError::io("take over a container's streams", e))
     };
     let error = match logs::open_sink(container) {

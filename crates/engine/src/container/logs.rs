@@ -17,7 +17,7 @@ use gantry_logs::{
 };
 use gantry_rt::sync::Notify;
 use gantry_rt::{Either, ShardId, mailbox, race};
-use gantry_stream::LogSink;
+use gantry_stream::{LogBufferConfig, LogSink};
 use rustc_hash::FxHashMap;
 
 use super::{Container, ship};
@@ -170,6 +170,16 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
     let file = file.map_err(io_error)?;
     let state = file.state();
     Ok(Some((Box::new(file), state)))
+}
+
+/// Where output waits for the log of a container that must not wait for it.
+pub(crate) fn buffer(container: &Container) -> Option<LogBufferConfig> {
+    let max_bytes = gantry_logs::buffer_bytes(&pairs(&container.fixed.host.log).collect())?;
+    let exec_root = &container.shard.shared.config.exec_root;
+    Some(LogBufferConfig {
+        path: exec_root.join(format!("spill-{}", container.id)),
+        max_bytes,
+    })
 }
 
 /// Readers open on this shard: of clients of its own, and followers of its containers' logs.

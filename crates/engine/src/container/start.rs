@@ -168,6 +168,7 @@ fn take_over(
     let config = IoConfig {
         tty: container.fixed.config.tty,
         sink,
+        buffer: logs::buffer(container),
     };
     let io_error = |e| EngineError::io("take over a container's streams", e);
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;

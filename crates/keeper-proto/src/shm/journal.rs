@@ -29,7 +29,8 @@ const W_CARRY_LEN: usize = 5;
 const W_PARTIAL_TIME: usize = 7;
 const W_RAW: usize = 9;
 const W_LOST: usize = 11;
-const _: () = assert!((W_LOST + 3) * 8 <= HALF_BYTES);
+const W_SPILL_END: usize = 14;
+const _: () = assert!((W_SPILL_END + 1) * 8 <= HALF_BYTES);
 
 /// The piece of a line that is not yet a log record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,9 @@ pub struct Carry {
     /// Time of the first partial record of the line this is the rest of, in unix nanoseconds; 0 if none was written.
     pub partial_time_ns: u64,
 }
+
+/// [`Lost::reason`] of what a full buffer of `mode=non-blocking` did not take.
+pub const LOST_IN_BUFFER: u64 = 3 << 32;
 
 /// Output that is in no log, and that the log does not say yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +68,9 @@ pub struct SlotCommit<'a> {
     pub log_id: u64,
     /// Bytes of the spill file that are in the log or in the carry.
     pub spill_offset: u64,
+    /// Length of the spill file as far as the daemon wrote it (0: it did not): output that waits for a log that must not
+    /// hold up its container.
+    pub spill_end: u64,
     /// Unfinished lines and the time of their first partial record, by stream.
     pub carry: [(&'a [u8], u64); 2],
     /// Bytes seen so far, by stream.
@@ -85,6 +92,8 @@ pub struct SlotState {
     pub log_id: u64,
     /// See [`SlotCommit`].
     pub spill_offset: u64,
+    /// See [`SlotCommit`].
+    pub spill_end: u64,
     /// See [`SlotCommit`].
     pub carry: [Carry; 2],
     /// See [`SlotCommit`].
@@ -149,6 +158,7 @@ impl JournalMap {
             log_bytes: 0,
             log_id: 0,
             spill_offset: 0,
+            spill_end: 0,
             carry: [(&[], 0), (&[], 0)],
             raw_bytes: [0; 2],
             lost: Lost::default(),
@@ -178,6 +188,7 @@ impl JournalMap {
         set(W_LOG_BYTES, commit.log_bytes);
         set(W_LOG_ID, commit.log_id);
         set(W_SPILL, commit.spill_offset);
+        set(W_SPILL_END, commit.spill_end);
         set(W_LOST, commit.lost.records);
         set(W_LOST + 1, commit.lost.bytes);
         set(W_LOST + 2, commit.lost.reason);
@@ -209,6 +220,7 @@ impl JournalMap {
             log_bytes: get(W_LOG_BYTES),
             log_id: get(W_LOG_ID),
             spill_offset: get(W_SPILL),
+            spill_end: get(W_SPILL_END),
             lost: Lost {
                 records: get(W_LOST),
                 bytes: get(W_LOST + 1),

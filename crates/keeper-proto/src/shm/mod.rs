@@ -16,7 +16,7 @@ mod spill;
 
 pub use drain::{DrainStats, SpillFn, drain_ring};
 pub use intent::{Intent, MARK_BYTES};
-pub use journal::{Carry, JOURNAL_BYTES, JournalMap, Lost, SlotCommit, SlotState};
+pub use journal::{Carry, JOURNAL_BYTES, JournalMap, LOST_IN_BUFFER, Lost, SlotCommit, SlotState};
 pub use map::{SharedMap, memfd};
 pub use ring::{
     BUFFERS_OFFSET, CQ_ENTRIES, CQES_MAX_OFFSET, Cqe, PBUF_RING_OFFSET, RING_BUFFER_BYTES,

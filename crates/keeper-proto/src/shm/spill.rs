@@ -1,4 +1,5 @@
-//! Spill files: what a container printed while no daemon was there.
+//! Spill files: what a container printed while no daemon was there, or while its log could not be written and must not
+//! hold it up (`mode=non-blocking`).
 //!
 //! Records of `{stream: u8, 3 zero bytes, length: u32 LE, unix time in ns: u64 LE, bytes}`; a declared gap has stream 0xff
 //! and as its bytes the number of dropped bytes (u64 LE). Offsets only grow: what has been replayed is punched out, not cut off.
@@ -13,6 +14,10 @@ use super::{ShmError, Stream};
 pub const SPILL_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 const HEADER_BYTES: usize = 16;
 const GAP: u8 = 0xff;
+/// Dropped by the daemon: bytes and records (u64 LE each).
+const DROPPED: u8 = 0xfe;
+/// A stream has ended: its number.
+const END: u8 = 0xfd;
 /// Longest record that is believed.
 const MAX_RECORD_BYTES: usize = 1024 * 1024;
 
@@ -20,7 +25,7 @@ fn io(step: &'static str) -> impl Fn(std::io::Error) -> ShmError {
     move |source| ShmError::Io { step, source }
 }
 
-/// Appends to a spill file (keeper).
+/// Appends to a spill file (keeper; daemon for a log that must not hold up its container).
 #[derive(Debug)]
 pub struct SpillWriter {
     file: File,
@@ -37,6 +42,14 @@ impl SpillWriter {
             end,
             scratch: Vec::new(),
         })
+    }
+
+    /// Goes on at `end`; what lies past it was never committed.
+    pub fn go_on_at(&mut self, end: u64) -> Result<(), ShmError> {
+        let cut = self.file.set_len(end);
+        cut.map_err(io("ftruncate of a spill"))?;
+        self.end = end;
+        Ok(())
     }
 
     /// Length of the spill: what a hand-over tells the daemon.
@@ -81,6 +94,24 @@ impl SpillWriter {
         self.record(GAP, &dropped_bytes.to_le_bytes(), time_ns)
     }
 
+    /// Declares bytes and records that a full buffer did not take.
+    pub fn append_dropped(
+        &mut self,
+        bytes: u64,
+        records: u64,
+        time_ns: u64,
+    ) -> Result<(), ShmError> {
+        let mut amounts = [0; 16];
+        amounts[..8].copy_from_slice(&bytes.to_le_bytes());
+        amounts[8..].copy_from_slice(&records.to_le_bytes());
+        self.record(DROPPED, &amounts, time_ns)
+    }
+
+    /// Notes that a stream has ended.
+    pub fn append_end(&mut self, stream: Stream, time_ns: u64) -> Result<(), ShmError> {
+        self.record(END, &[stream as u8], time_ns)
+    }
+
     fn record(&mut self, kind: u8, bytes: &[u8], time_ns: u64) -> Result<(), ShmError> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&[kind, 0, 0, 0]);
@@ -108,8 +139,22 @@ pub enum SpillRecord {
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// So many bytes were dropped here.
+    /// So many bytes were dropped here while no daemon was there.
     Gap(u64),
+    /// A full buffer did not take so much here.
+    Dropped {
+        /// Bytes of output.
+        bytes: u64,
+        /// Lines whose end is among them.
+        records: u64,
+    },
+    /// A stream has ended.
+    End {
+        /// Which.
+        stream: Stream,
+        /// Unix time in nanoseconds.
+        time_ns: u64,
+    },
 }
 
 /// Reads a spill file (daemon).
@@ -124,6 +169,11 @@ impl SpillReader {
     /// Reads `[offset, end)`; `offset` is the committed one, `end` what the keeper said when it stopped.
     pub fn new(file: File, offset: u64, end: u64) -> SpillReader {
         SpillReader { file, offset, end }
+    }
+
+    /// There is more now: up to `end`.
+    pub fn set_end(&mut self, end: u64) {
+        self.end = end;
     }
 
     /// Offset of the next record.
@@ -176,22 +226,31 @@ impl SpillReader {
             .read_exact_at(&mut bytes, self.offset + HEADER_BYTES as u64)
             .map_err(io("read of a spill"))?;
         self.offset += (HEADER_BYTES + len) as u64;
-        if header[0] == GAP {
-            let dropped = bytes
-                .as_slice()
-                .try_into()
-                .map_err(|_| ShmError::Corrupt("spill gap"))?;
-            return Ok(Some(SpillRecord::Gap(u64::from_le_bytes(dropped))));
-        }
-        let stream = Stream::from_number(header[0]).ok_or(ShmError::Corrupt("spill stream"))?;
-        let time_ns = header[8..]
-            .try_into()
-            .map(u64::from_le_bytes)
-            .map_err(|_| ShmError::Corrupt("spill time"))?;
-        Ok(Some(SpillRecord::Data {
-            stream,
-            time_ns,
-            bytes,
+        let time_ns = number(&header[8..])?;
+        let stream = |n| Stream::from_number(n).ok_or(ShmError::Corrupt("spill stream"));
+        Ok(Some(match (header[0], bytes.as_slice()) {
+            (GAP, dropped) => SpillRecord::Gap(number(dropped)?),
+            (DROPPED, amounts) => {
+                let (bytes, records) = amounts.split_at(amounts.len() / 2);
+                let (bytes, records) = (number(bytes)?, number(records)?);
+                SpillRecord::Dropped { bytes, records }
+            }
+            (END, [ended]) => SpillRecord::End {
+                stream: stream(*ended)?,
+                time_ns,
+            },
+            (from, _) => SpillRecord::Data {
+                stream: stream(from)?,
+                time_ns,
+                bytes,
+            },
         }))
     }
+}
+
+fn number(bytes: &[u8]) -> Result<u64, ShmError> {
+    let bytes = bytes.try_into();
+    bytes
+        .map(u64::from_le_bytes)
+        .map_err(|_| ShmError::Corrupt("spill number"))
 }

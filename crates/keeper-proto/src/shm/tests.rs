@@ -9,6 +9,7 @@ fn commit<'a>(epoch: u64, seq: u64, carry: &'a [u8]) -> SlotCommit<'a> {
         log_bytes: 7,
         log_id: 9,
         spill_offset: 11,
+        spill_end: 12,
         carry: [(carry, 5), (b"", 0)],
         raw_bytes: [1, 2],
         lost: Lost {
@@ -43,6 +44,7 @@ fn commits_are_read_back_and_reset_changes_the_generation() {
         }
     );
     assert_eq!(state.lost, commit(0, 0, b"").lost);
+    assert_eq!((state.spill_offset, state.spill_end), (11, 12));
     assert_eq!(journal.committed_seq(4095, 3).expect("seq"), 10);
     assert_eq!(journal.committed_seq(4095, 4).expect("seq"), 0);
     assert_ne!(journal.reset(4095).expect("reset"), first);
@@ -162,6 +164,21 @@ fn spill_round_trip_and_release() {
         Some(SpillRecord::Gap(42))
     );
     assert_eq!(reader.next_record().expect("end"), None);
+    let committed = writer.end();
+    writer.append_dropped(7, 8, 3).expect("dropped");
+    writer.append_end(Stream::Stderr, 4).expect("end");
+    reader.set_end(writer.end());
+    let (bytes, records) = (7, 8);
+    let dropped = SpillRecord::Dropped { bytes, records };
+    assert_eq!(reader.next_record().expect("record"), Some(dropped));
+    let (stream, time_ns) = (Stream::Stderr, 4);
+    let ended = SpillRecord::End { stream, time_ns };
+    assert_eq!(reader.next_record().expect("record"), Some(ended));
+    writer.go_on_at(committed).expect("cut");
+    assert_eq!(
+        open().expect("open").metadata().expect("stat").len(),
+        committed
+    );
     assert!(!writer.has_room(middle, SPILL_LIMIT_BYTES as usize));
     std::fs::remove_file(&path).expect("remove");
 }

@@ -202,12 +202,17 @@ fn open_if_there(path: &Path) -> io::Result<Option<File>> {
 /// What a log has now, and how to go on from there. Everything is opened at once, without a wait in between, so that no
 /// rotation comes between.
 pub(crate) fn of_log(state: &Rc<LogState>) -> io::Result<(Vec<Source>, Follow)> {
+    let _names = state.lock_names()?;
     let segment = state.current.borrow().clone();
     let queued = segment.committed.get();
     let mut sources = match state.format {
         Format::Json => shifted(&state.path)?,
         Format::Frames => numbered_before(&state.path, segment.id)?,
     };
+    // Another thread may have rotated it meanwhile, in a write that is not committed.
+    if let Some(at) = sources.iter().position(|s| s.segment == segment.id) {
+        sources.truncate(at);
+    }
     sources.push(Source::of(&segment, 0, queued));
     Ok((sources, Follow::new(state.clone(), segment, queued)))
 }

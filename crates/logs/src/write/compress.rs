@@ -1,6 +1,7 @@
-//! Rotated files are compressed by a worker; names change on the log's shard only.
+//! Rotated files are compressed by a worker; names change on the log's shard, or, where that must not wait for a file
+//! system, on the worker, with the files locked.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use flate2::{Compression, GzBuilder};
 use crate::segment::with_suffix;
 use crate::time;
 
-use super::files::{Files, ignore_missing};
+use super::files::{Files, SharedFiles, ignore_missing};
 use super::output::latest_json_time;
 
 /// Logs of one shard that are compressed at a time: it takes a core for a while.
@@ -30,12 +31,14 @@ thread_local! {
 /// Compresses the rotated files of one log, one after the other.
 #[derive(Debug)]
 pub(super) struct Compressor {
-    files: Rc<RefCell<Files>>,
+    files: SharedFiles,
     temporary: PathBuf,
     /// There may be a file to compress.
     pending: Cell<bool>,
     running: Cell<bool>,
     stop: Arc<AtomicBool>,
+    /// The shard must not wait for these files.
+    detached: Cell<bool>,
 }
 
 /// A compression that an earlier life did not end.
@@ -48,19 +51,25 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 impl Compressor {
-    pub(super) fn new(path: &Path, files: Rc<RefCell<Files>>) -> Rc<Compressor> {
+    pub(super) fn new(path: &Path, files: SharedFiles) -> Rc<Compressor> {
         Rc::new(Compressor {
             files,
             temporary: temporary(path),
             pending: Cell::new(true),
             running: Cell::new(false),
             stop: Arc::default(),
+            detached: Cell::new(false),
         })
     }
 
     /// A file was rotated.
     pub(super) fn rotated(&self) {
         self.pending.set(true);
+    }
+
+    /// From now on nothing of it is done on the shard.
+    pub(super) fn detach(&self) {
+        self.detached.set(true);
     }
 
     /// Gives up what is under way: the log is closed, and its directory may go.
@@ -77,7 +86,14 @@ impl Compressor {
         if gantry_rt::try_current_shard().is_none() {
             return;
         }
-        match self.next() {
+        if self.detached.get() {
+            self.pending.set(false);
+            self.running.set(true);
+            COMPRESSING.set(COMPRESSING.get() + 1);
+            gantry_rt::spawn("logs.compress", self.clone().run_detached());
+            return;
+        }
+        match next(&self.files, &self.temporary) {
             Ok(None) => self.pending.set(false),
             Ok(Some(job)) => {
                 self.running.set(true);
@@ -93,19 +109,26 @@ impl Compressor {
         tracing::warn!(path = %self.temporary.display(), %error, "a rotated log is not compressed");
     }
 
-    /// Opens everything here, where the log is known to be there.
-    fn next(&self) -> io::Result<Option<Job>> {
-        let next = self.files.borrow().to_compress()?;
-        let Some((id, path)) = next else {
-            return Ok(None);
-        };
-        let with_time = matches!(&*self.files.borrow(), Files::Shifted(_));
-        Ok(Some(Job {
-            id,
-            from: File::open(path)?,
-            to: File::create(&self.temporary)?,
-            with_time,
-        }))
+    /// All files that there are, one after the other, on a worker.
+    async fn run_detached(self: Rc<Self>) {
+        let (files, temporary) = (self.files.clone(), self.temporary.clone());
+        let stop = self.stop.clone();
+        let done = gantry_rt::workers::run(move || {
+            while let Some(job) = next(&files, &temporary)? {
+                let id = job.id;
+                if !job.run(&stop)? {
+                    return ignore_missing(std::fs::remove_file(&temporary));
+                }
+                files.lock().compressed(id, &temporary)?;
+            }
+            Ok(())
+        });
+        let done = done.await;
+        COMPRESSING.set(COMPRESSING.get() - 1);
+        self.running.set(false);
+        if let Err(error) = done.map_err(io::Error::other).and_then(|done| done) {
+            self.give_up(&error);
+        }
     }
 
     async fn run(self: Rc<Self>, job: Job) {
@@ -114,7 +137,7 @@ impl Compressor {
         COMPRESSING.set(COMPRESSING.get() - 1);
         self.running.set(false);
         let done = match done.map_err(io::Error::other) {
-            Ok(Ok(true)) => self.files.borrow_mut().compressed(id, &self.temporary),
+            Ok(Ok(true)) => self.files.lock().compressed(id, &self.temporary),
             Ok(Ok(false)) => ignore_missing(std::fs::remove_file(&self.temporary)),
             Ok(Err(e)) | Err(e) => Err(e),
         };
@@ -128,6 +151,20 @@ impl Compressor {
             }
         }
     }
+}
+
+/// Opens everything while the log is known to be there.
+fn next(files: &SharedFiles, temporary: &Path) -> io::Result<Option<Job>> {
+    let files = files.lock();
+    let Some((id, path)) = files.to_compress()? else {
+        return Ok(None);
+    };
+    Ok(Some(Job {
+        id,
+        from: File::open(path)?,
+        to: File::create(temporary)?,
+        with_time: matches!(&*files, Files::Shifted(_)),
+    }))
 }
 
 #[derive(Debug)]

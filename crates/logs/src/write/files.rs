@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::numbered::{self, Numbered};
 use super::shifted::Shifted;
@@ -15,6 +16,29 @@ pub(crate) enum Files {
     Shifted(Shifted),
     /// `name.00000001`, each with an index.
     Numbered(Numbered),
+}
+
+/// The files of a log as its writer, which may be on another thread, its compression and its readers share them. Who holds
+/// the lock sees or changes names.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFiles(Arc<Mutex<Files>>);
+
+impl SharedFiles {
+    pub(crate) fn new(files: Files) -> SharedFiles {
+        SharedFiles(Arc::new(Mutex::new(files)))
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Files>> {
+        match self.0.try_lock() {
+            Ok(files) => Some(files),
+            Err(TryLockError::Poisoned(files)) => Some(files.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Files> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The file that is written to.

@@ -1,6 +1,7 @@
 //! The writer of logs in files: lines to records, records to batches, batches to files.
 
 mod compress;
+mod disk;
 mod encoder;
 mod files;
 mod lines;
@@ -8,22 +9,23 @@ mod lost;
 pub(crate) mod numbered;
 mod output;
 mod shifted;
+mod untold;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::rc::{Rc, Weak};
 
 use gantry_keeper_proto::shm::{Lost, SlotState};
-use gantry_stream::{LogPosition, LogSink, Stream};
+use gantry_stream::{LogPosition, LogSink, Stream, WriteDone, WriteJob};
 
 use crate::loss::{Loss, LossReason};
 use crate::options::FileOptions;
 use crate::segment::{Format, LogState, Segment};
 use compress::Compressor;
+use disk::{Change, Disk, NewSegment, Written};
 use encoder::{Encoder, Line};
-use files::Files;
+pub(crate) use files::{Files, SharedFiles};
 use lines::Lines;
 pub use lost::LostLog;
 use numbered::Numbered;
@@ -48,22 +50,22 @@ pub const MAX_REMOVED_BYTES: u64 = 8 * 1024 * 1024;
 pub struct FileLog {
     state: Rc<LogState>,
     options: FileOptions,
-    files: Rc<RefCell<Files>>,
     compressor: Option<Rc<Compressor>>,
-    output: Output,
-    encoder: Encoder,
+    /// Away while another thread writes.
+    disk: Option<Box<Disk>>,
+    /// The shard must not wait for the files.
+    detached: bool,
+    position: LogPosition,
     lines: Lines,
     buffer: Vec<u8>,
     /// Records and bytes of output in the buffer.
     buffered: (u64, u64),
-    /// The current segment at the last commit, and its file: until the next one it must be found again.
+    /// The current segment at the last commit.
     committed: Rc<Segment>,
-    committed_id: u64,
     /// Segments that may still be on disk, oldest first; as many as rotation keeps.
     kept: VecDeque<Weak<Segment>>,
     /// Segments whose file is removed, held by slow followers only; oldest first.
     removed: VecDeque<Weak<Segment>>,
-    rotation_failed: bool,
     /// What was lost since the last record that is written.
     loss: Option<Loss>,
     /// The batch begins with a record that says so.
@@ -91,33 +93,42 @@ impl FileLog {
     ) -> io::Result<FileLog> {
         compress::remove_left_over(path)?;
         let output = Output::open(files.open()?, None)?;
-        let segment = output.segment(0);
+        let segment = new_segment(output.new_segment(0));
         let mut lines = Lines::default();
         lines.go_on_after(output.last_time_ns);
         let encoder = match format {
             Format::Json => Encoder::json(&options.attrs),
             Format::Frames => Encoder::frames(output.last_time_ns),
         };
-        let files = Rc::new(RefCell::new(files));
+        let files = SharedFiles::new(files);
         let compressor = options
             .compress
             .then(|| Compressor::new(path, files.clone()));
-        Ok(FileLog {
-            state: LogState::new(path, format, segment.clone()),
-            options,
-            files,
-            compressor,
+        let position = output.position();
+        let disk = Disk {
+            files: files.clone(),
             encoder,
+            path: path.to_owned(),
+            max_size_bytes: options.max_size_bytes.unwrap_or(u64::MAX),
+            committed_id: output.id,
+            untold_commit: false,
+            rotation_failed: false,
+            output,
+        };
+        Ok(FileLog {
+            state: LogState::new(path, format, segment.clone(), files),
+            options,
+            compressor,
+            disk: Some(Box::new(disk)),
+            detached: false,
+            position,
             lines,
             buffer: Vec::new(),
             buffered: (0, 0),
             kept: VecDeque::from([Rc::downgrade(&segment)]),
             removed: VecDeque::new(),
-            rotation_failed: false,
             committed: segment,
-            committed_id: output.id,
-            output,
-            loss: None,
+            loss: untold::take_over(path),
             loss_is_told: false,
         })
     }
@@ -125,18 +136,6 @@ impl FileLog {
     /// For readers.
     pub fn state(&self) -> Rc<LogState> {
         self.state.clone()
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        self.output.seal(self.lines.last_time_ns())?;
-        let opened = self.files.borrow_mut().rotate(self.committed_id)?;
-        let next = Output::open(opened, None)?;
-        let old = std::mem::replace(&mut self.output, next);
-        self.follow_on(old.written, 0);
-        if let Some(compressor) = &self.compressor {
-            compressor.rotated();
-        }
-        Ok(())
     }
 
     /// A follower may be behind, but not without limit: what is removed takes descriptors and disk as long as it reads.
@@ -157,64 +156,81 @@ impl FileLog {
         }
     }
 
-    /// What is written next belongs to a new segment that begins at `start`; the one before has `written` bytes.
-    fn follow_on(&mut self, written: u64, start: u64) {
-        let next = self.output.segment(start);
+    /// What is written next belongs to a new segment; the one before has `written` bytes.
+    fn follow_on(&mut self, written: u64, next: NewSegment) {
+        let next = new_segment(next);
         let old = self.state.current.replace(next.clone());
         old.written.set(written);
         old.link(&next);
         self.kept.push_back(Rc::downgrade(&next));
-    }
-
-    /// Writes a batch, cut after the records that fill a file. On an error: where the batch ends that is written.
-    fn write_out(&mut self, batch: &[u8]) -> Result<(), (usize, io::Error)> {
-        let max = self.options.max_size_bytes.unwrap_or(u64::MAX);
-        let max = max.max(batch.len() as u64 / MAX_ROTATIONS_PER_BATCH);
-        let mut at = 0;
-        while at < batch.len() {
-            let room = max.saturating_sub(self.output.written);
-            let mut room = usize::try_from(room).unwrap_or(usize::MAX);
-            if room == 0 {
-                room = self.rotate_if_possible(max);
-            }
-            let end = self.encoder.cut(batch, at, room);
-            let before = self.output.written;
-            match self.output.append(&self.encoder, batch, at..end) {
-                Ok(None) => {}
-                // Somebody emptied the file: readers go on from there.
-                Ok(Some(start)) => self.follow_on(before, start),
-                Err(e) => return Err((at, e)),
-            }
-            let (records, bytes) = match end - at == batch.len() {
-                true => self.buffered,
-                false => self.encoder.count(&batch[at..end]),
-            };
-            let written = &self.state.current.borrow().output;
-            written.set((written.get().0 + records, written.get().1 + bytes));
-            at = end;
+        if let (0, Some(compressor)) = (next.start, &self.compressor) {
+            compressor.rotated();
         }
-        Ok(())
     }
 
-    /// How much may be written now.
-    fn rotate_if_possible(&mut self, max: u64) -> usize {
-        match self.rotate() {
-            Ok(()) => {
-                self.rotation_failed = false;
-                usize::try_from(max).unwrap_or(usize::MAX)
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.rotation_failed, true) {
-                    tracing::error!(path = %self.state.path.display(), %error, "rotating a log failed; it goes on growing");
+    /// What was encoded is gone from here, whatever becomes of it.
+    fn take_batch(&mut self) -> (Vec<u8>, (u64, u64), u64) {
+        let batch = std::mem::take(&mut self.buffer);
+        (batch, self.buffered, self.lines.last_time_ns())
+    }
+
+    /// Takes note of what a write did.
+    fn written(&mut self, disk: Box<Disk>, written: Written) -> io::Result<LogPosition> {
+        let Written {
+            mut batch,
+            changes,
+            failed,
+        } = written;
+        for change in changes {
+            match change {
+                Change::Next { written, next } => self.follow_on(written, next),
+                Change::Output { records, bytes } => {
+                    let output = &self.state.current.borrow().output;
+                    output.set((output.get().0 + records, output.get().1 + bytes));
                 }
-                usize::MAX
             }
+        }
+        let disk = self.disk.insert(disk);
+        self.position = disk.output.position();
+        let lost = failed.as_ref();
+        let lost = lost.map(|(at, error)| (*at, disk.encoder.count(&batch[*at..]), reason(error)));
+        disk.encoder.clear();
+        match lost {
+            None if std::mem::take(&mut self.loss_is_told) => {
+                self.loss = None;
+                self.state.untold.set(None);
+            }
+            None => {}
+            Some((at, amount, reason)) => self.lose(amount, at, reason),
+        }
+        self.buffered = (0, 0);
+        if batch.len() <= KEEP_BUFFER_BYTES {
+            batch.shrink_to(KEEP_BUFFER_BYTES);
+        }
+        batch.clear();
+        self.buffer = batch;
+        match failed {
+            None => Ok(self.position),
+            Some((_, error)) => Err(error),
         }
     }
 
-    /// The batch from `at` on is lost.
-    fn lose(&mut self, lost: &[u8], at: usize, error: &io::Error) {
-        let (mut records, mut bytes) = self.encoder.count(lost);
+    /// The thread that had the files has failed: nothing is written any more.
+    fn writer_is_gone(&mut self) -> io::Result<LogPosition> {
+        let (records, bytes) = std::mem::take(&mut self.buffered);
+        self.buffer.clear();
+        self.loss_is_told = false;
+        let reason = LossReason::Write(libc::EIO);
+        self.add_loss(Loss {
+            records,
+            bytes,
+            reason,
+        });
+        Err(io::Error::other("the writer of this log has failed"))
+    }
+
+    /// The batch from `at` on is lost, with so many records and bytes.
+    fn lose(&mut self, (mut records, mut bytes): (u64, u64), at: usize, reason: LossReason) {
         if std::mem::take(&mut self.loss_is_told) {
             if at > 0 {
                 // What was lost before is said and written.
@@ -224,11 +240,13 @@ impl FileLog {
                 bytes = bytes.saturating_sub(loss.text().len() as u64 + 1);
             }
         }
-        self.add_loss(Loss {
-            records,
-            bytes,
-            reason: LossReason::Write(error.raw_os_error().unwrap_or(0)),
-        });
+        if records > 0 {
+            self.add_loss(Loss {
+                records,
+                bytes,
+                reason,
+            });
+        }
     }
 
     fn add_loss(&mut self, more: Loss) {
@@ -240,88 +258,141 @@ impl FileLog {
     }
 
     /// What was lost is said before what comes next.
-    fn tell_loss(&mut self, now_ns: u64) {
-        if self.loss_is_told {
-            return;
+    fn tell_loss(&mut self, now_ns: u64) -> bool {
+        let (false, Some(loss)) = (self.loss_is_told, &self.loss) else {
+            return false;
+        };
+        let Some(disk) = &mut self.disk else {
+            return false;
+        };
+        self.loss_is_told = true;
+        let (text, attributes) = (loss.text(), loss.attributes());
+        let line = Line {
+            stream: Stream::Stderr,
+            text: text.as_bytes(),
+            newline: true,
+            time_ns: self.lines.next_time(now_ns),
+            gap: Some(&attributes),
+        };
+        disk.encoder.put(&mut self.buffer, line);
+        true
+    }
+
+    /// Output is missing here: what follows does not go on the lines before it.
+    fn interrupt(&mut self, loss: Loss) {
+        let last_time_ns = self.lines.last_time_ns();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.encode(|lines, put| lines.finish(stream, last_time_ns, put));
         }
-        if let Some(loss) = &self.loss {
-            self.loss_is_told = true;
-            let (text, attributes) = (loss.text(), loss.attributes());
-            let line = Line {
-                stream: Stream::Stderr,
-                text: text.as_bytes(),
-                newline: true,
-                time_ns: self.lines.next_time(now_ns),
-                gap: Some(&attributes),
-            };
-            self.encoder.put(&mut self.buffer, line);
-        }
+        self.add_loss(loss);
+    }
+
+    fn encode(&mut self, f: impl FnOnce(&mut Lines, &mut dyn FnMut(Line<'_>))) {
+        let (buffer, output) = (&mut self.buffer, &mut self.buffered);
+        let disk = &mut self.disk;
+        f(&mut self.lines, &mut |line| {
+            *output = (output.0 + 1, output.1 + line.len());
+            if let Some(disk) = disk {
+                disk.encoder.put(buffer, line);
+            }
+        });
     }
 
     /// `None`: all of the file is kept.
     fn open_again(&mut self, committed_bytes: Option<u64>) -> io::Result<()> {
-        let opened = self.files.borrow().open()?;
-        self.output = Output::open(opened, committed_bytes)?;
-        let segment = self.output.segment(0);
+        let disk = self.disk.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let opened = disk.files.lock().open()?;
+        disk.output = Output::open(opened, committed_bytes)?;
+        disk.committed_id = disk.output.id;
+        self.position = disk.output.position();
+        self.lines.go_on_after(disk.output.last_time_ns);
+        let segment = new_segment(disk.output.new_segment(0));
         self.state.current.replace(segment.clone());
         self.kept = VecDeque::from([Rc::downgrade(&segment)]);
-        (self.committed, self.committed_id) = (segment, self.output.id);
-        self.lines.go_on_after(self.output.last_time_ns);
+        self.committed = segment;
         Ok(())
     }
+}
+
+fn new_segment(new: NewSegment) -> Rc<Segment> {
+    Segment::new(new.data, new.index, new.id, new.start, new.len)
+}
+
+fn reason(error: &io::Error) -> LossReason {
+    LossReason::Write(error.raw_os_error().unwrap_or(0))
 }
 
 impl LogSink for FileLog {
     fn append(&mut self, stream: Stream, bytes: &[u8], now_ns: u64) {
         self.tell_loss(now_ns);
-        let (encoder, buffer, output) = (&mut self.encoder, &mut self.buffer, &mut self.buffered);
-        self.lines.take(stream, bytes, now_ns, |line| {
-            *output = (output.0 + 1, output.1 + line.len());
-            encoder.put(buffer, line);
-        });
+        self.encode(|lines, put| lines.take(stream, bytes, now_ns, put));
     }
 
     fn gap(&mut self, bytes: u64) {
-        self.add_loss(Loss {
+        self.interrupt(Loss {
             records: 0,
             bytes,
             reason: LossReason::Spill,
         });
     }
 
-    fn finish(&mut self, stream: Stream, now_ns: u64) {
-        self.tell_loss(now_ns);
-        let (encoder, buffer, output) = (&mut self.encoder, &mut self.buffer, &mut self.buffered);
-        self.lines.finish(stream, now_ns, |line| {
-            *output = (output.0 + 1, output.1 + line.len());
-            encoder.put(buffer, line);
+    fn dropped(&mut self, bytes: u64, records: u64) {
+        self.interrupt(Loss {
+            records,
+            bytes,
+            reason: LossReason::Buffer,
         });
     }
 
+    fn tell_lost(&mut self, now_ns: u64) -> bool {
+        self.tell_loss(now_ns)
+    }
+
+    fn finish(&mut self, stream: Stream, now_ns: u64) {
+        self.tell_loss(now_ns);
+        self.encode(|lines, put| lines.finish(stream, now_ns, put));
+    }
+
     fn write(&mut self) -> io::Result<LogPosition> {
-        let mut batch = std::mem::take(&mut self.buffer);
-        let result = self.write_out(&batch);
-        match &result {
-            Ok(()) if std::mem::take(&mut self.loss_is_told) => self.loss = None,
-            Ok(()) => {}
-            Err((at, error)) => self.lose(&batch[*at..], *at, error),
+        let Some(mut disk) = self.disk.take() else {
+            return self.writer_is_gone();
+        };
+        let (batch, output, last_time_ns) = self.take_batch();
+        let written = disk.write(batch, output, last_time_ns);
+        self.written(disk, written)
+    }
+
+    fn begin_write(&mut self) -> WriteJob {
+        self.detached = true;
+        if let Some(compressor) = &self.compressor {
+            compressor.detach();
         }
-        self.encoder.clear();
-        self.buffered = (0, 0);
-        if batch.len() <= KEEP_BUFFER_BYTES {
-            batch.shrink_to(KEEP_BUFFER_BYTES);
+        let Some(mut disk) = self.disk.take() else {
+            return Box::new(|| Box::new(()));
+        };
+        let (batch, output, last_time_ns) = self.take_batch();
+        Box::new(move || {
+            let written = disk.write(batch, output, last_time_ns);
+            Box::new((disk, written))
+        })
+    }
+
+    fn end_write(&mut self, done: Option<WriteDone>) -> io::Result<LogPosition> {
+        match done.and_then(|done| done.downcast::<(Box<Disk>, Written)>().ok()) {
+            Some(done) => {
+                let (disk, written) = *done;
+                self.written(disk, written)
+            }
+            None => self.write(),
         }
-        batch.clear();
-        self.buffer = batch;
-        result.map_err(|(_, error)| error)?;
-        Ok(self.position())
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.state.superseded.get()
     }
 
     fn position(&self) -> LogPosition {
-        LogPosition {
-            bytes: self.output.written,
-            file_id: self.output.id,
-        }
+        self.position
     }
 
     fn carry(&self, stream: Stream) -> (&[u8], u64) {
@@ -334,16 +405,21 @@ impl LogSink for FileLog {
 
     fn committed(&mut self) {
         let current = self.state.current.borrow().clone();
-        current.written.set(self.output.written);
+        current.written.set(self.position.bytes);
         let mut segment = std::mem::replace(&mut self.committed, current);
-        self.committed_id = self.output.id;
         loop {
             segment.committed.set(segment.written.get());
             let next = segment.next.borrow().clone();
             let Some(next) = next else { break };
             segment = next;
         }
-        self.files.borrow_mut().committed();
+        if let Some(disk) = &mut self.disk {
+            disk.committed_id = self.position.file_id;
+            disk.untold_commit = true;
+            if !self.detached {
+                disk.tell_commit();
+            }
+        }
         self.bound_removed();
         if let Some(compressor) = &self.compressor {
             compressor.start();
@@ -358,7 +434,8 @@ impl LogSink for FileLog {
     fn restore(&mut self, state: &SlotState) -> io::Result<()> {
         // With no commit at all the file is what an earlier run of the container left.
         if state.log_id != 0 {
-            let found = self.files.borrow_mut().go_back_to(state.log_id)?;
+            let disk = self.disk.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let found = disk.files.lock().go_back_to(state.log_id)?;
             // That file may have gone (somebody removed it) or have another number (another file system): what is there
             // instead is not ours to cut.
             self.open_again(found.then_some(state.log_bytes))?;
@@ -371,6 +448,9 @@ impl LogSink for FileLog {
     fn close(&mut self) {
         if let Some(compressor) = &self.compressor {
             compressor.stop();
+        }
+        if !self.state.closed.get() {
+            untold::leave(&self.state, self.loss);
         }
         self.state.close();
     }

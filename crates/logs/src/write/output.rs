@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::rc::Rc;
 use std::sync::Arc;
+
+use gantry_stream::LogPosition;
 
 use crate::index::{self, ENTRY_BYTES, Entry, Index, What};
 use crate::json;
 use crate::read::{read_at, rebuild};
-use crate::segment::Segment;
 
+use super::disk::NewSegment;
 use super::encoder::Encoder;
 use super::files::Opened;
 
@@ -110,10 +111,23 @@ impl Output {
         Ok(())
     }
 
+    /// How far it is written.
+    pub(super) fn position(&self) -> LogPosition {
+        LogPosition {
+            bytes: self.written,
+            file_id: self.id,
+        }
+    }
+
     /// What readers see of it; what is written next begins at `start`.
-    pub(super) fn segment(&self, start: u64) -> Rc<Segment> {
-        let index = self.index.as_ref().map(|index| index.file.clone());
-        Segment::new(self.data.clone(), index, self.id, start, self.written)
+    pub(super) fn new_segment(&self, start: u64) -> NewSegment {
+        NewSegment {
+            data: self.data.clone(),
+            index: self.index.as_ref().map(|index| index.file.clone()),
+            id: self.id,
+            start,
+            len: self.written,
+        }
     }
 
     /// Says that nothing follows in this file, whose latest record has this time. Should something follow after all, because

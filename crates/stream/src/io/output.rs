@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use gantry_keeper_proto::shm::{Cqe, Lost, SlotCommit, Stream, UserData};
 
+use super::buffer::LogBuffer;
 use super::bulk::Mode;
 use super::{ContainerIo, REPEAT_ERROR};
 use crate::backend::Backend;
@@ -24,7 +25,15 @@ impl ContainerIo {
         let mut raw = self.raw_bytes.get();
         raw[stream.index()] += data.len() as u64;
         self.raw_bytes.set(raw);
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
+        if let Some(buffer) = &self.buffer {
+            let (bytes, records) = buffer.push(stream, data, time_ns);
+            if bytes > 0 {
+                self.pump.count(|s| {
+                    s.dropped_bytes += bytes;
+                    s.dropped_records += records;
+                });
+            }
+        } else if let Some(sink) = &mut *self.sink.borrow_mut() {
             sink.append(stream, data, time_ns);
             self.dirty.set(true);
         }
@@ -40,7 +49,7 @@ impl ContainerIo {
         if reading.pace.note(data.len()) && reading.mode == Mode::Ring && self.may_be_bulk(stream) {
             reading.mode = Mode::Leaving;
         }
-        self.sink.borrow().as_ref().is_some_and(|s| s.batch_full())
+        self.buffer.is_none() && self.sink.borrow().as_ref().is_some_and(|s| s.batch_full())
     }
 
     /// The final completion of a read.
@@ -66,14 +75,25 @@ impl ContainerIo {
         }
         reading.ended = true;
         reading.fd = None;
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
-            sink.finish(stream, unix_time_ns());
+        drop(streams);
+        self.finish(stream, unix_time_ns());
+    }
+
+    /// A stream's last line may be unfinished.
+    pub(super) fn finish(&self, stream: Stream, time_ns: u64) {
+        if let Some(buffer) = &self.buffer {
+            buffer.push_end(stream, time_ns);
+        } else if let Some(sink) = &mut *self.sink.borrow_mut() {
+            sink.finish(stream, time_ns);
             self.dirty.set(true);
         }
     }
 
     /// Writes the log and commits to the journal: completions below `seq` need not be kept for this container.
     pub(crate) fn commit(&self, ring_epoch: u64, cq_seq: u64) -> io::Result<()> {
+        if let Some(buffer) = &self.buffer {
+            return self.commit_buffer(buffer, ring_epoch, cq_seq);
+        }
         let mut sink = self.sink.borrow_mut();
         let mut position = LogPosition::default();
         let mut carry: [(&[u8], u64); 2] = [(&[], 0); 2];
@@ -92,6 +112,9 @@ impl ContainerIo {
             }
             carry = [sink.carry(Stream::Stdout), sink.carry(Stream::Stderr)];
             lost = sink.lost();
+            if lost != Lost::default() {
+                self.say_lost_later();
+            }
         }
         let commit = SlotCommit {
             ring_epoch,
@@ -99,6 +122,7 @@ impl ContainerIo {
             log_bytes: position.bytes,
             log_id: position.file_id,
             spill_offset: self.spill_offset.get(),
+            spill_end: 0,
             carry,
             raw_bytes: self.raw_bytes.get(),
             lost,
@@ -112,8 +136,31 @@ impl ContainerIo {
         Ok(())
     }
 
+    /// What was taken is in the spill, and the log is as far as its last write.
+    fn commit_buffer(&self, buffer: &LogBuffer, ring_epoch: u64, cq_seq: u64) -> io::Result<()> {
+        let committed = buffer.committed(|position, carry, (spill_offset, spill_end), lost| {
+            let commit = SlotCommit {
+                ring_epoch,
+                cq_seq,
+                log_bytes: position.bytes,
+                log_id: position.file_id,
+                spill_offset,
+                spill_end,
+                carry,
+                raw_bytes: self.raw_bytes.get(),
+                lost,
+            };
+            self.journal.commit(self.slot, &commit)
+        });
+        committed.map_err(io::Error::other)?;
+        if ring_epoch != 0 {
+            self.pump.step(Step::Committed);
+        }
+        Ok(())
+    }
+
     /// Says that records are lost, and when they no longer are; not for each of many failing batches.
-    fn note_write(&self, result: &io::Result<LogPosition>) {
+    pub(super) fn note_write(&self, result: &io::Result<LogPosition>) {
         let (failed, said) = self.failing.get();
         match result {
             Ok(_) if failed == 0 => {}
@@ -157,7 +204,7 @@ impl ContainerIo {
 
     /// After a commit: readers of the log see it, ended reads are armed again.
     pub(crate) fn publish(&self) {
-        if let Some(sink) = &mut *self.sink.borrow_mut() {
+        if let (None, Some(sink)) = (&self.buffer, &mut *self.sink.borrow_mut()) {
             sink.committed();
         }
         self.consumers_changed();

@@ -39,6 +39,12 @@ impl ContainerIo {
                         "output was dropped while the daemon was away"
                     );
                 }
+                Some(SpillRecord::Dropped { bytes, records }) => {
+                    if let Some(sink) = &mut *self.sink.borrow_mut() {
+                        sink.dropped(bytes, records);
+                    }
+                }
+                Some(SpillRecord::End { stream, time_ns }) => self.finish(stream, time_ns),
                 Some(SpillRecord::Data {
                     stream,
                     time_ns,
