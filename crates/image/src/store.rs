@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blobs::{self, Blobs};
 use crate::holds::Holds;
-use crate::layer::{DirLayers, LayerStore, Lower, ScratchTree};
+use crate::layer::{Form, LayerStore, Layers, Lower, ScratchTree};
 use crate::model::ConfigFile;
 use crate::registry::Partials;
 use crate::{Image, ImageError, ImageId, ImageSnapshot, Reference};
@@ -91,14 +91,23 @@ fn read_records<T: for<'de> Deserialize<'de>>(
 }
 
 impl ImageStore {
-    /// Opens the images of `data_root`; what no record names is removed.
+    /// Opens the images of `data_root`, with layers as directories; what no record names is removed.
     pub fn open(data_root: impl AsRef<Path>, store: Store) -> Result<Arc<Self>, ImageError> {
+        Self::open_as(data_root, store, Form::Directories)
+    }
+
+    /// The same with another form of new layers, which must work there ([`crate::layer::probe_erofs`]).
+    pub fn open_as(
+        data_root: impl AsRef<Path>,
+        store: Store,
+        form: Form,
+    ) -> Result<Arc<Self>, ImageError> {
         let root = data_root.as_ref();
         blobs::clean_tmp(root)?;
         let this = Self {
             blobs: Blobs::open(root)?,
             partials: Partials::open(root)?,
-            layers: Box::new(DirLayers::open(root)?),
+            layers: Box::new(Layers::open(root, form)?),
             snapshot: ArcSwap::default(),
             holds: Holds::default(),
             state: Mutex::new(State::default()),
@@ -143,10 +152,16 @@ impl ImageStore {
         self.snapshot.load_full()
     }
 
-    /// Lower directories of an image for an overlay, top first.
-    pub fn rootfs(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
-        let lower = |diff_id: &String| self.layers.lower(diff_id).map(|Lower::Dir(path)| path);
+    /// The layers of an image for an overlay, top first. Blocks: the first time a layer is mounted.
+    pub fn rootfs(&self, image: &Image) -> Result<Vec<Lower>, ImageError> {
+        let lower = |diff_id: &String| self.layers.lower(diff_id);
         image.diff_ids.iter().rev().map(lower).collect()
+    }
+
+    /// Where the layers of an image are on disk, top first: for people, whatever their form.
+    pub fn layer_paths(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
+        let path = |diff_id: &String| self.layers.path(diff_id);
+        image.diff_ids.iter().rev().map(path).collect()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

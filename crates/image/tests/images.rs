@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use gantry_image::layer::{DirLayers, LayerStore, Lower};
+use gantry_image::layer::{DirLayers, LayerStore};
 use gantry_image::tar::{Entry, Kind, Reader};
 use gantry_image::{Deleted, ImageStore, ImportOptions, LoadEvent, Reference};
 use gantry_store::Store;
@@ -51,8 +51,7 @@ fn unpack(root: &Path, bytes: &[u8]) -> Result<std::path::PathBuf, String> {
         .stage(&mut &bytes[..], None)
         .and_then(|staged| layers.publish(staged))
         .map_err(|e| e.to_string())?;
-    let Lower::Dir(dir) = layers.lower(&done.diff_id).map_err(|e| e.to_string())?;
-    Ok(dir)
+    layers.path(&done.diff_id).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -323,7 +322,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
         (loaded[0].id.as_str(), &["busybox:latest".to_owned()][..])
     );
     assert!(
-        images.rootfs(&image).unwrap()[0]
+        images.layer_paths(&image).unwrap()[0]
             .join("bin/busybox")
             .is_file()
     );
@@ -351,7 +350,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
     images.remove("other:v1", false, &|_| None).unwrap();
     assert_eq!(images.snapshot().len(), 1);
     assert!(
-        images.rootfs(&first).unwrap()[0].is_dir(),
+        images.layer_paths(&first).unwrap()[0].is_dir(),
         "a shared layer went with the other image"
     );
     let removed = images.remove("first", false, &|_| None).unwrap().done;
@@ -361,7 +360,7 @@ fn busybox_is_loaded_survives_a_restart_and_is_removed() {
         Deleted::Deleted(diff_id),
     ];
     assert_eq!(removed, expected);
-    assert!(!images.rootfs(&first).unwrap()[0].exists());
+    assert!(!images.layer_paths(&first).unwrap()[0].exists());
 }
 
 proptest! {
@@ -499,7 +498,7 @@ fn an_image_of_a_container_is_hidden_until_it_is_reaped() {
     assert!(snapshot.is_empty() && snapshot.has_hidden());
     assert!(snapshot.of_container(&image.id).is_some());
     images.reap(&ended).unwrap();
-    assert!(images.rootfs(&image).unwrap()[0].is_dir());
+    assert!(images.layer_paths(&image).unwrap()[0].is_dir());
     images.reap(&|_| None).unwrap();
     assert!(nothing_is_left(root.path()) && !images.snapshot().has_hidden());
 }

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::extract::Extractor;
 use super::remove::remove_tree;
-use super::{Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
+use super::{Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
 use crate::ImageError;
 use crate::digest::{self, HashingReader};
 use crate::error::IoContext;
@@ -19,8 +19,77 @@ use crate::tar;
 /// Layers as plain directories `<root>/layers/sha256/<hex>`; what is in flight lies in `<root>/tmp`.
 pub struct DirLayers {
     layers: PathBuf,
+    scratch: Scratch,
+}
+
+/// Names below `<root>/tmp` that nobody else has.
+pub(super) struct Scratch {
     tmp: PathBuf,
+    prefix: &'static str,
     serial: AtomicU64,
+}
+
+impl Scratch {
+    /// Opens (makes) the directory; the names begin with `prefix`.
+    pub(super) fn open(root: &Path, prefix: &'static str) -> Result<Self, ImageError> {
+        let tmp = root.join("tmp");
+        std::fs::create_dir_all(&tmp).context(|| format!("make {}", tmp.display()))?;
+        Ok(Self {
+            tmp,
+            prefix,
+            serial: AtomicU64::new(0),
+        })
+    }
+
+    /// A tree that is not there yet.
+    pub(super) fn tree(&self, kind: &str) -> ScratchTree {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        ScratchTree {
+            path: self.tmp.join(format!("{}-{kind}-{serial}", self.prefix)),
+            kept: false,
+        }
+    }
+
+    /// Takes a layer's directory out of its place, if it is there.
+    pub(super) fn set_aside(&self, dir: &Path) -> Result<Option<ScratchTree>, ImageError> {
+        let tree = self.tree("gone");
+        match std::fs::rename(dir, &tree.path) {
+            Ok(()) => Ok(Some(tree)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context(|| format!("remove {}", dir.display())),
+        }
+    }
+}
+
+/// Puts a staged layer in its place `dir` in `layers`, durably; one that is there already stays.
+pub(super) fn put_in_place(
+    staged: StagedLayer,
+    layers: &Path,
+    dir: &Path,
+) -> Result<Ingested, ImageError> {
+    let StagedLayer {
+        ingested, mut tree, ..
+    } = staged;
+    match std::fs::rename(&tree.path, dir) {
+        Ok(()) => tree.kept = true,
+        // Another load brought the same content first.
+        Err(_) if dir.is_dir() => {}
+        Err(e) => return Err(e).context(|| format!("rename to {}", dir.display())),
+    }
+    let fd = open_dir(layers)?;
+    rustix::fs::fsync(&fd).context(|| format!("sync {}", layers.display()))?;
+    Ok(ingested)
+}
+
+/// The layers that are in `layers`.
+pub(super) fn list(layers: &Path) -> Result<Vec<String>, ImageError> {
+    let what = || format!("list {}", layers.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(layers).context(what)? {
+        let name = entry.context(what)?.file_name();
+        found.push(format!("sha256:{}", name.to_string_lossy()));
+    }
+    Ok(found)
 }
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, ImageError> {
@@ -42,27 +111,15 @@ impl DirLayers {
     /// Opens (makes) the directories below `root`, which is the data root.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let layers = root.join("layers/sha256");
-        let tmp = root.join("tmp");
-        for dir in [&layers, &tmp] {
-            std::fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
-        }
+        std::fs::create_dir_all(&layers).context(|| format!("make {}", layers.display()))?;
         Ok(Self {
             layers,
-            tmp,
-            serial: AtomicU64::new(0),
+            scratch: Scratch::open(root, "dir")?,
         })
     }
 
     fn dir(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
         Ok(self.layers.join(digest::hex_of(diff_id)?))
-    }
-
-    fn scratch_tree(&self, kind: &str) -> ScratchTree {
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        ScratchTree {
-            path: self.tmp.join(format!("{kind}-{serial}")),
-            kept: false,
-        }
     }
 }
 
@@ -96,29 +153,28 @@ fn fill(tmp: &Path, tar: &mut dyn Read, expected: Option<&str>) -> Result<Ingest
 
 impl LayerStore for DirLayers {
     fn stage(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
-        let tree = self.scratch_tree("layer");
+        let tree = self.scratch.tree("layer");
         let path = &tree.path;
         std::fs::create_dir(path).context(|| format!("make {}", path.display()))?;
         let ingested = fill(path, tar, expected)?;
-        Ok(StagedLayer { ingested, tree })
+        Ok(StagedLayer {
+            ingested,
+            tree,
+            form: Form::Directories,
+        })
     }
 
     fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {
-        let StagedLayer { ingested, mut tree } = staged;
-        let dir = self.dir(&ingested.diff_id)?;
-        match std::fs::rename(&tree.path, &dir) {
-            Ok(()) => tree.kept = true,
-            // Another load brought the same content first.
-            Err(_) if dir.is_dir() => {}
-            Err(e) => return Err(e).context(|| format!("rename to {}", dir.display())),
-        }
-        let layers = open_dir(&self.layers)?;
-        rustix::fs::fsync(&layers).context(|| format!("sync {}", self.layers.display()))?;
-        Ok(ingested)
+        let dir = self.dir(&staged.ingested.diff_id)?;
+        put_in_place(staged, &self.layers, &dir)
     }
 
     fn lower(&self, diff_id: &str) -> Result<Lower, ImageError> {
         self.dir(diff_id).map(Lower::Dir)
+    }
+
+    fn path(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
+        self.dir(diff_id)
     }
 
     fn contains(&self, diff_id: &str) -> bool {
@@ -126,22 +182,10 @@ impl LayerStore for DirLayers {
     }
 
     fn set_aside(&self, diff_id: &str) -> Result<Option<ScratchTree>, ImageError> {
-        let dir = self.dir(diff_id)?;
-        let tree = self.scratch_tree("gone");
-        match std::fs::rename(&dir, &tree.path) {
-            Ok(()) => Ok(Some(tree)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).context(|| format!("remove {}", dir.display())),
-        }
+        self.scratch.set_aside(&self.dir(diff_id)?)
     }
 
     fn list(&self) -> Result<Vec<String>, ImageError> {
-        let what = || format!("list {}", self.layers.display());
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.layers).context(what)? {
-            let name = entry.context(what)?.file_name();
-            found.push(format!("sha256:{}", name.to_string_lossy()));
-        }
-        Ok(found)
+        list(&self.layers)
     }
 }

@@ -79,7 +79,8 @@ impl<'a> Extractor<'a> {
 
     /// Applies what directories waited for; the sum of the sizes of the files and links.
     pub(super) fn finish(self) -> Result<u64, ImageError> {
-        for (path, times) in self.dirs.iter().rev() {
+        // Of a directory that is declared more than once the last entry counts.
+        for (path, times) in &self.dirs {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             match open_in(self.root, path, flags) {
                 Ok(dir) => {
@@ -241,7 +242,7 @@ impl<'a> Extractor<'a> {
 }
 
 /// Whether the archive or the machine is at fault.
-fn blame(error: io::Error, what: String) -> ImageError {
+pub(super) fn blame(error: io::Error, what: String) -> ImageError {
     let of_archive = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(errno) => matches!(
             errno,

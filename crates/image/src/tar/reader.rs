@@ -40,6 +40,8 @@ pub struct Entry {
     pub device: (u32, u32),
     /// Extended attributes.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the content begins, in bytes from the start of the archive.
+    pub content_at: u64,
 }
 
 /// Reads an archive from a stream.
@@ -49,6 +51,8 @@ pub struct Reader<R> {
     padding: u64,
     entries: u64,
     ended: bool,
+    /// Bytes read of the source.
+    position: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -60,6 +64,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             entries: 0,
             ended: false,
+            position: 0,
         }
     }
 
@@ -142,6 +147,7 @@ impl<R: Read> Reader<R> {
             mtime_ns,
             device: (header.major, header.minor),
             xattrs: extensions.xattrs,
+            content_at: self.position,
         })
     }
 
@@ -173,7 +179,10 @@ impl<R: Read> Reader<R> {
             match self.source.read(&mut block[filled..]) {
                 Ok(0) if filled == 0 => return Ok(None),
                 Ok(0) => return Err(TarError::Truncated),
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    self.position += n as u64;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
             }
@@ -193,6 +202,7 @@ impl<R: Read> Reader<R> {
                 return Err(TarError::Truncated);
             }
             self.padding -= n as u64;
+            self.position += n as u64;
         }
         Ok(())
     }
@@ -212,6 +222,7 @@ impl<R: Read> Read for Reader<R> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.content_left -= n as u64;
+        self.position += n as u64;
         Ok(n)
     }
 }

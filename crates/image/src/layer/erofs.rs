@@ -1,0 +1,170 @@
+//! Layers as two files: the tar as it came, and an index of it that the kernel mounts.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_erofs::{Geometry, Tree};
+
+use super::dirs::Scratch;
+use super::mounts::{self, Mounts};
+use super::{Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer, index, stream};
+use crate::ImageError;
+use crate::digest;
+use crate::error::IoContext;
+use crate::tar;
+
+/// The uncompressed tar, byte for byte.
+pub(super) const TAR: &str = "layer.tar";
+/// The image that refers to it.
+pub(super) const INDEX: &str = "layer.erofs";
+
+/// Layers as `<root>/layers/erofs/<hex>/{layer.tar,layer.erofs}`; what is in flight lies in `<root>/tmp`.
+pub struct ErofsLayers {
+    layers: PathBuf,
+    scratch: Scratch,
+    mounts: Mounts,
+}
+
+impl ErofsLayers {
+    /// Opens (makes) the directories below `root`, which is the data root.
+    pub fn open(root: &Path) -> Result<Self, ImageError> {
+        let layers = root.join("layers/erofs");
+        std::fs::create_dir_all(&layers).context(|| format!("make {}", layers.display()))?;
+        Ok(Self {
+            layers,
+            scratch: Scratch::open(root, "erofs")?,
+            mounts: Mounts::default(),
+        })
+    }
+
+    pub(super) fn dir(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
+        Ok(self.layers.join(digest::hex_of(diff_id)?))
+    }
+
+    /// `kept` is a file of the data root that holds what is read of `tar`: it is linked, not written again.
+    fn make(
+        &self,
+        tar: &mut dyn Read,
+        kept: Option<&Path>,
+        expected: Option<&str>,
+    ) -> Result<StagedLayer, ImageError> {
+        let tree = self.scratch.tree("layer");
+        let dir = &tree.path;
+        std::fs::create_dir(dir).context(|| format!("make {}", dir.display()))?;
+        let tar_path = dir.join(TAR);
+        let keep = || format!("keep {}", tar_path.display());
+        let file = match kept {
+            Some(kept) => {
+                std::fs::hard_link(kept, &tar_path).context(keep)?;
+                None
+            }
+            None => Some(File::create_new(&tar_path).context(keep)?),
+        };
+        let (passed, read) = stream::tap(tar, file.as_ref(), read_tree).context(keep)?;
+        let (diff_id, tar_bytes) = passed.context(keep)?;
+        let entries = read?;
+        if let Some(expected) = expected
+            && expected != diff_id
+        {
+            return Err(ImageError::archive(format_args!(
+                "layer has diff id {diff_id}, its image says {expected}"
+            )));
+        }
+        let ingested = Ingested {
+            diff_id,
+            size_bytes: entries.size_bytes(),
+            tar_bytes,
+        };
+        write_index(&entries, tar_bytes, &dir.join(INDEX))?;
+        File::open(&tar_path)
+            .and_then(|file| file.sync_all())
+            .context(keep)?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .context(|| format!("sync {}", dir.display()))?;
+        Ok(StagedLayer {
+            ingested,
+            tree,
+            form: Form::Erofs,
+        })
+    }
+
+    fn mount(&self, diff_id: &str) -> Result<Arc<OwnedFd>, ImageError> {
+        let dir = self.dir(diff_id)?;
+        let make = || mounts::mount(&dir.join(INDEX), &dir.join(TAR));
+        self.mounts
+            .get(digest::hex_of(diff_id)?, make)
+            .context(|| format!("mount layer {diff_id}"))
+    }
+}
+
+/// The tree that the whole archive makes.
+fn read_tree(source: &mut stream::Tapped<'_>) -> Result<Tree, ImageError> {
+    let mut reader = tar::Reader::new(source);
+    let mut tree = Tree::new();
+    while let Some(entry) = reader.next_entry()? {
+        index::add(&mut tree, &entry)?;
+    }
+    // What follows the end mark belongs to the digest.
+    io::copy(&mut reader.into_inner(), &mut io::sink()).context(|| "read layer".into())?;
+    Ok(tree)
+}
+
+fn write_index(tree: &Tree, tar_bytes: u64, path: &Path) -> Result<(), ImageError> {
+    let what = || format!("write {}", path.display());
+    let mut file = File::create_new(path).context(what)?;
+    let geometry = Geometry::Index {
+        tar_bytes,
+        data_bytes: 0,
+    };
+    let summary = tree
+        .write(geometry, &mut file)
+        .map_err(|e| index::failed(e, what()))?;
+    file.set_len(summary.image_bytes).context(what)?;
+    file.sync_all().context(what)
+}
+
+impl LayerStore for ErofsLayers {
+    fn stage(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
+        self.make(tar, None, expected)
+    }
+
+    fn stage_kept(
+        &self,
+        tar: &mut dyn Read,
+        file: &Path,
+        expected: Option<&str>,
+    ) -> Result<StagedLayer, ImageError> {
+        self.make(tar, Some(file), expected)
+    }
+
+    fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {
+        let dir = self.dir(&staged.ingested.diff_id)?;
+        super::dirs::put_in_place(staged, &self.layers, &dir)
+    }
+
+    fn lower(&self, diff_id: &str) -> Result<Lower, ImageError> {
+        self.mount(diff_id).map(Lower::Mount)
+    }
+
+    fn path(&self, diff_id: &str) -> Result<PathBuf, ImageError> {
+        self.dir(diff_id)
+    }
+
+    fn contains(&self, diff_id: &str) -> bool {
+        self.dir(diff_id)
+            .is_ok_and(|dir| dir.join(INDEX).is_file() && dir.join(TAR).is_file())
+    }
+
+    fn set_aside(&self, diff_id: &str) -> Result<Option<ScratchTree>, ImageError> {
+        self.mounts.forget(digest::hex_of(diff_id)?);
+        self.scratch.set_aside(&self.dir(diff_id)?)
+    }
+
+    fn list(&self) -> Result<Vec<String>, ImageError> {
+        super::dirs::list(&self.layers)
+    }
+}
