@@ -163,7 +163,7 @@ def test_a_held_image_outlives_the_daemon(private_daemon, extra_tar):
     assert "image is being used by stopped container" in eng.cli("rmi", image_id).stderr
     eng.ok("rm", doc["Id"])
     eng.ok("rmi", "extra")
-    left = sorted(p.name for p in (eng.data_root / "layers" / "sha256").iterdir())
+    left = sorted(p.name for form in ("sha256", "erofs") for p in (eng.data_root / "layers" / form).iterdir())
     assert len(left) == 1, f"only busybox's layer is left: {left}"
 
 

@@ -99,6 +99,8 @@ pub struct DaemonInfo {
     pub warnings: Vec<String>,
     /// Where kernels differ: for what, and which way is gone on this one.
     pub ways: Vec<(&'static str, &'static str)>,
+    /// What new layers are on disk, for people.
+    pub layer_form: &'static str,
 }
 
 /// A network that is always there.

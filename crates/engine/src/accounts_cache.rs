@@ -1,7 +1,7 @@
 //! The account files of images, kept: a start of a container that has written nothing yet finds them here.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::EngineError;
@@ -22,11 +22,11 @@ impl AccountsCache {
         &self,
         image_id: &str,
         upper: &Path,
-        lowers: &[PathBuf],
+        lowers: &[impl AsRef<Path>],
     ) -> Result<Arc<Accounts>, EngineError> {
         if !is_empty(upper) {
-            let mut layers = vec![upper.to_owned()];
-            layers.extend(lowers.iter().cloned());
+            let mut layers = vec![upper];
+            layers.extend(lowers.iter().map(AsRef::as_ref));
             return Accounts::read(&layers).map(Arc::new);
         }
         if let Some(kept) = self.find(image_id) {

@@ -170,8 +170,7 @@ fn specify(
         .of_container(&fixed.image_id)
         .cloned()
         .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
-    let mut lowers = shared.images.rootfs(&image)?;
-    lowers.push(shared.config.init_layer_dir());
+    let lowers = shared.lowers_of(&image)?;
     let upper = fixed.upper_path();
     files::make_dirs(fixed)?;
     let accounts = shared.accounts.of_start(&fixed.image_id, &upper, &lowers)?;

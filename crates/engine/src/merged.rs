@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -39,10 +39,11 @@ fn failed(e: Errno) -> EngineError {
 
 impl Merged {
     /// Opens the layers, top first; one that is not there is empty. Blocks.
-    pub(crate) fn open(layers: &[PathBuf]) -> Result<Self, EngineError> {
+    pub(crate) fn open(layers: &[impl AsRef<Path>]) -> Result<Self, EngineError> {
         let mut roots = Parts::with_capacity(layers.len());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for layer in layers {
+            let layer = layer.as_ref();
             match rustix::fs::open(layer, flags, Mode::empty()) {
                 Ok(root) => roots.push(Rc::new(root)),
                 Err(Errno::NOENT) => {}
@@ -173,7 +174,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gantry_image::ImageStore;
+use gantry_image::{Image, ImageStore};
+use gantry_launch::Lower;
 use gantry_rt::ShardId;
 use gantry_rt::mailbox::{self, CallError};
 use gantry_store::Store;
@@ -54,6 +55,23 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// The layers of an image for the launcher, top first. Blocks.
+    pub(crate) fn layers_of(&self, image: &Image) -> Result<Vec<Lower>, EngineError> {
+        let layers = self.images.rootfs(image)?.into_iter();
+        let lower = |layer| match layer {
+            gantry_image::layer::Lower::Dir(path) => Lower::from(path),
+            gantry_image::layer::Lower::Mount(mount) => Lower::mounted(mount),
+        };
+        Ok(layers.map(lower).collect())
+    }
+
+    /// What lies below a container of an image, top first. Blocks.
+    pub(crate) fn lowers_of(&self, image: &Image) -> Result<Vec<Lower>, EngineError> {
+        let mut lowers = self.layers_of(image)?;
+        lowers.push(self.config.init_layer_dir().into());
+        Ok(lowers)
     }
 
     /// A container that was made from this image or mounts it, a running one first, and whether it runs.

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
@@ -42,7 +42,7 @@ pub struct Accounts {
 
 impl Accounts {
     /// Reads both files through the layers of a root file system, top first.
-    pub fn read(layers: &[PathBuf]) -> Result<Accounts, EngineError> {
+    pub fn read(layers: &[impl AsRef<Path>]) -> Result<Accounts, EngineError> {
         let root = Merged::open(layers)?;
         let read = |path| match root.find(path)? {
             Some(file) => read_regular(&file),

@@ -10,6 +10,7 @@ use gantry_api::{ApiService, Context, DaemonInfo, Settings};
 use gantry_cgroup::{Controller, Hierarchy, Version};
 use gantry_engine::{Engine, EngineConfig, PumpKind, Runtimes};
 use gantry_image::ImageStore;
+use gantry_image::layer::Form;
 use gantry_launch::{OverlayMode, Remap};
 use gantry_registry::{Registry, Settings as RegistrySettings};
 use gantry_rt::ShardId;
@@ -152,6 +153,30 @@ fn remapped(config: &Config, ids: Option<remap::Ids>) -> Result<Option<Arc<Remap
     probed.map(|()| Some(remap))
 }
 
+/// What new layers will be on this data root: tried there.
+fn layer_form(config: &Config) -> Result<Form, BootError> {
+    let dir = config.data_root.join("probe-layers");
+    remove_probe(&dir)?;
+    files::private_dir(&dir, 0o700)?;
+    let probed = gantry_image::layer::probe_erofs(&dir);
+    remove_probe(&dir)?;
+    match probed {
+        Ok(()) => Ok(Form::Erofs),
+        Err(cause) => {
+            tracing::warn!(%cause, "layers are unpacked into directories, not mounted from their files");
+            Ok(Form::Directories)
+        }
+    }
+}
+
+/// Also what a daemon left that ended while it tried.
+fn remove_probe(dir: &Path) -> Result<(), BootError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(BootError::io("remove", dir, e)),
+        _ => Ok(()),
+    }
+}
+
 fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> {
     let shards = config
         .shards
@@ -181,8 +206,10 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
         Store::open(config.data_root.join("metadata.redb"))
             .map_err(failed("open the metadata store"))
     })?;
+    let form = step("probe the form of layers", || layer_form(config))?;
     let images = step("open the images", || {
-        ImageStore::open(&config.data_root, store.clone()).map_err(failed("open the images"))
+        ImageStore::open_as(&config.data_root, store.clone(), form)
+            .map_err(failed("open the images"))
     })?;
     let remap = step("set up user namespaces", || remapped(config, ids))?;
     let engine = step("open the containers", || {
@@ -202,6 +229,11 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
     })?;
     let mut daemon = daemon_info(config, &identity, &hierarchy, warnings);
     daemon.ways = ways.names();
+    daemon.ways.push(("layers", form.name()));
+    daemon.layer_form = match form {
+        Form::Erofs => "tar with EROFS index",
+        Form::Directories => "plain directories",
+    };
     daemon.userns_remap = remap.is_some();
     let context = Arc::new(Context {
         engine: engine.clone(),
@@ -484,5 +516,6 @@ fn daemon_info(
         networks: identity.networks(),
         warnings,
         ways: Vec::new(),
+        layer_form: "",
     }
 }

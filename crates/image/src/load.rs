@@ -193,7 +193,8 @@ impl ImageStore {
         let reader = ProgressReader::new(file, diff_id, total_bytes, progress);
         let mut reader = BufReader::with_capacity(READ_BYTES, reader);
         let (staged, blob) = if plain {
-            let staged = self.layers.stage(&mut reader, Some(diff_id))?;
+            let file = &archive.scratch(path)?.path;
+            let staged = self.layers.stage_kept(&mut reader, file, Some(diff_id))?;
             (staged, diff_id.to_owned())
         } else {
             let mut raw = HashingReader::new(&mut reader);

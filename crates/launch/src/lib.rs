@@ -13,6 +13,7 @@ mod exec;
 mod hooks;
 mod init_layer;
 mod join;
+mod lower;
 mod netns;
 mod oci;
 mod prepare;
@@ -34,6 +35,7 @@ pub use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit, Step};
 pub use hooks::{HOOK_LIMIT_S, Hook, HookBundle, HookKind, Hooks};
 pub use init_layer::make_init_layer;
 pub use join::{namespace_of, proc_of, shm_of};
+pub use lower::Lower;
 pub use netns::POOL_CAPACITY as NETNS_POOL_CAPACITY;
 pub use oci::{
     Bundle, Runtime, RuntimeAction, RuntimeCommand, oci_seccomp, prepare_external,

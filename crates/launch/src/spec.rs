@@ -10,6 +10,7 @@ use gantry_cgroup::{Hierarchy, Limits};
 use gantry_keeper_proto::plan::{CapabilityMasks, Rlimit};
 
 use crate::hooks::Hooks;
+use crate::lower::Lower;
 use crate::remap::Remap;
 
 /// Size of /dev/shm unless asked otherwise.
@@ -44,7 +45,7 @@ pub const DEFAULT_READONLY_PATHS: &[&str] = &[
 #[derive(Clone, Debug, Default)]
 pub struct RootfsSpec {
     /// Read-only layers, top first. Without any, `upper` itself is the root.
-    pub lowers: Vec<PathBuf>,
+    pub lowers: Vec<Lower>,
     /// Where changes go.
     pub upper: PathBuf,
     /// Overlay's work directory, on the file system of `upper`.
@@ -98,7 +99,7 @@ pub struct BindMount {
     /// On the host; resolved in the daemon's mount namespace, symbolic links too.
     pub source: PathBuf,
     /// Read-only layers, top first, at least two: their union is mounted, and `source` only names it in errors.
-    pub layers: Vec<PathBuf>,
+    pub layers: Vec<Lower>,
     /// A path below the source that is mounted instead of it; it cannot lead out of it.
     pub subpath: Option<String>,
     /// Absolute path in the container; made if missing.

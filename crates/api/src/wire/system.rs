@@ -159,7 +159,7 @@ fn objects(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usi
         "DriverStatus": [
             ["Backing Filesystem", daemon.backing_filesystem],
             ["Supports d_type", "true"],
-            ["Layer Path", "plain directories"],
+            ["Layer Form", daemon.layer_form],
         ],
         "DockerRootDir": daemon.data_root.to_string_lossy(),
         "Labels": settings.labels,

@@ -1,7 +1,7 @@
 //! Mounts of images: their layers, read-only. A container that mounts an image holds it as the one it was made from.
 
 use gantry_image::ImageHold;
-use gantry_launch::{BindMount, Readonly};
+use gantry_launch::{BindMount, Lower, Readonly};
 
 use crate::EngineError;
 use crate::config::EngineConfig;
@@ -56,8 +56,9 @@ pub(crate) fn of_launch(shared: &Shared, point: &MountPoint) -> Result<BindMount
     let image = snapshot
         .of_container(&point.image_id)
         .ok_or_else(|| EngineError::NoSuchImage(point.volume.clone()))?;
-    let mut layers = shared.images.rootfs(image)?;
-    layers.extend(shared.config.empty_layer_dirs());
+    let mut layers = shared.layers_of(image)?;
+    let below = shared.config.empty_layer_dirs();
+    layers.extend(below.into_iter().map(Lower::from));
     Ok(BindMount {
         source: point.volume.clone().into(),
         layers,

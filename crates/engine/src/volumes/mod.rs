@@ -192,8 +192,7 @@ pub(crate) async fn populate(
     let (upper, work) = (fixed.upper_path(), fixed.work_path());
     let remap = shared.config.remap_of(&fixed.host).cloned();
     let copy = move || {
-        let mut lowers = shared.images.rootfs(&image)?;
-        lowers.push(shared.config.init_layer_dir());
+        let lowers = shared.lowers_of(&image)?;
         let root = gantry_launch::RootfsSpec {
             lowers,
             upper,

@@ -142,7 +142,7 @@ impl Host {
             shm_size_bytes: gantry_launch::DEFAULT_SHM_BYTES,
             sysctls: vec![],
             rootfs: RootfsSpec {
-                lowers: vec![self.dir.join("root"), self.dir.join("init")],
+                lowers: vec![self.dir.join("root").into(), self.dir.join("init").into()],
                 upper: own.join("upper"),
                 work: own.join("work"),
                 volatile: false,

@@ -109,15 +109,17 @@ fn clone(bind: &BindMount, remap: Option<&Remap>) -> Result<OwnedFd, LaunchError
         let inner = rustix::fs::openat2(top, subpath, path, Mode::empty(), beneath)?;
         Ok(inner)
     };
-    let top = match (bind.layers.is_empty(), remap) {
+    // Where owners can be mapped, or layers are mounts that are attached nowhere, another such mount can be copied in
+    // part too (6.15).
+    let detached = remap.is_some() || bind.layers.iter().any(|l| l.mount().is_some());
+    let top = match (bind.layers.is_empty(), detached) {
         (true, _) => {
             let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&bind.source, directory, Mode::empty())
                 .map_err(|e| LaunchError::prepare("bind", &about, e))?
         }
-        // Where owners can be mapped, a mount that is attached nowhere can be copied in part too (6.15).
-        (false, Some(_)) => rootfs::union(&bind.layers, remap, &about)?,
-        (false, None) => {
+        (false, true) => rootfs::union(&bind.layers, remap, &about)?,
+        (false, false) => {
             return rootfs_old::part_of_union(&bind.layers, find).map_err(|(step, e)| match step {
                 rootfs_old::FIND => not_there(e),
                 _ => LaunchError::prepare(step, &about, e),

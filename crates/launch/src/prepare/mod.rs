@@ -108,12 +108,8 @@ pub fn prepare(spec: &LaunchSpec) -> Result<Prepared, LaunchError> {
     checked.transpose().map_err(LaunchError::Unmapped)?;
     let devpts = devpts(remap).map_err(|e| LaunchError::prepare("make", "/dev/pts", e))?;
     let (stdio, ends) = stdio::make(Streams::of(spec), || copy_of(&devpts), &mut fds)?;
-    let rootfs_blocks = spec
-        .rootfs
-        .lowers
-        .iter()
-        .chain([&spec.rootfs.upper])
-        .any(|p| rootfs::may_block(p));
+    let lowers = spec.rootfs.lowers.iter().map(AsRef::as_ref);
+    let rootfs_blocks = lowers.chain([&*spec.rootfs.upper]).any(rootfs::may_block);
     let mut mounts = Mounts::new(&root, remap, &mut fds)?;
     mounts.standard(spec, devpts)?;
     mounts.cgroup(std::mem::take(&mut group.trees), spec)?;

@@ -315,11 +315,10 @@ impl<'a> Mounts<'a> {
 
     /// A bind mount of the client.
     pub(crate) fn mount(&mut self, mount: &BindMount) -> Result<(), LaunchError> {
-        let sources = match mount.layers.as_slice() {
-            [] => std::slice::from_ref(&mount.source),
-            layers => layers,
+        self.may_block |= match mount.layers.as_slice() {
+            [] => rootfs::may_block(&mount.source),
+            layers => layers.iter().map(AsRef::as_ref).any(rootfs::may_block),
         };
-        self.may_block |= sources.iter().any(|path| rootfs::may_block(path));
         let target = self.resolve(&mount.target)?;
         bind::check_target(&mount.source.display(), &mount.target, &target)?;
         let (tree, kind) = bind::mount(mount, self.remap)?;

@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::error::LaunchError;
+use crate::lower::Lower;
 use crate::remap::Remap;
 use crate::spec::RootfsSpec;
 use crate::sys::make_private;
@@ -102,7 +103,7 @@ pub fn overlay_mode() -> OverlayMode {
 
 /// The union of layers, read-only; nothing is attached anywhere.
 pub(crate) fn union(
-    layers: &[PathBuf],
+    layers: &[Lower],
     remap: Option<&Remap>,
     about: &str,
 ) -> Result<OwnedFd, LaunchError> {
@@ -113,9 +114,9 @@ pub(crate) fn union(
         let mut held = Vec::new();
         for lower in layers {
             match remap {
-                None => set_path(&fs, "lowerdir+", lower)?,
+                None => set_lower(&fs, lower)?,
                 Some(remap) => {
-                    let lower = mapped(lower, remap)?;
+                    let lower = mapped(lower.as_ref(), remap)?;
                     rustix::mount::fsconfig_set_fd(&fs, "lowerdir+", &lower)?;
                     held.push(lower);
                 }
@@ -171,7 +172,7 @@ fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, (&'static str, io::Error)> {
 fn set_layers(fs: &OwnedFd, spec: &RootfsSpec) -> Result<(), (&'static str, io::Error)> {
     let at = |step: &'static str| move |e: rustix::io::Errno| (step, io::Error::from(e));
     for lower in &spec.lowers {
-        set_path(fs, "lowerdir+", lower).map_err(at("overlay lowerdir+"))?;
+        set_lower(fs, lower).map_err(at("overlay lowerdir+"))?;
     }
     set_path(fs, "upperdir", &spec.upper).map_err(at("overlay upperdir"))?;
     set_path(fs, "workdir", &spec.work).map_err(at("overlay workdir"))
@@ -183,7 +184,7 @@ fn set_layers(fs: &OwnedFd, spec: &RootfsSpec) -> Result<(), (&'static str, io::
 fn set_remapped_layers(fs: &OwnedFd, spec: &RootfsSpec, remap: &Remap) -> io::Result<Vec<OwnedFd>> {
     let mut held = Vec::with_capacity(spec.lowers.len() + 1);
     for lower in &spec.lowers {
-        let lower = mapped(lower, remap)?;
+        let lower = mapped(lower.as_ref(), remap)?;
         rustix::mount::fsconfig_set_fd(fs, "lowerdir+", &lower)?;
         held.push(lower);
     }
@@ -208,20 +209,28 @@ fn set_remapped_layers(fs: &OwnedFd, spec: &RootfsSpec, remap: &Remap) -> io::Re
 /// # Errors
 /// The kernel's, with the step that failed.
 pub fn probe_remapped(dir: &Path, remap: &Arc<Remap>) -> Result<(), LaunchError> {
+    let lower = dir.join("lower");
     let spec = RootfsSpec {
-        lowers: vec![dir.join("lower")],
+        lowers: vec![lower.clone().into()],
         upper: dir.join("upper"),
         work: dir.join("work"),
         volatile: false,
         remap: Some(remap.clone()),
     };
     let about = || dir.display().to_string();
-    make_dir(&spec.lowers[0]).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
+    make_dir(&lower).map_err(|e| LaunchError::prepare("make directory", about(), e))?;
     let root = mount(&spec)?;
     let made = remap
         .act_as_root()
         .and_then(|_acting| crate::sys::ensure(root.as_fd(), "a", crate::sys::Kind::Directory));
     made.map_err(|e| LaunchError::prepare("write to a remapped overlay in", about(), e))
+}
+
+fn set_lower(fs: &OwnedFd, lower: &Lower) -> rustix::io::Result<()> {
+    match lower.mount() {
+        Some(mount) => rustix::mount::fsconfig_set_fd(fs, "lowerdir+", mount),
+        None => set_path(fs, "lowerdir+", lower.as_ref()),
+    }
 }
 
 fn set_path(fs: &OwnedFd, key: &str, path: &Path) -> rustix::io::Result<()> {

@@ -6,11 +6,12 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
+use crate::lower::Lower;
 use crate::spec::RootfsSpec;
 
 /// The option string of mount(2) is cut off there, silently.
@@ -28,7 +29,7 @@ fn at(step: &'static str) -> impl Fn(io::Error) -> Step {
 /// What is laid over each other.
 struct Layers<'a> {
     /// Top first.
-    lowers: &'a [PathBuf],
+    lowers: &'a [Lower],
     /// The directory that takes changes, and overlay's own; read-only without.
     upper: Option<(&'a Path, &'a Path)>,
     volatile: bool,
@@ -44,7 +45,7 @@ pub(crate) fn overlay(spec: &RootfsSpec) -> Result<OwnedFd, Step> {
 }
 
 /// The union of layers, read-only.
-pub(crate) fn union(layers: &[PathBuf]) -> Result<OwnedFd, Step> {
+pub(crate) fn union(layers: &[Lower]) -> Result<OwnedFd, Step> {
     detached(&Layers {
         lowers: layers,
         upper: None,
@@ -54,7 +55,7 @@ pub(crate) fn union(layers: &[PathBuf]) -> Result<OwnedFd, Step> {
 
 /// What `find` finds in the union of layers, read-only: before 6.15 only a mount that is attached can be copied in part.
 pub(crate) fn part_of_union(
-    layers: &[PathBuf],
+    layers: &[Lower],
     find: impl Fn(&OwnedFd) -> io::Result<OwnedFd> + Sync,
 ) -> Result<OwnedFd, Step> {
     let layers = Layers {
@@ -118,7 +119,7 @@ fn attach(layers: &Layers<'_>) -> Result<CString, Step> {
     let lowers = layers
         .lowers
         .iter()
-        .map(|p| open(p))
+        .map(|lower| open(lower.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     let upper = layers
         .upper
@@ -131,7 +132,7 @@ fn attach(layers: &Layers<'_>) -> Result<CString, Step> {
     };
     // Any directory of this namespace does.
     let target = layers.upper.map(|(upper, _)| upper);
-    let target = target.or_else(|| layers.lowers.first().map(PathBuf::as_path));
+    let target = target.or_else(|| layers.lowers.first().map(AsRef::as_ref));
     let target = target.unwrap_or(Path::new("/")).as_os_str().as_bytes();
     let target = CString::new(target).map_err(|e| at("mount the overlay")(e.into()))?;
     mount(c"overlay", &target, c"overlay", flags, &options).map_err(at("mount the overlay"))?;
@@ -207,7 +208,7 @@ mod tests {
         let lowers: Vec<_> = (0..120).map(|i| make(&format!("layer,{i}:x"))).collect();
         std::fs::write(lowers[119].join("lowest"), "1").expect("write");
         let spec = RootfsSpec {
-            lowers,
+            lowers: lowers.into_iter().map(Lower::from).collect(),
             upper: make("upper"),
             work: make("work"),
             volatile: true,

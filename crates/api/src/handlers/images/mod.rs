@@ -24,7 +24,7 @@ const PLATFORM_SINCE_MINOR: u32 = 48;
 
 /// The directories of an image's layers; none if they can't be named.
 pub(super) fn lowers(images: &ImageStore, image: &Image) -> Vec<PathBuf> {
-    images.rootfs(image).unwrap_or_else(|error| {
+    images.layer_paths(image).unwrap_or_else(|error| {
         tracing::warn!(image = %image.id, %error, "the layers of this image are not there");
         Vec::new()
     })
