@@ -63,7 +63,7 @@ impl ErofsLayers {
             }
             None => Some(File::create_new(&tar_path).context(keep)?),
         };
-        let (passed, read) = stream::tap(tar, file.as_ref(), read_tree).context(keep)?;
+        let (passed, read) = stream::tap(tar, file.as_ref(), |tar| read_tree(tar)).context(keep)?;
         let (diff_id, tar_bytes) = passed.context(keep)?;
         let entries = read?;
         if let Some(expected) = expected
@@ -101,8 +101,8 @@ impl ErofsLayers {
     }
 }
 
-/// The tree that the whole archive makes.
-fn read_tree(source: &mut stream::Tapped<'_>) -> Result<Tree, ImageError> {
+/// The tree that a layer's tar makes; all of it is read.
+pub fn read_tree(source: impl Read) -> Result<Tree, ImageError> {
     let mut reader = tar::Reader::new(source);
     let mut tree = Tree::new();
     while let Some(entry) = reader.next_entry()? {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use dirs::DirLayers;
 pub(crate) use dirs::remove_path;
-pub use erofs::ErofsLayers;
+pub use erofs::{ErofsLayers, read_tree};
 pub use forms::Layers;
 pub use mounts::MAX_KEPT_MOUNTS;
 pub use path::MAX_COMPONENTS;
