@@ -33,7 +33,8 @@ pub(crate) fn check(value: &[u8]) -> Result<bool, Errno> {
     if value.is_empty() {
         return Ok(false);
     }
-    let whole = value.len() >= HEADER_BYTES && (value.len() - HEADER_BYTES) % ENTRY_BYTES == 0;
+    let whole =
+        value.len() >= HEADER_BYTES && (value.len() - HEADER_BYTES).is_multiple_of(ENTRY_BYTES);
     if !whole || value[..HEADER_BYTES] != VERSION {
         return Err(Errno::Invalid);
     }

@@ -548,7 +548,7 @@ fn stored_layers_outlive_their_form() {
         panic!("still a mount");
     };
     assert_eq!(std::fs::read(dir.join("file")).unwrap(), b"content");
-    assert_eq!(layers.list().unwrap(), [layer.diff_id.clone()]);
+    assert_eq!(layers.list().unwrap(), std::slice::from_ref(&layer.diff_id));
     // And back: what is there stays as it is.
     let layers = Layers::open(root.path(), Form::Erofs).unwrap();
     assert!(matches!(

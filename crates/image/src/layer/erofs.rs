@@ -106,7 +106,7 @@ pub fn read_tree(source: impl Read) -> Result<Tree, ImageError> {
     let mut reader = tar::Reader::new(source);
     let mut tree = Tree::new();
     while let Some(entry) = reader.next_entry()? {
-        index::add(&mut tree, &entry)?;
+        index::add(&mut tree, &entry, reader.position_bytes())?;
     }
     // What follows the end mark belongs to the digest.
     io::copy(&mut reader.into_inner(), &mut io::sink()).context(|| "read layer".into())?;

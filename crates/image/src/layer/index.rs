@@ -9,8 +9,8 @@ use super::path::clean;
 use crate::ImageError;
 use crate::tar;
 
-/// Adds an entry to the tree; its content lies in the tar.
-pub(super) fn add(tree: &mut Tree, entry: &tar::Entry) -> Result<(), ImageError> {
+/// Adds an entry to the tree; its content lies there in the tar.
+pub(super) fn add(tree: &mut Tree, entry: &tar::Entry, content_at: u64) -> Result<(), ImageError> {
     let path = clean(&entry.path)?;
     let what = || format!("layer entry {:?}", String::from_utf8_lossy(&entry.path));
     let target = match entry.kind {
@@ -22,7 +22,7 @@ pub(super) fn add(tree: &mut Tree, entry: &tar::Entry) -> Result<(), ImageError>
     let extents = [Extent {
         file_at: 0,
         len_bytes: entry.size,
-        place: Place::Tar(entry.content_at),
+        place: Place::Tar(content_at),
     }];
     let kind = match entry.kind {
         tar::Kind::Dir => Kind::Dir,

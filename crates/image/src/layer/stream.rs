@@ -80,7 +80,7 @@ fn take(from: &Receiver<Vec<u8>>, back: &SyncSender<Vec<u8>>, mut file: Option<&
     let mut space = SpaceGuard::new();
     for buffer in from {
         if let Some(file) = &mut file {
-            space.take(&*file, buffer.len() as u64)?;
+            space.take(*file, buffer.len() as u64)?;
             file.write_all(&buffer)?;
         }
         hasher.update(&buffer);

@@ -40,8 +40,6 @@ pub struct Entry {
     pub device: (u32, u32),
     /// Extended attributes.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Where the content begins, in bytes from the start of the archive.
-    pub content_at: u64,
 }
 
 /// Reads an archive from a stream.
@@ -113,6 +111,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// How far the archive was read, in bytes: after an entry, where its content begins.
+    pub fn position_bytes(&self) -> u64 {
+        self.position
+    }
+
     /// The source, for what follows the archive's end.
     pub fn into_inner(self) -> R {
         self.source
@@ -147,7 +150,6 @@ impl<R: Read> Reader<R> {
             mtime_ns,
             device: (header.major, header.minor),
             xattrs: extensions.xattrs,
-            content_at: self.position,
         })
     }
 

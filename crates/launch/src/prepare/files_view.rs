@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -12,6 +12,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use super::rootfs_old::apart;
 use super::{bind, rootfs, target};
 use crate::error::LaunchError;
+use crate::lower::Lower;
 use crate::remap::Remap;
 use crate::spec::{BindFile, BindMount, RootfsSpec};
 use crate::sys::{IN_ROOT, Kind, ensure, make_private};
@@ -112,10 +113,9 @@ fn stopped_root(
     about: &str,
 ) -> Result<OwnedFd, LaunchError> {
     if !writable && !spec.lowers.is_empty() && spec.upper.is_dir() {
-        let layers: Vec<PathBuf> = std::iter::once(&spec.upper)
-            .chain(&spec.lowers)
-            .cloned()
-            .collect();
+        let upper = Lower::from(spec.upper.clone());
+        let lowers = spec.lowers.iter().cloned();
+        let layers: Vec<Lower> = std::iter::once(upper).chain(lowers).collect();
         let root = rootfs::union(&layers, spec.remap.as_deref(), about)?;
         let has = |(target, _, _): &Placed| find(root.as_fd(), target).is_ok();
         if placed.iter().all(has) {
@@ -283,7 +283,7 @@ mod tests {
         std::fs::write(source.join("inside"), "inside").expect("write");
         let of = |writable| FilesOf::Stopped {
             rootfs: RootfsSpec {
-                lowers: vec![lower.clone(), empty.clone()],
+                lowers: vec![lower.clone().into(), empty.clone().into()],
                 upper: dir.path().join("upper"),
                 work: dir.path().join("work"),
                 volatile: false,

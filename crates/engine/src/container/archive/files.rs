@@ -1,7 +1,6 @@
 //! The mounted files of one container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -138,10 +137,8 @@ pub(crate) fn rootfs(shared: &Shared, fixed: &FixedView) -> Result<RootfsSpec, E
     let image = snapshot
         .of_container(&fixed.image_id)
         .ok_or_else(|| EngineError::NoSuchImage(fixed.image_id.clone()))?;
-    let mut lowers: Vec<PathBuf> = shared.images.rootfs(image)?;
-    lowers.push(shared.config.init_layer_dir());
     Ok(RootfsSpec {
-        lowers,
+        lowers: shared.lowers_of(image)?,
         upper: fixed.upper_path(),
         work: fixed.work_path(),
         volatile: fixed.host.auto_remove,
