@@ -44,6 +44,9 @@ pub enum ImageError {
     /// the archive is damaged, hostile or of an unknown kind
     #[error("invalid archive: {0}")]
     InvalidArchive(String),
+    /// there is nothing to push (Docker's whole text)
+    #[error("{0}")]
+    NotPushable(String),
     /// what a registry sent is not what its digest says
     #[error("filesystem layer verification failed for digest {0}")]
     Unverified(String),
@@ -64,7 +67,9 @@ impl ImageError {
     /// Behaviour of this error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotFound(_) | Self::WrongPlatform { .. } => ErrorClass::NotFound,
+            Self::NotFound(_) | Self::NotPushable(_) | Self::WrongPlatform { .. } => {
+                ErrorClass::NotFound
+            }
             Self::Conflict(_) => ErrorClass::Conflict,
             Self::InvalidReference(_) | Self::InvalidArchive(_) => ErrorClass::InvalidParameter,
             Self::Unverified(_) | Self::Io { .. } | Self::Store(_) => ErrorClass::System,

@@ -52,6 +52,14 @@ pub enum RegistryError {
         /// What the registry said.
         cause: Box<RegistryError>,
     },
+    /// an error of something that was needed for a request
+    #[error("{what}: {cause}")]
+    During {
+        /// The request.
+        what: String,
+        /// What went wrong.
+        cause: Box<RegistryError>,
+    },
     /// the registry wants a password and there is none
     #[error("no basic auth credentials")]
     NoCredentials,
@@ -90,6 +98,7 @@ impl RegistryError {
                 StatusCode::TOO_MANY_REQUESTS => ErrorClass::TooManyRequests,
                 _ => ErrorClass::System,
             },
+            Self::During { cause, .. } => cause.class(),
             Self::Invalid(_) => ErrorClass::InvalidParameter,
             Self::Worker(WorkerGone::TooMany) => ErrorClass::Unavailable,
             Self::Image(error) => match error.class() {
@@ -104,6 +113,7 @@ impl RegistryError {
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Network(_) | Self::Worker(_) => true,
+            Self::During { cause, .. } => cause.is_passing(),
             Self::Status(status) | Self::Answer { status, .. } => {
                 status.is_server_error()
                     || matches!(
@@ -113,11 +123,6 @@ impl RegistryError {
             }
             _ => false,
         }
-    }
-
-    /// The registry has no such thing.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Answer { status, .. } | Self::Status(status) if *status == StatusCode::NOT_FOUND)
     }
 
     /// In Docker's words for a pull of `reference`.

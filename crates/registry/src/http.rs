@@ -106,8 +106,13 @@ fn go_method(method: &Method) -> String {
     format!("{first}{}", rest.to_lowercase())
 }
 
+/// A request as Go's errors show it.
+pub(crate) fn shown(method: &Method, url: &Url) -> String {
+    format!("{} \"{url}\"", go_method(method))
+}
+
 fn failed(method: &Method, url: &Url, why: impl std::fmt::Display) -> RegistryError {
-    RegistryError::Network(format!("{} \"{url}\": {why}", go_method(method)))
+    RegistryError::Network(format!("{}: {why}", shown(method, url)))
 }
 
 /// A broken connection, in Go's words.

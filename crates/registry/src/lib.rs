@@ -7,15 +7,18 @@
 //! - A blob is fetched once, however many clients want it; it is given up when the last of them is gone.
 //! - What is read of a registry is hostile: it is parsed by functions that are fuzzed, and never taken for a path.
 
-#![allow(dead_code)]
 mod auth;
 pub mod challenge;
 mod error;
 mod event;
+mod find;
 mod http;
+mod inspect;
 mod jobs;
+mod login;
 mod net;
 mod pull;
+mod push;
 mod session;
 mod settings;
 mod tls;
@@ -26,11 +29,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_image::ImageStore;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 pub use auth::AuthConfig;
 pub use error::{ErrorClass, RegistryError};
 pub use event::{Event, Report, Step};
+pub use find::Found;
+pub use inspect::{Remote, RemotePlatform};
 pub use pull::{PullRequest, Which};
+pub use push::PushRequest;
 pub use session::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 pub use settings::{
     DEFAULT_CERTS_DIR, DEFAULT_MAX_CONCURRENT_DOWNLOADS, DEFAULT_MAX_CONCURRENT_UPLOADS,
@@ -44,6 +51,7 @@ pub struct Registry {
     images: Arc<ImageStore>,
     settings: Mutex<Arc<Settings>>,
     downloads: Downloads,
+    uploads: Semaphore,
 }
 
 impl Registry {
@@ -52,6 +60,11 @@ impl Registry {
         Arc::new(Self {
             images,
             downloads: Downloads::new(settings.max_concurrent_downloads),
+            uploads: Semaphore::new(
+                settings
+                    .max_concurrent_uploads
+                    .clamp(1, Semaphore::MAX_PERMITS),
+            ),
             settings: Mutex::new(Arc::new(settings)),
         })
     }

@@ -249,7 +249,9 @@ impl Registry {
             for digest in blobs.iter().chain(&diff_ids) {
                 held.add(digest);
             }
-            diff_ids.iter().map(|id| images.known_layer(id)).collect()
+            let both = diff_ids.iter().zip(&blobs);
+            both.map(|(id, blob)| images.known_layer(id, blob))
+                .collect()
         })
         .await?;
         for (blob, known) in manifest.layers.iter().zip(&known) {
@@ -275,7 +277,7 @@ impl Registry {
 }
 
 /// Runs all at once; the first error ends the others.
-async fn join_all<T, F>(mut all: Vec<F>) -> Result<Vec<T>, RegistryError>
+pub(crate) async fn join_all<T, F>(mut all: Vec<F>) -> Result<Vec<T>, RegistryError>
 where
     F: Future<Output = Result<T, RegistryError>> + Unpin,
 {

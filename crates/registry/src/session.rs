@@ -45,7 +45,18 @@ const MANIFEST_TYPES: [&str; 6] = [
 pub(crate) struct Endpoint {
     pub(crate) url: Url,
     pub(crate) mirror: bool,
-    insecure: bool,
+    pub(crate) insecure: bool,
+}
+
+impl Endpoint {
+    /// One that has to have a good certificate.
+    pub(crate) fn secure(url: Url) -> Self {
+        Self {
+            url,
+            mirror: false,
+            insecure: false,
+        }
+    }
 }
 
 /// The servers to ask for a repository, in order.
@@ -65,11 +76,7 @@ pub(crate) async fn endpoints(
                 insecure,
             });
         }
-        found.push(Endpoint {
-            url: Url::parse(DOCKER_REGISTRY)?,
-            mirror: false,
-            insecure: false,
-        });
+        found.push(Endpoint::secure(Url::parse(DOCKER_REGISTRY)?));
         return Ok(found);
     }
     let at = |scheme: &str| Url::parse(&format!("{scheme}://{domain}"));
@@ -108,7 +115,7 @@ pub(crate) struct Document {
 }
 
 pub(crate) struct Session {
-    http: Rc<Http>,
+    pub(crate) http: Rc<Http>,
     pub(crate) endpoint: Endpoint,
     path: String,
     auth: AuthConfig,
@@ -168,19 +175,12 @@ impl Session {
         Ok(status)
     }
 
-    /// Asks the server with the credentials; what `POST /auth` does. The identity token, if there is one.
-    pub(crate) async fn login(&self) -> Result<String, RegistryError> {
-        let url = self.endpoint.url.at("/v2/");
-        let headers = self.authorized(&HeaderMap::new(), true).await?;
-        let answer = self.http.fetch(&Method::GET, &url, &headers).await?;
-        if answer.status != StatusCode::OK {
-            return Err(answer.into_error().await);
-        }
-        answer.discard().await;
+    /// The identity token that came with the last token, if there was one.
+    pub(crate) fn identity(&self) -> String {
         let token = self.token.borrow();
-        Ok(token
+        token
             .as_ref()
-            .map_or_else(String::new, |t| t.identity.clone()))
+            .map_or_else(String::new, |t| t.identity.clone())
     }
 
     fn scopes(&self) -> Vec<String> {
@@ -202,16 +202,29 @@ impl Session {
         }
     }
 
-    async fn authorized(
+    /// The headers of a request with the credentials it needs.
+    pub(crate) async fn authorized(
         &self,
+        method: &Method,
+        url: &Url,
         headers: &HeaderMap,
         offline: bool,
     ) -> Result<HeaderMap, RegistryError> {
+        let value = self.credentials(offline).await;
+        let value = value.map_err(|cause| RegistryError::During {
+            what: crate::http::shown(method, url),
+            cause: Box::new(cause),
+        })?;
         let mut headers = headers.clone();
+        if let Some(value) = value {
+            headers.insert(AUTHORIZATION, auth::header(&value)?);
+        }
+        Ok(headers)
+    }
+
+    async fn credentials(&self, offline: bool) -> Result<Option<String>, RegistryError> {
         if !self.auth.registrytoken.is_empty() {
-            let value = auth::header(&format!("Bearer {}", self.auth.registrytoken))?;
-            headers.insert(AUTHORIZATION, value);
-            return Ok(headers);
+            return Ok(Some(format!("Bearer {}", self.auth.registrytoken)));
         }
         let challenges = self.challenges.borrow().clone();
         let of = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
@@ -221,21 +234,19 @@ impl Session {
                 Some(token) => token,
                 None => {
                     let scopes = self.scopes();
-                    let token =
-                        auth::fetch_token(&self.http, challenge, &self.auth, &scopes, offline)
-                            .await?;
+                    let asked =
+                        auth::fetch_token(&self.http, challenge, &self.auth, &scopes, offline);
+                    let token = asked.await?;
                     *self.token.borrow_mut() = Some(token.clone());
                     token
                 }
             };
-            headers.insert(
-                AUTHORIZATION,
-                auth::header(&format!("Bearer {}", token.value))?,
-            );
-        } else if of("basic").is_some() {
-            headers.insert(AUTHORIZATION, auth::header(&auth::basic(&self.auth)?)?);
+            return Ok(Some(format!("Bearer {}", token.value)));
         }
-        Ok(headers)
+        match of("basic") {
+            Some(_) => auth::basic(&self.auth).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A request below `/v2/PATH`; credentials are renewed once if they are refused.
@@ -246,13 +257,13 @@ impl Session {
         headers: &HeaderMap,
     ) -> Result<Answer, RegistryError> {
         let url = self.url(below);
-        let all = self.authorized(headers, false).await?;
+        let all = self.authorized(method, &url, headers, false).await?;
         let answer = self.http.fetch(method, &url, &all).await?;
         if !self.renew(&answer) {
             return Ok(answer);
         }
         answer.discard().await;
-        let all = self.authorized(headers, false).await?;
+        let all = self.authorized(method, &url, headers, false).await?;
         self.http.fetch(method, &url, &all).await
     }
 
@@ -282,7 +293,7 @@ impl Session {
     ) -> Result<Answer, RegistryError> {
         // Only the registry itself gets its credentials.
         let all = if url.same_origin(&self.endpoint.url) {
-            self.authorized(headers, false).await?
+            self.authorized(method, url, headers, false).await?
         } else {
             headers.clone()
         };
@@ -365,7 +376,9 @@ impl Session {
         let mut found = Vec::new();
         let mut next = self.url("tags/list");
         for _ in 0..MAX_TAG_PAGES {
-            let headers = self.authorized(&HeaderMap::new(), false).await?;
+            let headers = self
+                .authorized(&Method::GET, &next, &HeaderMap::new(), false)
+                .await?;
             let answer = self.http.fetch(&Method::GET, &next, &headers).await?;
             if answer.status != StatusCode::OK {
                 return Err(answer.into_error().await);

@@ -7,6 +7,7 @@ mod exec;
 mod images;
 mod networks;
 mod prune;
+mod registry;
 mod streams;
 mod system;
 mod usage;
@@ -80,6 +81,9 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ImagePrune => images::prune(call).await,
         ImageGet | ImageGetAll => images::get(call).await,
         ImagePush => images::push(call).await,
+        ImageSearch => registry::search(call).await,
+        SystemAuth => registry::login(call).await,
+        DistributionInspect => registry::inspect(call).await,
         other => Err(ApiError::not_implemented(format!(
             "{} is not implemented by this version of Gantry",
             other.name()

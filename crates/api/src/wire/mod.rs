@@ -7,6 +7,7 @@ pub mod image;
 pub mod mount;
 pub mod network;
 pub mod progress;
+pub mod registry;
 pub mod system;
 
 use serde::{Deserialize, Deserializer};

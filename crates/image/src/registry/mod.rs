@@ -5,9 +5,11 @@ mod lease;
 mod manifest;
 mod partial;
 mod pull;
+mod push;
 
 pub use lease::ContentLease;
 pub use manifest::{Descriptor, Index, Manifest, Media};
 pub(crate) use partial::Partials;
 pub use partial::{MAX_PARTIAL_AGE, MAX_PARTIAL_BYTES, Partial};
 pub use pull::{PulledImage, PulledLayer, PulledNames};
+pub use push::{PushBlob, PushImage, PushLayer, new_manifest};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Partial;
 use crate::archive::{decompress, is_plain};
+use crate::digest::HashingReader;
 use crate::error::IoContext;
 use crate::load::NewImage;
 use crate::model::ConfigFile;
@@ -22,6 +23,8 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct PulledLayer {
     diff_id: String,
     record: LayerRecord,
+    /// The blob that its image's manifest names.
+    blob: String,
 }
 
 impl PulledLayer {
@@ -91,19 +94,36 @@ impl<R: Read> Read for Counting<'_, R> {
     }
 }
 
+/// Refuses a layer that is not what its image says.
+fn check(tar: &mut dyn Read, diff_id: &str) -> Result<(), ImageError> {
+    let mut hashed = HashingReader::new(tar);
+    io::copy(&mut hashed, &mut io::sink()).map_err(ImageError::reading)?;
+    match hashed.finish().0 {
+        found if found == diff_id => Ok(()),
+        found => Err(ImageError::archive(format_args!(
+            "layer has diff id {found}, its image says {diff_id}"
+        ))),
+    }
+}
+
 impl ImageStore {
-    /// The layer if it is in its place, with its archive. Does not block for long. The caller holds it by a lease.
-    pub fn known_layer(&self, diff_id: &str) -> Option<PulledLayer> {
-        let record = self.lock().layers.get(diff_id).cloned()?;
-        let kept = record.blob.is_empty()
-            || self
-                .blobs
-                .path(&record.blob)
-                .is_ok_and(|path| path.is_file());
-        (kept && self.layers.contains(diff_id)).then(|| PulledLayer {
+    /// The layer if it is in its place, and this blob of it is here too: one that came in another form is fetched, so
+    /// that a push gives out what the manifest names. Does not block for long. The caller holds both by a lease.
+    pub fn known_layer(&self, diff_id: &str, blob: &str) -> Option<PulledLayer> {
+        let here = self.blobs.path(blob).is_ok_and(|path| path.is_file());
+        let record = self.layer_in_place(diff_id).filter(|_| here)?;
+        Some(PulledLayer {
             diff_id: diff_id.to_owned(),
             record,
+            blob: blob.to_owned(),
         })
+    }
+
+    fn layer_in_place(&self, diff_id: &str) -> Option<LayerRecord> {
+        let record = self.lock().layers.get(diff_id).cloned()?;
+        let path = self.blobs.path(&record.blob);
+        let kept = record.blob.is_empty() || path.is_ok_and(|path| path.is_file());
+        (kept && self.layers.contains(diff_id)).then_some(record)
     }
 
     /// Makes a layer of a verified blob and keeps the blob too; `read_bytes` counts what was read of it. The caller
@@ -117,9 +137,7 @@ impl ImageStore {
         let mut pins = Pins::new(self);
         pins.add(diff_id);
         pins.add(partial.digest());
-        if let Some(known) = self.known_layer(diff_id) {
-            return Ok(known);
-        }
+        let known = self.layer_in_place(diff_id);
         let what = || format!("read {}", partial.path().display());
         let mut file = File::open(partial.path()).context(what)?;
         let plain = is_plain(&mut file).context(what)?;
@@ -133,8 +151,17 @@ impl ImageStore {
             inner: file,
             bytes: read_bytes,
         };
-        let reader = BufReader::with_capacity(READ_BYTES, reader);
-        let staged = self.layers.stage(&mut decompress(reader)?, Some(diff_id))?;
+        let mut tar = decompress(BufReader::with_capacity(READ_BYTES, reader))?;
+        if let Some(record) = known {
+            check(&mut tar, diff_id)?;
+            self.blobs.keep_file(partial.path(), partial.digest())?;
+            return Ok(PulledLayer {
+                diff_id: diff_id.to_owned(),
+                record,
+                blob: partial.digest().to_owned(),
+            });
+        }
+        let staged = self.layers.stage(&mut tar, Some(diff_id))?;
         self.blobs.keep_file(partial.path(), partial.digest())?;
         let layer = self.layers.publish(staged)?;
         let record = LayerRecord {
@@ -144,6 +171,7 @@ impl ImageStore {
         };
         Ok(PulledLayer {
             diff_id: layer.diff_id,
+            blob: record.blob.clone(),
             record,
         })
     }
@@ -163,6 +191,8 @@ impl ImageStore {
             pins.add(&digest::of_bytes(bytes));
             blobs.push(self.blobs.put(bytes)?);
         }
+        let others = layers.iter().filter(|l| l.blob != l.record.blob);
+        blobs.extend(others.map(|l| l.blob.clone()));
         let tags: Vec<Reference> = names.tag.iter().chain([&names.digest]).cloned().collect();
         let snapshot = self.snapshot();
         let main = names.tag.as_ref().unwrap_or(&names.digest);

@@ -3,6 +3,7 @@
 mod change;
 mod list;
 mod pull;
+mod push;
 mod transfer;
 
 use std::path::PathBuf;
@@ -12,7 +13,9 @@ use gantry_image::{Image, ImageError, ImageStore, Platform};
 
 pub(super) use change::{delete, prune, tag};
 pub(super) use list::list;
-pub(super) use transfer::{create, get, load, push};
+pub(super) use pull::credentials;
+pub(super) use push::push;
+pub(super) use transfer::{create, get, load};
 
 use crate::error::ApiError;
 use crate::reply::{self, Reply};

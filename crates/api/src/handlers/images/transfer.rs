@@ -1,4 +1,4 @@
-//! Archives in and out: load, import, save. Push is refused by name.
+//! Archives in and out: load, import, save.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -194,25 +194,4 @@ pub(in crate::handlers) async fn get(call: Call) -> Reply {
         publish(&call.ctx.engine, "save", &image.id, &image.id, Some(image));
     }
     reply::stream("application/x-tar", ResponseBody::from_bridge(receiver))
-}
-
-pub(in crate::handlers) async fn push(call: Call) -> Reply {
-    let reference = Reference::parse(&call.key)?;
-    let name = reference.familiar_name();
-    let known = call
-        .ctx
-        .images
-        .snapshot()
-        .list()
-        .iter()
-        .flat_map(|image| image.repo_tags.clone())
-        .any(|tag| Reference::parse(&tag).is_ok_and(|t| t.name() == reference.name()));
-    if !known {
-        return Err(ApiError::not_found(format!(
-            "An image does not exist locally with the tag: {name}"
-        )));
-    }
-    Err(ApiError::not_implemented(format!(
-        "pushing images is not implemented yet (ImagePush {name}): use docker save"
-    )))
 }
