@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -63,13 +63,10 @@ fn fill() {
 
 /// Makes one. The thread is in it for a moment.
 fn make() -> io::Result<OwnedFd> {
-    let home = File::open("/proc/thread-self/ns/net")?;
+    let home = home()?;
     // SAFETY: the network namespace alone is unshared, which is no memory or descriptor table of other threads.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-    let made = File::open("/proc/thread-self/ns/net").and_then(|file| {
-        loopback_up()?;
-        Ok(OwnedFd::from(file))
-    });
+    let made = loopback_up().and_then(|socket| namespace_of(&socket));
     if let Err(e) = move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)) {
         // Whatever this thread did next would be done in a namespace without a network.
         tracing::error!(error = %e, "a worker can't leave a network namespace");
@@ -78,7 +75,31 @@ fn make() -> io::Result<OwnedFd> {
     made
 }
 
-fn loopback_up() -> io::Result<()> {
+/// The daemon's own, in which every thread is but for the moment of making one.
+fn home() -> io::Result<&'static File> {
+    static HOME: OnceLock<File> = OnceLock::new();
+    if let Some(home) = HOME.get() {
+        return Ok(home);
+    }
+    // This thread's: another may be in a new one just now.
+    let home = File::open("/proc/thread-self/ns/net")?;
+    Ok(HOME.get_or_init(|| home))
+}
+
+/// The namespace that a socket was made in. By its path in /proc it takes the kernel several times as long.
+fn namespace_of(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: a call without pointers; it returns a new descriptor, closed on exec.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives a socket of the namespace.
+fn loopback_up() -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
@@ -95,7 +116,7 @@ fn loopback_up() -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    Ok(socket)
 }
 
 #[cfg(test)]

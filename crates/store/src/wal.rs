@@ -117,10 +117,12 @@ impl Wal {
         if self.torn {
             return false;
         }
-        let Some(record) = encode(changes, self.generation) else {
+        let Some(mut record) = encode(changes, self.generation) else {
             return false;
         };
-        let after = self.end + aligned(record.len()) as u64;
+        // Whole pages: of one that is written in part the kernel would have to read the rest.
+        record.resize(aligned(record.len()), 0);
+        let after = self.end + record.len() as u64;
         if after > WAL_BYTES {
             return false;
         }
@@ -266,7 +268,7 @@ mod tests {
         wal.begin(4);
         assert!(!wal.is_used() && !wal.replay().unwrap().used);
         assert!(wal.append(&put("d", 1)));
-        // Behind it the second page of "a", and "b" of the generation before.
+        // Behind it the second page of "a" of the generation before.
         assert_eq!(keys(wal.replay().unwrap()), ["d"]);
         let gone = Changes::from([((Table::Meta, "m".to_owned()), None)]);
         assert!(wal.append(&gone));

@@ -131,7 +131,7 @@ pub(crate) fn delete_trash_later(dir: &Path) {
     let Some(trash) = trash_of(dir) else { return };
     gantry_rt::spawn("container.delete-tree", async move {
         let shown = trash.display().to_string();
-        if let Err(e) = on_worker(move || delete_tree(&trash)).await {
+        if let Err(e) = on_worker(move || delete_container_tree(&trash)).await {
             tracing::warn!(path = shown, error = %e, "a removed container's tree is left; it is deleted at the next boot");
         }
     });
@@ -147,6 +147,36 @@ pub(crate) fn discard_later(dir: &Path) {
             Err(e) => tracing::warn!(error = %e, "a failed creation left a directory"),
         }
     });
+}
+
+/// Deletes the tree of a removed container. One that has nothing but what every start makes needs no look at what
+/// there is.
+pub(crate) fn delete_container_tree(path: &Path) -> Result<(), EngineError> {
+    let id = path.file_name().unwrap_or_default().to_string_lossy();
+    if delete_usual(path, &id).is_ok() {
+        return Ok(());
+    }
+    delete_tree(path)
+}
+
+/// Deletes what a start makes; an error if anything else is there.
+fn delete_usual(path: &Path, id: &str) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, Mode, OFlags};
+    const DIRECTORIES: [&str; 4] = ["rootfs/upper", "rootfs/work/work", "rootfs/work", "rootfs"];
+    const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    for name in DIRECTORIES {
+        rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
+    }
+    let log = format!("{id}-json.log");
+    for name in FILES.into_iter().chain([log.as_str()]) {
+        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    rustix::fs::rmdir(path)
 }
 
 /// Deletes a tree; gone already is no error.
@@ -348,6 +378,25 @@ mod tests {
         fs::remove_file(dir.path().join(RECORD_FILE)).unwrap();
         fs::write(dir.path().join("rootfs/upper/data"), b"x").unwrap();
         assert!(!was_never_started(dir.path()));
+    }
+
+    #[test]
+    fn a_removed_tree_is_deleted_whatever_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for more in [None, Some("rootfs/upper/file"), Some("checkpoint")] {
+            let tree = dir.path().join("abc");
+            fs::create_dir_all(tree.join("rootfs/upper")).unwrap();
+            fs::create_dir_all(tree.join("rootfs/work/work")).unwrap();
+            for name in ["hosts", "hostname", "abc-json.log"]
+                .into_iter()
+                .chain(more)
+            {
+                fs::write(tree.join(name), b"x").unwrap();
+            }
+            assert_eq!(delete_usual(&tree, "abc").is_ok(), more.is_none());
+            delete_container_tree(&tree).unwrap();
+            assert!(!tree.exists());
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn delete_trees(shard: &ShardEngine) {
     }
     let deleted = files::on_worker(move || {
         for tree in trees {
-            if let Err(e) = files::delete_tree(&tree) {
+            if let Err(e) = files::delete_container_tree(&tree) {
                 tracing::warn!(error = %e, "a removed container's tree is left; it is deleted at the next boot");
             }
         }
