@@ -3,6 +3,7 @@
 mod adopt;
 mod keepers;
 mod rescue;
+pub(crate) mod untaken;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -27,6 +28,8 @@ use crate::{EngineError, backoff, clock, exec, health, oom, volumes};
 
 use adopt::Slot;
 pub(crate) use adopt::end_unknown;
+use rescue::Rescued;
+use untaken::Kept;
 
 /// What a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -306,53 +309,49 @@ async fn settle(
         containers: containers.len(),
         ..BootReport::default()
     };
-    let mut known = FxHashSet::default();
     let (execs, adopted): (Vec<_>, Vec<_>) = adopted
         .into_iter()
         .partition(|(_, found)| exec::parse_key(&found.id).is_some());
     for (link, found) in adopted {
-        known.insert(found.id.clone());
         let Ok(container) = shard.get(&found.id) else {
             adopt::abandon_unknown(shard, &link, &found).await;
             continue;
         };
-        match adopt::adopt(&container, &link, found, Slot::Kept).await {
+        match adopt::adopt(&container, &link, found.clone(), Slot::Kept).await {
             Ok(true) => report.adopted += 1,
             Ok(false) => {}
+            Err(e) if link.client().is_gone() => {
+                tracing::error!(id = %container.id, error = %e, "a keeper died while a container was taken over from it");
+            }
             Err(e) => {
-                tracing::error!(id = %container.id, error = %e, "a running container could not be taken over")
+                let kept = Kept::new(link, found, Slot::Kept);
+                untaken::leave(&container, Some(kept), &e);
             }
         }
     }
     for container in containers {
-        if !container.status().is_alive() || container.run().is_some() {
+        if !container.status().is_alive() || container.has_process() {
             continue;
         }
         match rescue::rescue(shard, container).await {
-            Ok(true) => {
-                report.adopted += 1;
-                continue;
+            Ok(Rescued::Taken) => report.adopted += 1,
+            Ok(Rescued::Gone) => {
+                report.lost += 1;
+                declare_lost(container).await;
             }
-            Ok(false) => {}
-            Err(e) => {
-                tracing::error!(id = %container.id, error = %e, "a running container without a keeper could not be taken over")
-            }
+            Ok(Rescued::Kept(kept, e)) => untaken::leave(container, Some(kept), &e),
+            Err(e) => untaken::leave(container, None, &e),
         }
-        report.lost += 1;
-        declare_lost(container, known.contains(&*container.id)).await;
     }
     exec::adopt::adopt_all(shard, containers, execs).await;
     rescue::remove_left_spills(shard, containers).await;
     report
 }
 
-async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
-    let error = if keeper_has_it {
-        "the container's streams could not be taken over when the daemon came back".to_owned()
-    } else {
+async fn declare_lost(container: &Rc<Container>) {
+    let error =
         "the container ended while the daemon and its keeper were away; its exit code is unknown"
-            .to_owned()
-    };
+            .to_owned();
     let recorded = container.transition(Status::Exited, |state| {
         state.pid = 0;
         state.exit_code = exit::EXIT_LOST;
@@ -371,7 +370,7 @@ async fn declare_lost(container: &Rc<Container>, keeper_has_it: bool) {
 /// Removes the control groups of containers that do not run: of lost ones, and of starts and exits in the midst of
 /// which an earlier daemon died. Whatever still lives in one is of no run that is known.
 async fn remove_left_groups(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
-    let ended = containers.iter().filter(|c| c.run().is_none());
+    let ended = containers.iter().filter(|c| !c.has_process());
     let names: Vec<(String, String)> = ended
         .map(|c| {
             let parent = cgroup_parent(&shard.shared, &c.fixed.host);

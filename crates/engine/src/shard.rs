@@ -189,7 +189,7 @@ impl ShardEngine {
     /// Whether a container that something is left of does not run, and whether it is this shard's to put away.
     pub(crate) fn has_left(&self, id: &str) -> bool {
         match self.get(id) {
-            Ok(container) => container.run().is_none(),
+            Ok(container) => !container.has_process(),
             // Of nobody: a removal's, or of a record that is lost.
             Err(_) => {
                 let home = crate::engine::home_shard(id, self.shared.config.shards);

@@ -9,6 +9,7 @@ use gantry_launch::{AdoptedContainer, Orphan, oom_counter};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::adopt::{self, Slot};
+use super::untaken::Kept;
 use crate::container::{Container, files};
 use crate::launch_spec::{cgroup_parent, log_is_nonblocking};
 use crate::model::ContainerId;
@@ -22,11 +23,21 @@ const GAP: &str =
 /// The kernel's PIPEFS_MAGIC.
 const PIPEFS_MAGIC: i64 = 0x5049_5045;
 
-/// Takes a container over that its record says runs and no keeper has. False if it does not run.
+/// What became of a container that no keeper had.
+pub(super) enum Rescued {
+    /// It is taken over.
+    Taken,
+    /// It does not run.
+    Gone,
+    /// A keeper has it now, and it could not be taken over from that.
+    Kept(Kept, EngineError),
+}
+
+/// Takes a container over that its record says runs and no keeper has.
 pub(super) async fn rescue(
     shard: &Rc<ShardEngine>,
     container: &Rc<Container>,
-) -> Result<bool, EngineError> {
+) -> Result<Rescued, EngineError> {
     let process = container.process();
     let found = container.id.clone();
     let (tty, open_stdin) = (
@@ -35,7 +46,7 @@ pub(super) async fn rescue(
     );
     let looked = files::on_worker(move || look(process, &found, tty, open_stdin));
     let Some(mut orphan) = looked.await? else {
-        return Ok(false);
+        return Ok(Rescued::Gone);
     };
     orphan.log_nonblocking = log_is_nonblocking(&container.fixed.host);
     let parent = cgroup_parent(&shard.shared, &container.fixed.host);
@@ -44,7 +55,8 @@ pub(super) async fn rescue(
         files::on_worker(move || Ok(oom_counter(&Group::open(&hierarchy, &parent, &id)?)));
     orphan.oom_counter = counter.await?;
     let link = shard.keeper()?;
-    if link.client().is_gone() {
+    // Later the keeper's own task does it.
+    if link.client().is_gone() && !shard.booted.get() {
         link.succeed(&shard.shared.config).await?;
     }
     let slot = link.adopt_orphan(&orphan).await?;
@@ -61,13 +73,26 @@ pub(super) async fn rescue(
     };
     let streams = orphan.stdout.is_some() || orphan.stderr.is_some();
     drop(orphan);
-    adopt::adopt(container, &link, found, Slot::New).await?;
     tracing::warn!(id = %container.id, pid = process.pid, streams,
         "a container went on while neither daemon nor keeper were there");
+    let kept = Kept::new(link, found, Slot::New);
+    match adopt::adopt(container, &kept.link, kept.found.clone(), Slot::New).await {
+        Ok(_) => {
+            tell(container).await;
+            Ok(Rescued::Taken)
+        }
+        Err(e) => Ok(Rescued::Kept(kept, e)),
+    }
+}
+
+/// What a rescued container's record says, and the end of its execs, which nobody knows any more.
+pub(super) async fn tell(container: &Rc<Container>) {
     container.amend(|inner| inner.state.error = GAP.to_owned());
-    shard.journal_append(&container.journal_entry())?;
+    let journaled = container.shard.journal_append(&container.journal_entry());
+    if let Err(e) = journaled {
+        tracing::error!(id = %container.id, error = %e, "that output may be missing could not be recorded");
+    }
     exec::stray::end_all(container).await;
-    Ok(true)
 }
 
 /// Blocks.
@@ -133,7 +158,7 @@ fn pipe_of(pid: i32, fd: i32, flags: OFlags) -> Option<OwnedFd> {
 pub(super) async fn remove_left_spills(shard: &Rc<ShardEngine>, containers: &[Rc<Container>]) {
     let ended: std::collections::HashSet<String> = containers
         .iter()
-        .filter(|c| c.run().is_none())
+        .filter(|c| !c.has_process())
         .map(|c| c.id.to_string())
         .collect();
     let root = shard.shared.config.exec_root.clone();

@@ -8,6 +8,7 @@ use gantry_store::{Batch, Table};
 
 use super::{Container, Run, external, files, hooks, late_log, later, remove, start, wait};
 use crate::backoff;
+use crate::boot::untaken;
 use crate::keeper::{ExitReport, KeeperLink};
 use crate::model::*;
 use crate::shard::ShardEngine;
@@ -47,6 +48,15 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
         // Told again by a keeper that took over; it is forgotten in a moment.
         return;
     }
+    if let Some(untaken) = container.untaken() {
+        if !untaken::is_settled_by_taking_over(container, &untaken, keeper).await {
+            settle(container, None, keeper, &exit).await;
+            return;
+        }
+        if container.untaken().is_some() {
+            return;
+        }
+    }
     let Some(run) = container.run() else {
         // Recorded in an earlier life of the daemon, or a launch that was given up.
         keeper.forget_later(exit.id);
@@ -72,7 +82,7 @@ async fn on_exit(container: &Rc<Container>, keeper: &Rc<KeeperLink>, exit: ExitR
     }
     oom::end(container, &run).await;
     fault::reach(Point::ExitDrained);
-    settle(container, &run, &exit).await;
+    settle(container, Some(&run), keeper, &exit).await;
 }
 
 /// In a shared pid namespace the kernel does not end the other processes with the first one.
@@ -103,8 +113,13 @@ pub(crate) fn exit_code(wait_status: i32) -> i32 {
     }
 }
 
-/// Records the exit, announces it, and decides what comes next.
-async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
+/// Records the exit, announces it, and decides what comes next. Without a run the container was never taken over.
+async fn settle(
+    container: &Rc<Container>,
+    run: Option<&Rc<Run>>,
+    keeper: &Rc<KeeperLink>,
+    exit: &ExitReport,
+) {
     let code = exit.wait_status.map_or(EXIT_LOST, exit_code);
     let writing = container.records.lock().await;
     let mut again = wants_restart(container, code);
@@ -142,16 +157,17 @@ async fn settle(container: &Rc<Container>, run: &Rc<Run>, exit: &ExitReport) {
     fault::reach(Point::ExitRecorded);
     container.releasing.set(true);
     let lasted = container.end_run();
-    if let Some(root) = run.root.take() {
+    *container.untaken.borrow_mut() = None;
+    if let Some(root) = run.and_then(|run| run.root.take()) {
         later::end_root(container, root);
     }
     exec::exit::container_ended(container);
-    if exit.oom_killed && run.oom_kills_told.get() == 0 {
+    if exit.oom_killed && run.is_none_or(|run| run.oom_kills_told.get() == 0) {
         container.event("oom", &[]);
     }
     announce(container, code, lasted);
     fault::reach(Point::ExitAnnounced);
-    release(container, run, durable.is_ok()).await;
+    release(container, run, keeper, durable.is_ok()).await;
     container.releasing.set(false);
     container.changed.notify_all();
     if again {
@@ -239,7 +255,32 @@ fn announce(container: &Rc<Container>, code: i32, lasted: Duration) {
 }
 
 /// Gives back what the run held: the keeper's slot and the control group.
-async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
+async fn release(
+    container: &Rc<Container>,
+    run: Option<&Rc<Run>>,
+    keeper: &Rc<KeeperLink>,
+    recorded: bool,
+) {
+    match run {
+        Some(run) => put_away(container, run).await,
+        None => {
+            container.close_pending_attaches();
+            untaken::remove_group(container).await;
+        }
+    }
+    hooks::put_away(container).await;
+    volumes::unmount_unused(container).await;
+    fault::reach(Point::ExitGroupGone);
+    // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.
+    let keeper = run.map_or(keeper, |run| &run.keeper);
+    if recorded && let Err(e) = keeper.forget(&container.id).await {
+        tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
+    }
+    fault::reach(Point::ExitForgotten);
+}
+
+/// Ends the output, and removes the control group.
+async fn put_away(container: &Rc<Container>, run: &Rc<Run>) {
     finish_output(container, run).await;
     run.io.close();
     {
@@ -253,14 +294,6 @@ async fn release(container: &Rc<Container>, run: &Rc<Run>, recorded: bool) {
     if let Err(e) = files::on_worker(move || Ok(group.remove()?)).await {
         tracing::warn!(id = %id, error = %e, "a control group is left");
     }
-    hooks::put_away(container).await;
-    volumes::unmount_unused(container).await;
-    fault::reach(Point::ExitGroupGone);
-    // Last: as long as the keeper knows the container, the next daemon removes the group if this one is killed.
-    if recorded && let Err(e) = run.keeper.forget(&container.id).await {
-        tracing::warn!(id = %container.id, error = %e, "the keeper could not be told that an exit is recorded");
-    }
-    fault::reach(Point::ExitForgotten);
 }
 
 /// Waits for the end of output as long as a slow client is attached that has not taken it; then gives up what

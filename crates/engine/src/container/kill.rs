@@ -3,7 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Container, Run, external, freeze};
+use super::{Container, external, freeze};
+use crate::boot::untaken;
 use crate::model::{Status, StopOptions};
 use crate::{EngineError, signals};
 
@@ -24,7 +25,9 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
             return Ok(());
         }
     }
-    let run = container.running("")?;
+    if untaken::take_over(container).await.is_ok() {
+        container.running("")?;
+    }
     // As Docker: without a stop signal of its own, a container is meant to end by any signal.
     let ends = number == signals::KILL
         || container.fixed.config.stop_signal.is_empty()
@@ -33,7 +36,7 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
         container.no_restart.set(true);
     }
     container.amend(|inner| inner.state.manually_stopped = true);
-    send(container, &run, number).await?;
+    send(container, number).await?;
     if ends {
         thaw_if_paused(container, number).await?;
     }
@@ -49,19 +52,23 @@ pub(crate) async fn kill(container: &Rc<Container>, signal: &str) -> Result<(), 
 }
 
 /// Sends a signal and says so.
-pub(crate) async fn send(
-    container: &Rc<Container>,
-    run: &Rc<Run>,
-    number: i32,
-) -> Result<(), EngineError> {
-    match external::signal(container, run, number).await {
+pub(crate) async fn send(container: &Rc<Container>, number: i32) -> Result<(), EngineError> {
+    let run = container.run();
+    let sent = match (&run, container.untaken()) {
+        (Some(run), _) => external::signal(container, run, number).await,
+        (None, Some(untaken)) => untaken.signal(container, number).await,
+        (None, None) => Ok(false),
+    };
+    match sent {
         Ok(true) => {
             container.event("kill", &[("signal", number.to_string())]);
             Ok(())
         }
         // It ended between the look and the signal; its exit is on the way.
         Ok(false) => Ok(()),
-        Err(_) if run.exiting.get() || !container.status().is_alive() => Ok(()),
+        Err(_) if run.is_some_and(|run| run.exiting.get()) || !container.status().is_alive() => {
+            Ok(())
+        }
         Err(e) => Err(e),
     }
 }
@@ -72,7 +79,7 @@ pub(crate) async fn thaw_if_paused(
     container: &Rc<Container>,
     signal: i32,
 ) -> Result<(), EngineError> {
-    if container.status() == Status::Paused {
+    if container.status() == Status::Paused && container.run().is_some() {
         freeze::thaw(container, signal != signals::KILL).await?;
     }
     Ok(())

@@ -34,6 +34,7 @@ use gantry_stream::ContainerIo;
 
 use crate::EngineError;
 use crate::backoff::Backoff;
+use crate::boot::untaken::Untaken;
 use crate::exec::Execs;
 use crate::health::Monitor;
 use crate::journal::JournalEntry;
@@ -86,6 +87,8 @@ pub(crate) struct Container {
     pub(crate) execs: Execs,
     /// Its health, if it has a check.
     pub(crate) health: Option<Monitor>,
+    /// It runs, and this daemon could not take it over yet.
+    pub(crate) untaken: RefCell<Option<Rc<Untaken>>>,
     pub(crate) inner: RefCell<Inner>,
 }
 
@@ -166,6 +169,7 @@ impl Container {
             pending: RefCell::default(),
             execs: Execs::default(),
             health,
+            untaken: RefCell::default(),
             inner: RefCell::new(Inner {
                 name: record.name.into(),
                 settings: fixed,
@@ -202,6 +206,7 @@ impl Container {
 
     /// The run, or Docker's "is not running".
     pub(crate) fn running(&self, prefix: &str) -> Result<Rc<Run>, EngineError> {
+        self.is_taken()?;
         let alive = self.status().is_alive();
         self.run()
             .filter(|_| alive)

@@ -8,6 +8,7 @@ use gantry_store::{Batch, Table};
 
 use super::rename::name_key;
 use super::{Container, files, kill, later, ship, wait};
+use crate::boot::untaken;
 use crate::model::{RemoveOptions, Status};
 use crate::{EngineError, exec, signals, storage_quota, volumes};
 
@@ -25,7 +26,12 @@ pub(crate) async fn remove(
             "Conflict, cannot remove the default link name of the container".to_owned(),
         ));
     }
+    let taken = untaken::take_over(container).await;
     let status = container.status();
+    if !status.is_alive() {
+        // A launch that was never recorded: as long as it can't be, it can't be ended.
+        taken?;
+    }
     if !options.force && (status.is_alive() || status == Status::Restarting) {
         return Err(refused(key, status));
     }
@@ -97,10 +103,10 @@ async fn end(container: &Rc<Container>, key: &str) -> Result<(), EngineError> {
     if !container.status().is_alive() {
         return Ok(());
     }
-    let Some(run) = container.run() else {
+    if !container.has_process() {
         return Ok(());
-    };
-    kill::send(container, &run, signals::KILL).await?;
+    }
+    kill::send(container, signals::KILL).await?;
     kill::thaw_if_paused(container, signals::KILL).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive())).await.map_err(|_| {
         EngineError::Conflict(format!(

@@ -10,6 +10,7 @@ use gantry_launch::{Bundle, KeeperClient, Launched, Prepared};
 use gantry_stream::{ContainerIo, IoConfig, StreamFds};
 
 use super::{Container, Run, exit, external, hooks, later, logs, remember, remove, ship};
+use crate::boot::untaken;
 use crate::keeper::{Held, KeeperLink, NOT_STARTED};
 use crate::launch_spec::{self, Staged};
 use crate::model::*;
@@ -53,6 +54,7 @@ pub(crate) async fn start_locked(
     container: &Rc<Container>,
     cause: Cause,
 ) -> Result<(), EngineError> {
+    untaken::take_over(container).await?;
     let status = container.status();
     if !matches!(
         status,

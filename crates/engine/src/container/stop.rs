@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_keeper_proto::fault::{self, Point};
 
 use super::{Container, kill, remove, start};
+use crate::boot::untaken;
 use crate::config::DEFAULT_STOP_TIMEOUT;
 use crate::model::{Status, StopOptions};
 use crate::{EngineError, signals};
@@ -87,10 +88,12 @@ async fn end_processes(
     options: &StopOptions,
 ) -> Result<(), EngineError> {
     let signal = kill::stop_signal(container, options)?;
-    let Some(run) = container.run() else {
+    // One that can't be taken over is ended without.
+    let taken = untaken::take_over(container).await;
+    if taken.is_ok() && container.run().is_none() {
         return Ok(());
-    };
-    kill::send(container, &run, signal).await?;
+    }
+    kill::send(container, signal).await?;
     fault::reach(Point::StopSignalled);
     kill::thaw_if_paused(container, signal).await?;
     let ended = container.until(|s| !s.is_alive());
@@ -106,7 +109,7 @@ async fn end_processes(
         }
     }
     tracing::info!(id = %container.id, signal, "container did not end in its grace; killed");
-    kill::send(container, &run, signals::KILL).await?;
+    kill::send(container, signals::KILL).await?;
     kill::thaw_if_paused(container, signals::KILL).await?;
     gantry_rt::timeout(kill::KILL_LIMIT, container.until(|s| !s.is_alive()))
         .await

@@ -28,6 +28,7 @@ async fn locked(container: &Rc<Container>, change: UpdateSpec) -> Result<(), Eng
             "container is marked for removal and cannot be \"update\"".to_owned(),
         ));
     }
+    container.is_taken()?;
     let before = container.settings();
     let host = merged(&before.host, &change)?;
     let wire = (change.rewrite)(&before.wire).map_err(EngineError::System)?;
