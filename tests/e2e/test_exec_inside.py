@@ -92,7 +92,8 @@ def test_kill9_of_the_daemon(private_daemon):
     eids = [create(eng, "box", "sh", "-c", s, AttachStdout=True) for s in scripts]
     for eid in eids:
         assert start(eng, eid)[0] == 200
-    tty = create(eng, "box", "sh", "-c", "sleep 2; stty size > /tmp/size; exit 23", Tty=True)
+    sized = "while [ ! -e /sized ]; do sleep 0.1; done; stty size > /tmp/size; exit 23"
+    tty = create(eng, "box", "sh", "-c", sized, Tty=True)
     assert start(eng, tty, Tty=True)[0] == 200
     client = eng.popen("exec", "-i", "box", "sh", "-c", "cat; exit 24", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                        stderr=subprocess.DEVNULL)
@@ -106,6 +107,7 @@ def test_kill9_of_the_daemon(private_daemon):
     time.sleep(1.5)
     eng.start()
     assert eng.json("POST", f"/v1.48/exec/{tty}/resize?h=7&w=9")[0] == 200
+    eng.ok("exec", "box", "touch", "/sized")
     assert ended(eng, eids[1]) == 21
     assert {eid: inspect(eng, eid) for eid in (eids[0], eids[2])} == {e: before[e] for e in (eids[0], eids[2])}
     assert ended(eng, tty) == 23 and eng.ok("exec", "box", "cat", "/tmp/size") == "7 9"
