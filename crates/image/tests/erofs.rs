@@ -542,6 +542,12 @@ fn stored_layers_outlive_their_form() {
         layers.lower(&layer.diff_id).unwrap(),
         Lower::Mount(_)
     ));
+    // One of its files goes; a load repairs it.
+    std::fs::remove_file(layers.path(&layer.diff_id).unwrap().join("layer.erofs")).unwrap();
+    assert!(!layers.contains(&layer.diff_id));
+    let staged = layers.stage(&mut &bytes[..], None).unwrap();
+    layers.publish(staged).unwrap();
+    assert!(layers.contains(&layer.diff_id));
     // A kernel that cannot mount it.
     let layers = Layers::open(root.path(), Form::Directories).unwrap();
     let Lower::Dir(dir) = layers.lower(&layer.diff_id).unwrap() else {

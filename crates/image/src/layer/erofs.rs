@@ -142,7 +142,12 @@ impl LayerStore for ErofsLayers {
     }
 
     fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {
-        let dir = self.dir(&staged.ingested.diff_id)?;
+        let diff_id = &staged.ingested.diff_id;
+        let dir = self.dir(diff_id)?;
+        if !self.contains(diff_id) {
+            // Somebody took one of its files.
+            drop(self.set_aside(diff_id)?);
+        }
         super::dirs::put_in_place(staged, &self.layers, &dir)
     }
 
