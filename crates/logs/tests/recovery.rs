@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use gantry_keeper_proto::shm::{JournalMap, RingMap, SpillWriter, Stream, drain_ring};
 use gantry_logs::{FileLog, FileOptions, Format, LogQuery, read_at_once};
-use gantry_stream::{ContainerIo, IoConfig, Pump, PumpKind, Step, StreamFds, unix_time_ns};
+use gantry_stream::{
+    ContainerIo, IoConfig, LogBufferConfig, Pump, PumpKind, Step, StreamFds, unix_time_ns,
+};
 
 const CONTAINERS: u32 = 6;
 const LIVES: usize = 12;
@@ -51,9 +53,13 @@ fn die_at(pump: &Pump, at: &str) {
     });
 }
 
+/// In front of a max-size: the containers do not wait for their logs.
+const BUFFERED: &str = "buffered:";
+
 /// Opens the log as `GANTRY_MAX_SIZE` says: a size, or a form of files and a size.
 fn open_log(path: &Path) -> FileLog {
     let text = std::env::var("GANTRY_MAX_SIZE").expect("max-size");
+    let text = text.strip_prefix(BUFFERED).unwrap_or(&text);
     let files = ("max-file", "1000");
     match text.strip_prefix("local:") {
         Some(size) => {
@@ -61,7 +67,7 @@ fn open_log(path: &Path) -> FileLog {
             FileLog::open_local(path, options)
         }
         None => {
-            let options = FileOptions::parse([("max-size", &*text), files]).expect("options");
+            let options = FileOptions::parse([("max-size", text), files]).expect("options");
             FileLog::open_json(path, options)
         }
     }
@@ -96,13 +102,17 @@ async fn serve(dir: PathBuf, keeper: String) {
     });
     let first = std::env::var_os("GANTRY_FIRST").is_some();
     let pipes = std::env::var("GANTRY_PIPES").expect("pipes");
+    let buffered = std::env::var("GANTRY_MAX_SIZE").is_ok_and(|s| s.starts_with(BUFFERED));
     let mut all: Vec<Rc<ContainerIo>> = Vec::new();
     for (slot, pipe) in (0..).zip(pipes.split(',')) {
         let log = open_log(&file_of(&dir, "log", slot));
         let config = IoConfig {
             tty: false,
             sink: Some(Box::new(log)),
-            buffer: None,
+            buffer: buffered.then(|| LogBufferConfig {
+                path: file_of(&dir, "spill", slot),
+                max_bytes: u64::MAX,
+            }),
         };
         let io = if first {
             ContainerIo::new(&pump, slot, config)
@@ -112,7 +122,9 @@ async fn serve(dir: PathBuf, keeper: String) {
         let io = io.expect("io");
         let spill = open_rw(&file_of(&dir, "spill", slot));
         let end = spill.metadata().expect("stat").len();
-        if !first {
+        if buffered && !first {
+            io.take_spill(spill, end).expect("spill");
+        } else if !first {
             io.replay(spill, end).await.expect("replay");
         }
         let pipe = File::open(pipe).expect("pipe");
@@ -198,6 +210,7 @@ fn kill_and_drain(
     ring: RingMap,
     journal: &JournalMap,
     kills: bool,
+    (buffered, ours): (bool, &[u64]),
 ) -> (u64, u64, Duration) {
     // SAFETY: plain system call with our own child's pid.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as i32, 0) } as i32;
@@ -218,6 +231,15 @@ fn kill_and_drain(
     let mut spills: Vec<SpillWriter> = (0..CONTAINERS)
         .map(|s| SpillWriter::new(open_rw(&file_of(dir, "spill", s))).expect("spill"))
         .collect();
+    for (slot, spill) in (0..).zip(&mut spills) {
+        // What a daemon with buffers wrote there and did not commit is in the ring.
+        let daemons = journal.load(slot).expect("journal").spill_end;
+        if buffered {
+            spill
+                .go_on_at(daemons.max(ours[slot as usize]))
+                .expect("cut");
+        }
+    }
     let stats = drain_ring(ring, journal, &mut |slot, stream, bytes| {
         spills[slot as usize].append(stream, bytes, unix_time_ns())
     })
@@ -227,8 +249,9 @@ fn kill_and_drain(
     (stats.bytes, stats.committed, took)
 }
 
-/// The keeper reads the pipes for a while.
-fn keep_reading(dir: &Path, pipes: &mut [File]) {
+/// The keeper reads the pipes for a while. Gives the lengths of the spills.
+fn keep_reading(dir: &Path, pipes: &mut [File]) -> Vec<u64> {
+    let mut ends = Vec::new();
     for (slot, pipe) in (0..).zip(pipes) {
         let mut spill = SpillWriter::new(open_rw(&file_of(dir, "spill", slot))).expect("spill");
         let mut poll = libc::pollfd {
@@ -246,7 +269,9 @@ fn keep_reading(dir: &Path, pipes: &mut [File]) {
                     .expect("spill");
             }
         }
+        ends.push(spill.end());
     }
+    ends
 }
 
 fn verify(dir: &Path, slot: u32, format: Format) {
@@ -311,6 +336,8 @@ fn lives_and_deaths(kind: PumpKind, max_size: &str, deaths: &[Option<&str>]) -> 
         .map(|p| p.try_clone().expect("dup").into())
         .collect();
     let (mut spilled, mut committed, mut killed) = (0, 0, 0);
+    let buffered = max_size.starts_with(BUFFERED);
+    let mut ours = vec![0; CONTAINERS as usize];
     for (life, death) in (0..).zip(deaths) {
         let how = (kind, max_size, *death);
         let (mut child, ring) = live(dir, &journal, &reads, life == 0, how);
@@ -320,12 +347,19 @@ fn lives_and_deaths(kind: PumpKind, max_size: &str, deaths: &[Option<&str>]) -> 
                 break;
             }
         }
-        let (s, c, took) = kill_and_drain(dir, &mut child, ring, &journal, death.is_none());
+        let (s, c, took) = kill_and_drain(
+            dir,
+            &mut child,
+            ring,
+            &journal,
+            death.is_none(),
+            (buffered, &ours),
+        );
         eprintln!(
             "life {life}: {s} bytes drained, {c} completions committed but not freed, {took:?}"
         );
         (spilled, committed, killed) = (spilled + s, committed + c, killed + 1);
-        keep_reading(dir, &mut pipes);
+        ours = keep_reading(dir, &mut pipes);
     }
     let (mut child, _ring) = live(dir, &journal, &reads, false, (kind, max_size, None));
     writers.into_iter().for_each(|w| w.join().expect("writer"));
@@ -335,7 +369,7 @@ fn lives_and_deaths(kind: PumpKind, max_size: &str, deaths: &[Option<&str>]) -> 
     );
     assert!(killed > 0);
     for slot in 0..CONTAINERS {
-        let format = match max_size.starts_with("local:") {
+        let format = match max_size.contains("local:") {
             true => Format::Frames,
             false => Format::Json,
         };
@@ -366,6 +400,27 @@ fn daemon_with_local_logs_killed_between_the_steps() {
         committed > 0,
         "no kill hit the window between commit and free"
     );
+}
+
+#[test]
+fn daemon_with_buffers_killed_at_full_rate() {
+    lives_and_deaths(PumpKind::Ring, "buffered:1m", &[None; LIVES]);
+}
+
+#[test]
+fn daemon_with_buffers_killed_between_the_steps() {
+    let steps = [
+        "Committed:1",
+        "Freed:1",
+        "Committed:2",
+        "Freed:4",
+        "Committed:9",
+        "Committed:40",
+        "Freed:20",
+        "Committed:77",
+        "Freed:90",
+    ];
+    lives_and_deaths(PumpKind::Ring, "buffered:local:256k", &steps.map(Some));
 }
 
 const STEPS: [&str; 12] = [
