@@ -53,7 +53,9 @@ mod wait_handle;
 pub use boot::BootReport;
 pub use command::clean_path;
 pub use config::EngineConfig;
-pub use container::archive::{Access, CopyIn, CopyOut, Files, PathStat};
+pub use container::archive::{
+    Access, Change, ChangeKind, CommitSpec, CopyIn, CopyOut, Files, MAX_CHANGES, PathStat,
+};
 pub use container::attach::AttachTicket;
 pub use container::logs::{LogStream, check_default as check_default_log};
 pub use engine::Engine;

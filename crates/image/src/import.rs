@@ -26,6 +26,15 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
 }
 
+/// How the archive of a layer is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packed {
+    /// As its first bytes say.
+    AsFound,
+    /// Not at all, whatever they look like.
+    Plain,
+}
+
 /// Writes what is read through it to a file.
 struct Tee<R> {
     inner: R,
@@ -51,7 +60,7 @@ impl ImageStore {
     ) -> Result<ImageId, ImageError> {
         let mut file = config_file(options)?;
         let mut pins = Pins::new(self);
-        let (diff_id, record) = self.import_layer(reader, &mut pins)?;
+        let (diff_id, record) = self.import_layer(reader, Packed::AsFound, &mut pins)?;
         file.history = vec![History {
             created: file.created.clone(),
             comment: options.message.clone(),
@@ -72,9 +81,11 @@ impl ImageStore {
         self.commit_image(&mut pins, new).map(|(id, _)| id)
     }
 
-    fn import_layer(
+    /// Takes a layer in, as it comes.
+    pub(crate) fn import_layer(
         &self,
         reader: impl Read,
+        packed: Packed,
         pins: &mut Pins<'_>,
     ) -> Result<(String, LayerRecord), ImageError> {
         let (scratch, file) = self.blobs.scratch()?;
@@ -83,7 +94,10 @@ impl ImageStore {
             file,
             space: SpaceGuard::new(),
         });
-        let staged = self.layers.stage(&mut decompress(&mut raw)?, None)?;
+        let staged = match packed {
+            Packed::AsFound => self.layers.stage(&mut decompress(&mut raw)?, None)?,
+            Packed::Plain => self.layers.stage(&mut raw, None)?,
+        };
         io::copy(&mut raw, &mut io::sink()).map_err(|e| spool_failed(e, "keep the layer"))?;
         let (blob, _) = raw.finish();
         // Before it is in its place: from then on a removal may look for it.

@@ -12,6 +12,7 @@
 mod archive;
 mod blobs;
 mod changes;
+mod commit;
 mod digest;
 mod error;
 mod holds;
@@ -35,6 +36,7 @@ mod tagging;
 pub mod tar;
 pub mod tree;
 
+pub use commit::CommitOptions;
 pub use digest::ImageId;
 pub use error::{ErrorClass, ImageError};
 pub use holds::ImageHold;

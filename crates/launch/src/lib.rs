@@ -42,8 +42,8 @@ pub use oci::{
     prepare_external_exec,
 };
 pub use prepare::{
-    FilesOf, FilesView, OverlayMode, Prepared, RootEntry, RootView, overlay_mode, prepare,
-    probe_remapped,
+    FilesOf, FilesView, LowerView, OverlayMode, Prepared, RootEntry, RootView, overlay_mode,
+    prepare, probe_remapped,
 };
 pub use project_quota::{ProjectQuota, set_project};
 pub use remap::{ActingAsRoot, IdRange, MAX_RANGES, Remap};

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gantry_engine::{Access, CopyIn, EngineError, PathStat};
+use gantry_engine::{Access, ChangeKind, CopyIn, EngineError, PathStat};
 use gantry_rt::http::ResponseBody;
 use http::StatusCode;
 use serde::Serialize;
@@ -113,6 +113,50 @@ pub(super) async fn put(mut call: Call) -> Reply {
         .with_files(&call.key, Access::Write, Some("extract-to-dir"), job)
         .await?;
     reply::empty(StatusCode::OK)
+}
+
+/// `docker export`: the root file system without what is mounted in it.
+pub(super) async fn export(call: Call) -> Reply {
+    let (engine, key) = (call.ctx.engine.clone(), call.key.clone());
+    let ((), body) = begun("api.export", |begin, mut writer| async move {
+        let job = move |files: &gantry_engine::Files| {
+            begin.send(());
+            let io = |e| EngineError::Io {
+                context: "export".to_owned(),
+                source: e,
+            };
+            files.export(&mut writer).map_err(io)?;
+            writer.finish().map_err(io)
+        };
+        engine
+            .with_files(&key, Access::ReadRoot, Some("export"), job)
+            .await
+    })
+    .await?;
+    reply::stream("application/octet-stream", body)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Change {
+    path: String,
+    kind: u8,
+}
+
+/// `docker diff`.
+pub(super) async fn changes(call: Call) -> Reply {
+    let found = call.ctx.engine.changes(&call.key).await?;
+    let shown = found.into_iter().map(|change| Change {
+        path: change.path,
+        kind: match change.kind {
+            ChangeKind::Modified => 0,
+            ChangeKind::Added => 1,
+            ChangeKind::Deleted => 2,
+        },
+    });
+    let shown: Vec<Change> = shown.collect();
+    // No change is no list.
+    reply::ok(&(!shown.is_empty()).then_some(shown))
 }
 
 #[cfg(test)]

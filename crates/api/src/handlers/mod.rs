@@ -2,6 +2,7 @@
 
 mod archive;
 mod body;
+mod commit;
 mod containers;
 mod exec;
 mod images;
@@ -54,6 +55,9 @@ pub(crate) async fn dispatch(call: Call) -> Reply {
         ContainerArchiveInfo => archive::info(call).await,
         ContainerArchive => archive::get(call).await,
         PutContainerArchive => archive::put(call).await,
+        ContainerExport => archive::export(call).await,
+        ContainerChanges => archive::changes(call).await,
+        ImageCommit => commit::commit(call).await,
         ContainerPrune => prune::containers(call).await,
         NetworkPrune => prune::networks(call),
         VolumePrune => volumes::prune(call).await,

@@ -55,6 +55,28 @@ pub struct FilesView {
     _namespace: OwnedFd,
 }
 
+/// What lies below a container's own changes, read-only. Dropped, it is gone.
+#[derive(Debug)]
+pub struct LowerView {
+    root: OwnedFd,
+}
+
+impl LowerView {
+    /// Mounts the layers of a root file system without the upper one, with their owners on disk. Blocks.
+    ///
+    /// # Errors
+    /// The kernel's, with the step that failed.
+    pub fn mount(of: &RootfsSpec) -> Result<LowerView, LaunchError> {
+        let root = rootfs::union(&of.lowers, None, &of.upper.display().to_string())?;
+        Ok(LowerView { root })
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
 impl FilesView {
     /// Mounts it; `at` is any directory of the host. Blocks.
     ///

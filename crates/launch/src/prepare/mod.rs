@@ -39,7 +39,7 @@ use crate::sys::{Kind, set_mount_attributes};
 pub(crate) use cgroup::GroupGuard;
 pub(crate) use dev::nosuid_nodev_noexec;
 pub(crate) use fds::FdTable;
-pub use files_view::{FilesOf, FilesView};
+pub use files_view::{FilesOf, FilesView, LowerView};
 pub(crate) use program::{candidates, filter_last, text};
 pub use root_view::{RootEntry, RootView};
 pub use rootfs::{OverlayMode, overlay_mode, probe_remapped};

@@ -78,6 +78,17 @@ impl Files {
         packer.finish()
     }
 
+    /// Writes an archive of everything, with names that begin at the root.
+    ///
+    /// # Errors
+    /// The kernel's, or the writer's.
+    pub fn export(&self, to: &mut dyn Write) -> io::Result<()> {
+        let owner = |uid, gid| self.owner_inside(uid, gid);
+        let mut packer = Packer::new(to, &owner, Whiteouts::None);
+        packer.add(self.root(), c".", b"")?;
+        packer.finish()
+    }
+
     /// Unpacks an archive into the directory at a path. What is there stays as far as the archive does not replace it.
     ///
     /// # Errors

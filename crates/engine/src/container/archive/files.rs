@@ -30,6 +30,7 @@ enum Kind {
     Running {
         namespace: OwnedFd,
         root: OwnedFd,
+        access: Access,
     },
     Stopped {
         shared: Arc<Shared>,
@@ -72,13 +73,22 @@ fn source(container: &Container, of: Kind) -> Source {
 }
 
 /// The files of a container that runs; `None` if its first process has ended.
-pub(super) async fn running(container: &Rc<Container>) -> Result<Option<Source>, EngineError> {
+pub(super) async fn running(
+    container: &Rc<Container>,
+    access: Access,
+) -> Result<Option<Source>, EngineError> {
     let process = container.process();
     let opened = files::on_worker(move || {
         open_process(process).map_err(|e| EngineError::io("open the container's mounts", e))
     });
-    let running = |(namespace, root)| source(container, Kind::Running { namespace, root });
-    Ok(opened.await?.map(running))
+    let running = |(namespace, root)| Kind::Running {
+        namespace,
+        root,
+        access,
+    };
+    Ok(opened
+        .await?
+        .map(|opened| source(container, running(opened))))
 }
 
 fn open_process(process: ProcessName) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
@@ -98,15 +108,12 @@ pub(super) fn stopped(container: &Container, access: Access) -> Source {
     source(container, Kind::Stopped { shared, id, access })
 }
 
-fn of_running(fixed: &FixedView, namespace: OwnedFd, root: OwnedFd) -> FilesOf {
+/// Where a container's client, and the daemon for it, mount something.
+fn targets(fixed: &FixedView) -> Vec<String> {
     let host = &fixed.host;
     let own = host.mounts.iter().map(|point| point.target.as_str());
     let own = own.chain(host.tmpfs.keys().map(String::as_str));
-    FilesOf::Running {
-        namespace,
-        root,
-        targets: own.chain(ETC_FILES).map(str::to_owned).collect(),
-    }
+    own.chain(ETC_FILES).map(str::to_owned).collect()
 }
 
 fn of_stopped(
@@ -116,6 +123,14 @@ fn of_stopped(
     access: Access,
 ) -> Result<FilesOf, EngineError> {
     files::make_dirs(fixed)?;
+    if access == Access::ReadRoot {
+        return Ok(FilesOf::Stopped {
+            rootfs: rootfs(shared, fixed)?,
+            mounts: Vec::new(),
+            files: Vec::new(),
+            writable: false,
+        });
+    }
     mounts::make_ready(shared, &fixed.host.mounts, id)?;
     // What is in memory is gone with the last run.
     let (mounts, _tmpfs) = mounts::of_launch(shared, &fixed.host.mounts)?;
@@ -151,7 +166,18 @@ impl Files {
     pub(super) fn open(source: Source) -> Result<Files, EngineError> {
         let Source { of, fixed, remap } = source;
         let of = match of {
-            Kind::Running { namespace, root } => of_running(&fixed, namespace, root),
+            Kind::Running {
+                namespace,
+                root,
+                access,
+            } => FilesOf::Running {
+                namespace,
+                root,
+                targets: match access {
+                    Access::ReadRoot => Vec::new(),
+                    _ => targets(&fixed),
+                },
+            },
             Kind::Stopped { shared, id, access } => of_stopped(&shared, &fixed, &id, access)?,
         };
         let view = FilesView::mount(of, std::path::Path::new("/"))?;

@@ -1,11 +1,15 @@
 //! The files of a container, for `docker cp` and what else reads them from outside: in a view of their own, running or not.
 
+mod changes;
+mod commit;
 mod copy;
 mod files;
 mod paths;
 
 use std::rc::Rc;
 
+pub use changes::{Change, ChangeKind, MAX_CHANGES};
+pub use commit::CommitSpec;
 pub use copy::{CopyIn, CopyOut};
 pub use files::{Files, PathStat};
 
@@ -18,6 +22,8 @@ use crate::{EngineError, volumes};
 pub enum Access {
     /// They are read.
     Read,
+    /// They are read, without what is mounted in them.
+    ReadRoot,
     /// They may be changed.
     Write,
 }
@@ -51,7 +57,7 @@ pub(crate) async fn on_files<R: Send + 'static>(
     job: impl FnOnce(&Files) -> Result<R, EngineError> + Send + 'static,
 ) -> Result<R, EngineError> {
     if container.status().is_alive()
-        && let Some(source) = files::running(container).await?
+        && let Some(source) = files::running(container, access).await?
     {
         return on_long_worker(move || job(&Files::open(source)?)).await;
     }
@@ -61,7 +67,7 @@ pub(crate) async fn on_files<R: Send + 'static>(
     }
     // It was started meanwhile, or its first process has just ended.
     let source = if container.status().is_alive() {
-        let source = files::running(container).await?;
+        let source = files::running(container, access).await?;
         source.ok_or_else(|| EngineError::Conflict("the container is just ending".to_owned()))?
     } else {
         container.released().await;
