@@ -56,13 +56,14 @@ async fn commit(container: &Rc<Container>, spec: CommitSpec) -> Result<String, E
         freeze::pause(container).await?;
     }
     let made = make(container, options).await;
+    if let Ok(id) = &made {
+        tell(container, id, &spec);
+    }
     if paused && let Err(e) = freeze::unpause(container).await {
         // Somebody else may have thawed or ended it.
         tracing::debug!(id = %container.id, error = %e, "a committed container is not thawed");
     }
-    let id = made?;
-    tell(container, &id, &spec);
-    Ok(id)
+    made
 }
 
 /// What the image is to have, or why its changes are refused.
