@@ -96,7 +96,7 @@ impl ImageStore {
         });
         let staged = match packed {
             Packed::AsFound => self.layers.stage(&mut decompress(&mut raw)?, None)?,
-            Packed::Plain => self.layers.stage(&mut raw, None)?,
+            Packed::Plain => self.layers.stage_kept(&mut raw, &scratch.path, None)?,
         };
         io::copy(&mut raw, &mut io::sink()).map_err(|e| spool_failed(e, "keep the layer"))?;
         let (blob, _) = raw.finish();

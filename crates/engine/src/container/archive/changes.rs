@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_launch::LowerView;
+use gantry_launch::{Lower, LowerView};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -61,7 +61,8 @@ fn find(shared: &Shared, fixed: &FixedView) -> Result<Vec<Change>, EngineError> 
     };
     let mut spec = super::files::rootfs(shared, fixed)?;
     // An overlay has two layers at least.
-    spec.lowers.extend(shared.config.empty_layer_dirs());
+    let below = shared.config.empty_layer_dirs();
+    spec.lowers.extend(below.into_iter().map(Lower::from));
     let lower = LowerView::mount(&spec)?;
     compare(upper, lower.root()).map_err(failed)
 }
