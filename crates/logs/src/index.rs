@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use gantry_stream::Stream;
@@ -151,7 +150,7 @@ impl Index {
         {
             return Ok(u64::MAX);
         }
-        file.read_exact_at(&mut bytes[1], len - ENTRY_BYTES)?;
+        read_whole(file, &mut bytes[1], len - ENTRY_BYTES)?;
         let last = Entry::decode(&bytes[1]);
         Ok(match last.what {
             What::End => last.offset,
@@ -209,7 +208,7 @@ impl Index {
             Entries::Memory(entries) => Ok(entries[from as usize..to as usize].to_vec()),
             Entries::File(file, _) => {
                 let mut bytes = vec![0; ((to - from) * ENTRY_BYTES) as usize];
-                file.read_exact_at(&mut bytes, (from + 1) * ENTRY_BYTES)?;
+                read_whole(file, &mut bytes, (from + 1) * ENTRY_BYTES)?;
                 let (chunks, _) = bytes.as_chunks();
                 Ok(chunks.iter().map(Entry::decode).collect())
             }
@@ -222,18 +221,33 @@ impl Index {
         found.ok_or_else(|| io::Error::other("an index has no such entry"))
     }
 
-    /// How many entries `holds` is true for, if it is true for the first ones and false for all others.
+    /// How many entries `holds` is true for, if it is true for the first ones and false for all others. What is looked for
+    /// is mostly at the end.
     pub(crate) fn partition(&self, holds: impl Fn(&Entry) -> bool) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.len());
+        let mut from = high.saturating_sub(BLOCK_ENTRIES);
         while low < high {
-            let middle = low + (high - low) / 2;
-            if holds(&self.get(middle)?) {
-                low = middle + 1;
-            } else {
-                high = middle;
+            let block = self.load(from, BLOCK_ENTRIES.min(high - from))?;
+            match block.iter().position(|entry| !holds(entry)) {
+                None => low = from + block.len() as u64,
+                Some(0) => high = from,
+                Some(n) => return Ok(from + n as u64),
             }
+            let middle = low + (high - low) / 2;
+            from = middle.saturating_sub(BLOCK_ENTRIES / 2).max(low);
         }
         Ok(low)
+    }
+}
+
+/// Looked at in one step of a search: a page of them.
+const BLOCK_ENTRIES: u64 = 4096 / ENTRY_BYTES;
+
+/// Reads what must be there.
+fn read_whole(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    match read_at(file, bytes, offset)? {
+        got if got < bytes.len() => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 
@@ -272,6 +286,10 @@ mod tests {
         assert_eq!(index.len(), 501);
         assert_eq!(index.load(499, 10).expect("load"), [entry(499), entry(500)]);
         assert_eq!(index.partition(|e| e.clock_ns < 1234).expect("found"), 124);
+        for n in [0, 1, 127, 128, 129, 250, 372, 373, 374, 500, 501] {
+            let found = index.partition(|e| e.record < n * 3).expect("found");
+            assert_eq!(found, n);
+        }
         let memory = Index::of((0..501).map(entry).collect());
         assert_eq!(
             memory.load(3, 2).expect("load"),

@@ -16,7 +16,7 @@ const FAN_OUT: usize = 50;
 /// Containers of the mixed case.
 const MIXED: usize = 200;
 /// How many MiB each of them prints, one a second.
-const MIXED_MIB: usize = 5;
+const MIXED_MIB: usize = 3;
 /// How long an exec takes to run, at most.
 const EXEC_RUNS: Duration = Duration::from_millis(500);
 /// Stack of a client thread: there are hundreds of them.

@@ -20,6 +20,8 @@ use super::{Chunk, LogQuery};
 const CHUNK_BYTES: u64 = 512 * 1024;
 /// Entries looked at for one chunk.
 const MAX_CHUNK_RUNS: u64 = 4096;
+/// Entries that mostly are a chunk.
+const FEW_RUNS: u64 = 64;
 /// No run of ours is longer.
 const MAX_RUN_BYTES: u64 = (RUN_BYTES + MAX_RECORD_BYTES) as u64;
 
@@ -130,19 +132,21 @@ impl Source {
         let index = match found {
             Some(index) => index,
             None => {
-                tracing::warn!(
-                    segment = self.segment,
-                    "a log segment is read without its index; times of its records are lost"
-                );
                 let walked = match &self.data {
                     Data::File(file) => rebuild(&file.clone(), None, self.end)?,
                     Data::Gzip(_) => walk(&mut self.data, None, self.end, 0)?,
                 };
+                tracing::warn!(
+                    segment = self.segment,
+                    "a log segment is read without its index; times of its records are lost"
+                );
                 Index::of(walked.entries)
             }
         };
-        let from = self.offset;
-        let next = index.partition(|e| e.offset < from)?;
+        let next = match self.offset {
+            0 => 0,
+            from => index.partition(|e| e.offset < from)?,
+        };
         if let Some(frames) = &mut self.frames {
             frames.open = Some((index.clone(), next));
         }
@@ -202,11 +206,16 @@ impl Source {
     fn next_runs(&mut self) -> io::Result<Runs> {
         let chunk_bytes = self.frames.as_ref().map_or(CHUNK_BYTES, |f| f.chunk_bytes);
         let (index, next) = self.index()?;
-        let mut entries = index.load(next, MAX_CHUNK_RUNS + 1)?;
+        let mut entries = index.load(next, FEW_RUNS + 1)?;
+        if let (Some(first), Some(last)) = (entries.first(), entries.last())
+            && last.offset <= first.offset + CHUNK_BYTES
+        {
+            entries = index.load(next, MAX_CHUNK_RUNS + 1)?;
+        }
         let all = next + entries.len() as u64 >= index.len();
         let mut count = match all {
             true => entries.len(),
-            false => entries.len() - 1,
+            false => entries.len().saturating_sub(1),
         };
         let Some(first) = entries.first().copied() else {
             return Ok(Runs {

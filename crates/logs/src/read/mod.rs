@@ -113,7 +113,9 @@ impl LogFiles {
 /// that were skipped.
 pub fn read_at_once(path: &Path, format: Format, query: &LogQuery) -> io::Result<(Vec<u8>, u64)> {
     let (mut out, mut torn) = (Vec::new(), 0);
-    for mut source in seek(source::of_files(path, format)?.into(), query)? {
+    let mut sources = source::of_files(path, format)?.into();
+    seek(&mut sources, query)?;
+    for mut source in sources {
         loop {
             let chunk = source.chunk(query)?;
             out.extend_from_slice(&chunk.out);
@@ -204,15 +206,25 @@ impl LogStream {
         None
     }
 
-    /// Has a worker read the next chunk, if there is one and none does yet.
+    /// Reads the next chunk, if there is one and it is not being read yet: at once if it is in memory, else on a worker.
     fn begin(&mut self) {
         if self.reading.is_some() || self.sources.is_empty() {
+            return;
+        }
+        if self.is_short()
+            && let Some(chunk) = self.read_memory()
+        {
+            let sources = std::mem::take(&mut self.sources);
+            self.reading = Some(Box::pin(std::future::ready(Ok((sources, Ok(chunk))))));
             return;
         }
         let (mut sources, query) = (std::mem::take(&mut self.sources), self.query.clone());
         let begun = std::mem::replace(&mut self.begun, true);
         let mut reading: LocalBoxFuture<'static, Read> = Box::pin(workers::run(move || {
-            let chunk = read_chunk(&mut sources, &query, begun);
+            let chunk = match begun {
+                true => read_chunk(&mut sources, &query),
+                false => seek(&mut sources, &query).and_then(|()| read_chunk(&mut sources, &query)),
+            };
             (sources, chunk)
         }));
         // Asked once, it is on its way; who waits for it asks again.
@@ -223,6 +235,24 @@ impl LogStream {
             reading = Box::pin(std::future::ready(read));
         }
         self.reading = Some(reading);
+    }
+
+    /// The first chunk, which may be all that is wanted, or what was just written.
+    fn is_short(&self) -> bool {
+        let left = |s: &Source| s.end.saturating_sub(s.offset);
+        !self.begun || self.sources.front().map_or(0, left) <= FROM_MEMORY_BYTES as u64
+    }
+
+    /// A chunk that can be read without waiting for a disk or for long.
+    fn read_memory(&mut self) -> Option<Chunk> {
+        source::from_memory(FROM_MEMORY_BYTES, || {
+            if !self.begun {
+                seek(&mut self.sources, &self.query).ok()?;
+                self.begun = true;
+            }
+            // Whatever is wrong, a worker finds it again.
+            read_chunk(&mut self.sources, &self.query).ok()
+        })
     }
 
     fn count(&mut self, chunk: &Chunk) {
@@ -294,11 +324,11 @@ struct Chunk {
     segment: u64,
 }
 
-/// Reads and renders one chunk; before the first one, leaves out what the client does not want. Runs on a worker.
-fn read_chunk(sources: &mut VecDeque<Source>, query: &LogQuery, begun: bool) -> io::Result<Chunk> {
-    if !begun {
-        *sources = seek(std::mem::take(sources), query)?;
-    }
+/// Most that is read and rendered on a shard.
+const FROM_MEMORY_BYTES: usize = 192 * 1024;
+
+/// Reads and renders one chunk.
+fn read_chunk(sources: &mut VecDeque<Source>, query: &LogQuery) -> io::Result<Chunk> {
     let Some(source) = sources.front_mut() else {
         return Ok(Chunk::default());
     };
@@ -311,7 +341,7 @@ fn read_chunk(sources: &mut VecDeque<Source>, query: &LogQuery, begun: bool) -> 
 }
 
 impl Source {
-    /// Reads and renders one chunk. Runs on a worker.
+    /// Reads and renders one chunk.
     fn chunk(&mut self, query: &LogQuery) -> io::Result<Chunk> {
         match self.frames {
             Some(_) => self.frames_chunk(query),
@@ -330,8 +360,8 @@ impl Source {
     }
 }
 
-/// Leaves the last records of the sources that are wanted. Runs on a worker.
-fn seek(mut sources: VecDeque<Source>, query: &LogQuery) -> io::Result<VecDeque<Source>> {
+/// Leaves out what the client does not want, without reading it. After an error it can be done again.
+fn seek(sources: &mut VecDeque<Source>, query: &LogQuery) -> io::Result<()> {
     if let Some(mut left) = query.tail {
         let mut first = sources.len();
         while left > 0 && first > 0 {
@@ -349,12 +379,12 @@ fn seek(mut sources: VecDeque<Source>, query: &LogQuery) -> io::Result<VecDeque<
     }
     // Of the tail, what is not too old: the first source may begin in the middle.
     if let (None, Some(since_ns)) = (query.tail, query.since_ns) {
-        for source in &mut sources {
+        for source in sources {
             match source.frames {
                 Some(_) => source.frames_since(since_ns)?,
                 None => source.json_since(since_ns)?,
             }
         }
     }
-    Ok(sources)
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The files that a reader goes through, one after the other.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use gantry_stream::LogPosition;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::index::Index;
 use crate::segment::{Format, LogState, Segment, compressed, rotated};
@@ -76,6 +78,9 @@ impl Gzip {
     }
 
     fn read_at(&mut self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        if FROM_MEMORY.get().is_some() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         if offset < self.offset {
             *self = Gzip::new(self.file.clone());
         }
@@ -123,11 +128,49 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
+thread_local! {
+    /// What this thread may still read, if it may not wait for a disk.
+    static FROM_MEMORY: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Reads without waiting for a disk, at most `bytes`: where that does not do, a read of `read` fails with `WouldBlock`.
+pub(super) fn from_memory<R>(bytes: usize, read: impl FnOnce() -> R) -> R {
+    /// Also after a panic.
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            FROM_MEMORY.set(None);
+        }
+    }
+    FROM_MEMORY.set(Some(bytes));
+    let _reset = Reset;
+    read()
+}
+
+fn read_some(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
+    let Some(left) = FROM_MEMORY.get() else {
+        return file.read_at(data, offset);
+    };
+    let left = left
+        .checked_sub(data.len())
+        .ok_or(io::ErrorKind::WouldBlock)?;
+    let mut data = [IoSliceMut::new(data)];
+    match preadv2(file, &mut data, offset, ReadWriteFlags::NOWAIT) {
+        Ok(got) => {
+            FROM_MEMORY.set(Some(left));
+            Ok(got)
+        }
+        // A file system that cannot say whether it would wait.
+        Err(Errno::OPNOTSUPP) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Reads as much as there is.
 pub(crate) fn read_at(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < data.len() {
-        match file.read_at(&mut data[got..], offset + got as u64) {
+        match read_some(file, &mut data[got..], offset + got as u64) {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -289,4 +332,26 @@ fn numbered_before(base: &Path, before: u64) -> io::Result<Vec<Source>> {
         });
     }
     Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_is_more_than_allowed_is_not_read_from_memory() {
+        let mut file = tempfile::tempfile().expect("file");
+        file.write_all(&[7; 100]).expect("write");
+        let mut data = [0; 60];
+        let (first, second) = from_memory(100, || {
+            (read_at(&file, &mut data, 0), read_at(&file, &mut data, 40))
+        });
+        let kind = |read: io::Result<usize>| read.map_err(|e| e.kind());
+        // A file system may not know what is in memory.
+        assert!([Ok(60), Err(io::ErrorKind::WouldBlock)].contains(&kind(first)));
+        assert_eq!(kind(second), Err(io::ErrorKind::WouldBlock));
+        assert_eq!(read_at(&file, &mut data, 90).expect("read"), 10);
+    }
 }
