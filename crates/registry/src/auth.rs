@@ -61,7 +61,9 @@ impl AuthConfig {
             .decode(text)
             .or_else(|_| lenient(&alphabet::STANDARD).decode(text))
             .ok()?;
-        let parsed: Self = serde_json::from_slice(&bytes).ok()?;
+        // A list would do as well for the library.
+        let object: serde_json::Map<_, _> = serde_json::from_slice(&bytes).ok()?;
+        let parsed: Self = serde_json::from_value(object.into()).ok()?;
         Some(parsed.with_name_of_auth())
     }
 

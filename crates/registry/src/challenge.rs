@@ -84,7 +84,12 @@ impl<'a> Text<'a> {
                     None => return false,
                 }
             } else {
-                self.token().to_owned()
+                let token = self.token();
+                if token.is_empty() {
+                    // A token68 that ends with `=`.
+                    return false;
+                }
+                token.to_owned()
             };
             if to.len() >= MAX_PARAMETERS {
                 return false;

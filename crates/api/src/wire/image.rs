@@ -33,6 +33,7 @@ pub struct Summary {
 pub struct LayerProgress {
     pub status: &'static str,
     pub progress_detail: ProgressDetail,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub progress: String,
     pub id: String,
 }
@@ -63,6 +64,9 @@ const BAR_WIDTH: usize = 50;
 
 /// Docker's bar: `[====>     ]  10.24kB/20.48kB`.
 pub(super) fn progress_bar(current: u64, total: u64) -> String {
+    if total == 0 && current == 0 {
+        return String::new();
+    }
     if total == 0 {
         return format!("{:>8}", human_size(current));
     }
@@ -397,6 +401,7 @@ mod tests {
             "=".repeat(25),
             " ".repeat(25)
         )));
-        assert!(progress_bar(0, 0).ends_with("0B/0B"));
+        assert_eq!(progress_bar(0, 0), "");
+        assert_eq!(progress_bar(999, 0), "    999B");
     }
 }

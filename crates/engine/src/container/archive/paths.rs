@@ -25,7 +25,7 @@ pub(super) fn absolute(path: &str) -> String {
         }
     }
     let mut clean = format!("/{}", parts.join("/"));
-    if base(path) == "." {
+    if base(path) == "." && !path.is_empty() {
         if !clean.ends_with('/') {
             clean.push('/');
         }
