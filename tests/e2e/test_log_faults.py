@@ -25,7 +25,7 @@ GAP = re.compile(rb"\[gantry: (\d+) bytes of output in (\d+) records are missing
 # Prints lines of 300 bytes until it is told to end, and then how many it printed; where it is stands in a file.
 PAD = "x" * 280
 SCRIPT = (f"trap 'e=1' TERM; i=0; while [ -z \"$e\" ]; do echo line $i {PAD}; i=$((i+1)); "
-          "if [ $((i % 50)) = 0 ]; then echo $i > /at; usleep 20000; fi; done; echo end $i; exit 7")
+          "if [ $((i % 50)) = 0 ]; then echo $i > /dev/shm/at; usleep 20000; fi; done; echo end $i; exit 7")
 
 
 class Apart(Daemon):
@@ -109,7 +109,7 @@ def printed(engine, cid):
     """How many lines it has printed, about."""
     pid = engine.inspect(cid)["State"]["Pid"]
     try:
-        return int(pathlib.Path(f"/proc/{pid}/root/at").read_text() or 0)
+        return int(pathlib.Path(f"/proc/{pid}/root/dev/shm/at").read_text() or 0)
     except FileNotFoundError:
         return 0
 
@@ -234,3 +234,73 @@ def test_an_end_while_the_log_cannot_be_opened(apart, tmp_path, driver):
         apart.ok("start", cid)
         out, _ = logs(apart, cid, "stdout=1")
         assert out.startswith(b"begin\nmore\n") and out.count(b"begin") == 2, out
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_log_on_a_file_system_that_is_read_only(apart, tmp_path, driver):
+    directory, cid = tmp_path / "log", prepare(apart, driver)
+    directory.mkdir()
+    apart.inside("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(directory))
+    try:
+        apart.point_log_to(cid, driver, directory)
+        start(apart, cid)
+        prints(apart, cid)
+        apart.kill9()
+        apart.inside("mount", "-o", "remount,ro", str(directory))
+        apart.start()
+        prints(apart, cid)
+        # What was logged can be read, and no more is said to come.
+        assert logs(apart, cid, "stdout=1")[0].startswith(b"line 0 ")
+        status, answer = apart.json("GET", f"/v1.48/containers/{cid}/logs?stdout=1&follow=1")
+        assert status == 500 and "Read-only file system" in answer["message"], answer
+        apart.inside("mount", "-o", "remount,rw", str(directory))
+        wait_for(lambda: GAP.search(logs(apart, cid, "stdout=1&stderr=1")[1]), "the log is open again")
+        really, said, _ = end_and_count(apart, cid)
+        assert really == said and really[0] > 100
+    finally:
+        apart.cli("rm", "-f", cid)
+        apart.inside("umount", "-l", str(directory))
+
+
+@pytest.mark.parametrize("how", ["stop", "kill9"])
+def test_a_full_data_root(workdir, image_tar, how):
+    """Containers run on; a daemon that comes back to it does not start, says why, and takes them over when there is room."""
+    engine = Apart(workdir / f"full-{how}")
+    engine.data_root.mkdir()
+    engine.inside("mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(engine.data_root))
+    engine.start()
+    try:
+        engine.ok("load", "-i", str(image_tar))
+        boxes = [prepare(engine, driver) for driver in DRIVERS]
+        for cid in boxes:
+            start(engine, cid)
+            prints(engine, cid)
+        pids = [engine.inspect(cid)["State"]["Pid"] for cid in boxes]
+        ballast = f"{engine.data_root}/ballast"
+        fill = ["sh", "-c", f"cat /dev/zero > {ballast} 2>/dev/null || true"]
+        engine.inside(*fill)
+        for cid in boxes:
+            prints(engine, cid, 2000)
+            assert engine.ok("exec", cid, "echo", "inside") == "inside"
+        getattr(engine, how)()
+        engine.inside("sh", "-c", f"cat /dev/zero >> {ballast} 2>/dev/null || true")
+        with pytest.raises(AssertionError, match="No space left on device"):
+            engine.start()
+        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+        engine.inside("rm", ballast)
+        engine.start()
+        for cid, pid in zip(boxes, pids):
+            state = engine.inspect(cid)["State"]
+            assert (state["Status"], state["Pid"]) == ("running", pid), state
+            prints(engine, cid)
+            really, said, gaps = end_and_count(engine, cid)
+            assert really == said and gaps >= 1 and really[0] > 100
+    finally:
+        engine.inside("rm", "-f", f"{engine.data_root}/ballast")
+        if not engine.alive():
+            engine.start()
+        engine.remove_all()
+        engine.stop()
+        engine.inside("umount", "-l", str(engine.data_root))
+        leaks.assert_nothing_left(engine)
+        engine.close()
