@@ -36,7 +36,7 @@ fn daemon_role() {
         let mut held = Vec::new();
         if kind == "ring" {
             held.push(launch(&client, host.spec(&["sleep", "1000"])).await);
-            let ring = ring_with_output(held[0].slot, held[0].generation, &client);
+            let ring = ring_with_output(held[0].process.slot, held[0].process.generation, &client);
             client
                 .set_ring(ring.map().fd(), client.epoch())
                 .await

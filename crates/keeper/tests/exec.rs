@@ -29,8 +29,8 @@ fn pidfd(pid: i32) -> OwnedFd {
 fn spec(id: &str, init: &Launched, argv: &[&str]) -> ExecSpec {
     ExecSpec {
         id: id.to_owned(),
-        init: pidfd(init.pid),
-        root: File::open(format!("/proc/{}/root", init.pid))
+        init: pidfd(init.process.pid),
+        root: File::open(format!("/proc/{}/root", init.process.pid))
             .expect("root")
             .into(),
         argv: argv.iter().map(|a| c(a)).collect(),
@@ -104,12 +104,19 @@ fn a_process_in_all_namespaces_and_groups_of_the_container() {
         };
         for name in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
             let name = format!("ns/{name}");
-            assert_eq!(link(launched.pid, &name), link(init.pid, &name), "{name}");
+            assert_eq!(
+                link(launched.pid, &name),
+                link(init.process.pid, &name),
+                "{name}"
+            );
         }
         let text = |pid: i32, name: &str| {
             std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("read")
         };
-        assert_eq!(text(launched.pid, "cgroup"), text(init.pid, "cgroup"));
+        assert_eq!(
+            text(launched.pid, "cgroup"),
+            text(init.process.pid, "cgroup")
+        );
         let stat = text(launched.pid, "stat");
         let parent = stat.rsplit(") ").next().and_then(|s| s.split(' ').nth(1));
         assert_eq!(parent, Some(client.keeper_pid().to_string().as_str()));

@@ -118,7 +118,7 @@ fn terminal() {
         let id = spec.id.clone();
         let launched = launch(&client, spec).await;
         client.resize(&id, 44, 88).await.expect("resize");
-        let master = launched.tty_master.expect("master");
+        let master = launched.process.tty_master.expect("master");
         // SAFETY: a plain system call with a live buffer.
         let n = unsafe { libc::write(master.as_raw_fd(), b"word\n".as_ptr().cast(), 5) };
         assert_eq!(n, 5);
@@ -323,14 +323,14 @@ fn signals_and_standard_input() {
         spec.open_stdin = true;
         let id = spec.id.clone();
         let mut launched = launch(&client, spec).await;
-        let stdin = launched.stdin.take().expect("stdin");
+        let stdin = launched.process.stdin.take().expect("stdin");
         // SAFETY: a plain system call with a live buffer.
         let written = unsafe { libc::write(stdin.as_raw_fd(), b"in".as_ptr().cast(), 2) };
         assert_eq!(written, 2);
         assert!(client.forget(&id).await.is_err(), "it runs");
         drop(stdin);
         client.close_stdin(&id).await.expect("close stdin");
-        let out = common::read_all(launched.stdout.take().expect("stdout")).await;
+        let out = common::read_all(launched.process.stdout.take().expect("stdout")).await;
         assert_eq!(out, b"in");
         assert_eq!(
             common::code(common::exited(&client, &id).await.wait_status),
@@ -342,7 +342,7 @@ fn signals_and_standard_input() {
         let spec = host.spec(&["sleep", "1000"]);
         let id = spec.id.clone();
         let launched = launch(&client, spec).await;
-        assert_eq!(launched.group.pids().expect("pids"), [launched.pid]);
+        assert_eq!(launched.group.pids().expect("pids"), [launched.process.pid]);
         launched.group.kill_all().expect("kill all");
         assert_eq!(
             common::code(common::exited(&client, &id).await.wait_status),
@@ -364,9 +364,13 @@ fn shared_network_namespace_and_options() {
         let first_id = first.id.clone();
         let one = launch(&client, first).await;
         let namespace =
-            gantry_launch::namespace_of(one.pid, one.start_time_ticks, "net").expect("namespace");
-        assert!(gantry_launch::namespace_of(one.pid, one.start_time_ticks + 1, "net").is_err());
-        let wanted = std::fs::read_link(format!("/proc/{}/ns/net", one.pid)).expect("link");
+            gantry_launch::namespace_of(one.process.pid, one.process.start_time_ticks, "net")
+                .expect("namespace");
+        assert!(
+            gantry_launch::namespace_of(one.process.pid, one.process.start_time_ticks + 1, "net")
+                .is_err()
+        );
+        let wanted = std::fs::read_link(format!("/proc/{}/ns/net", one.process.pid)).expect("link");
         let mut spec = host.spec(&[
             "sh",
             "-c",

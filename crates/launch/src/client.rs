@@ -23,6 +23,7 @@ use gantry_rt::sync::{Notify, oneshot};
 use gantry_rt::workers;
 
 use crate::error::KeeperError;
+use crate::exec::LaunchedExec;
 use crate::root_mount::RootMount;
 use crate::spawn::{self, Connected, KeeperName};
 
@@ -88,24 +89,8 @@ pub struct AdoptedContainer {
 /// A launched container.
 #[derive(Debug)]
 pub struct Launched {
-    /// Process id in the host's namespace.
-    pub pid: i32,
-    /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
-    pub start_time_ticks: u64,
-    /// Journal slot.
-    pub slot: u32,
-    /// Generation of the slot.
-    pub generation: u16,
-    /// Write end of standard input.
-    pub stdin: Option<OwnedFd>,
-    /// Read end of standard output.
-    pub stdout: Option<OwnedFd>,
-    /// Read end of standard error.
-    pub stderr: Option<OwnedFd>,
-    /// The terminal, instead of the other three.
-    pub tty_master: Option<OwnedFd>,
-    /// The process, for when the keeper dies. A keeper of an earlier version gives none.
-    pub pidfd: Option<OwnedFd>,
+    /// Its first process.
+    pub process: LaunchedExec,
     /// The control group.
     pub group: Group,
     /// The root file system, to be dropped after the exit.

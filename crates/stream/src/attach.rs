@@ -13,7 +13,7 @@ use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, race};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::io::ContainerIo;
 use crate::queue::Flushed;
@@ -46,6 +46,8 @@ pub struct AttachOptions {
     pub detach_keys: Vec<u8>,
     /// The container's stdin ends with this client's.
     pub stdin_once: bool,
+    /// What a client that detaches is told, where dockerd says something.
+    pub farewell: &'static str,
 }
 
 /// How it ended.
@@ -96,6 +98,11 @@ pub async fn serve(
         }
         Either::Right(end) => end,
     };
+    if end == AttachEnd::Detached && !options.farewell.is_empty() {
+        // One that does not read does not hear it.
+        let text = options.farewell.as_bytes();
+        let _unheard = rustix::net::send(&*sock, text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
     // The peer may be gone already; then there is nothing left to shut down.
     let _already_gone = rustix::net::shutdown(&*sock, Shutdown::Both);
     discard(&sock);

@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{Either, ShardId, mailbox, race};
 use gantry_stream::websocket::{self, Opcode};
-use gantry_stream::{ContainerIo, SubscribeOptions, Subscription, attach, keys};
+use gantry_stream::{ContainerIo, Stream, SubscribeOptions, Subscription, attach, keys, mux};
 
 use super::{Container, Run, logs};
 use crate::EngineError;
@@ -145,7 +145,7 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
         .filter(|_| stream && wants_streams(&ticket.options))
         .map(|run| subscribe(&run, &ticket.options));
     let past = if ticket.options.logs {
-        log_reader(container, &ticket)
+        Some(log_reader(container, &ticket))
     } else {
         None
     };
@@ -162,9 +162,19 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
                 return;
             }
         };
-        if let Some(reader) = past
-            && !send_log(&container, reader, &socket, ticket.wire).await
-        {
+        let ended = match past {
+            Some(Ok(reader)) => !send_log(&container, reader, &socket, ticket.wire).await,
+            Some(Err(EngineError::NotImplemented(why))) if ticket.wire == Wire::Docker => {
+                say(&socket, ticket.tty, &format!("Error attaching: {why}\n")).await;
+                true
+            }
+            Some(Err(e)) => {
+                tracing::warn!(id = %container.id, error = %e, "attach goes on without the log");
+                false
+            }
+            None => false,
+        };
+        if ended {
             return;
         }
         let live = match (live, pending) {
@@ -276,6 +286,7 @@ async fn serve(
         multiplexed: !tty,
         detach_keys,
         stdin_once: container.fixed.config.stdin_once,
+        farewell: "",
     };
     let io: Rc<ContainerIo> = run.io.clone();
     let (keeper, id) = (run.keeper.clone(), container.id.clone());
@@ -298,7 +309,23 @@ async fn serve(
     }
 }
 
-fn log_reader(container: &Rc<Container>, ticket: &AttachTicket) -> Option<gantry_logs::LogStream> {
+/// Tells a client, as output, what went wrong: the answer's head is out.
+pub(crate) async fn say(socket: &AsyncFd, raw: bool, text: &str) {
+    let mut bytes = BytesMut::new();
+    if raw {
+        bytes.extend_from_slice(text.as_bytes());
+    } else {
+        mux::put_frame(&mut bytes, Stream::Stdout as u8, text.as_bytes());
+    }
+    if let Err(e) = socket.send_all(&bytes).await {
+        tracing::debug!(error = %e, "a client left before it heard what went wrong");
+    }
+}
+
+fn log_reader(
+    container: &Rc<Container>,
+    ticket: &AttachTicket,
+) -> Result<gantry_logs::LogStream, EngineError> {
     let options = &ticket.options;
     let wanted = LogsOptions {
         stdout: options.stdout,
@@ -307,10 +334,6 @@ fn log_reader(container: &Rc<Container>, ticket: &AttachTicket) -> Option<gantry
     };
     let raw = ticket.tty || ticket.wire != Wire::Docker;
     logs::snapshot(container, &wanted, raw)
-        .inspect_err(
-            |e| tracing::warn!(id = %container.id, error = %e, "attach goes on without the log"),
-        )
-        .ok()
 }
 
 /// Sends the log as it was when the client attached; false if the client is gone. A log that cannot be read ends

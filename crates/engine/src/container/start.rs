@@ -124,8 +124,8 @@ async fn launch_with(
     let (launched, launcher) = keeper.launch(prepared).await?;
     fault::reach(Point::StartLaunched);
     let process = ProcessName {
-        pid: launched.pid,
-        start_time_ticks: launched.start_time_ticks,
+        pid: launched.process.pid,
+        start_time_ticks: launched.process.start_time_ticks,
     };
     let keepers = (&keeper, &launcher);
     let log = sink.as_ref().map(|(_, handle)| handle.clone());
@@ -173,16 +173,16 @@ fn take_over(
         buffer: logs::buffer(container),
     };
     let io_error = |e| EngineError::io("take over a container's streams", e);
-    let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;
+    let io = ContainerIo::new(&keeper.pump, launched.process.slot, config).map_err(io_error)?;
     let group = Arc::new(launched.group);
     let process = ProcessName {
-        pid: launched.pid,
-        start_time_ticks: launched.start_time_ticks,
+        pid: launched.process.pid,
+        start_time_ticks: launched.process.start_time_ticks,
     };
     let held = Held {
         group: Some(group.clone()),
         log_nonblocking: launch_spec::log_is_nonblocking(&container.fixed.host),
-        ..Held::new(process, launched.pidfd, launched.slot, &io)
+        ..Held::new(process, launched.process.pidfd, launched.process.slot, &io)
     };
     keeper.hold(&container.id, launcher, held);
     let run = Rc::new(Run {
@@ -196,8 +196,8 @@ fn take_over(
         root: RefCell::new(Some(launched.root)),
     });
     container.transition(Status::Running, |state| {
-        state.pid = launched.pid;
-        state.start_time_ticks = launched.start_time_ticks;
+        state.pid = launched.process.pid;
+        state.start_time_ticks = launched.process.start_time_ticks;
         state.exit_code = 0;
         state.error = String::new();
         state.started_unix_ns = started_unix_ns;
@@ -212,10 +212,10 @@ fn take_over(
     }
     container.serve_pending_attaches(&run);
     let fds = StreamFds {
-        stdin: launched.stdin,
-        stdout: launched.stdout,
-        stderr: launched.stderr,
-        tty_master: launched.tty_master,
+        stdin: launched.process.stdin,
+        stdout: launched.process.stdout,
+        stderr: launched.process.stderr,
+        tty_master: launched.process.tty_master,
     };
     if let Err(e) = io.start(fds) {
         // It runs and is recorded; only its output is lost, and that is said.

@@ -3,16 +3,17 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gantry_rt::fd::AsyncFd;
 use gantry_rt::{ShardId, mailbox};
-use gantry_stream::{Stream, SubscribeOptions, attach, keys, mux};
+use gantry_stream::{SubscribeOptions, attach, keys};
 
 use super::index::Home;
 use super::start::{Live, start};
 use super::{Exec, not_found};
 use crate::EngineError;
 use crate::container::Container;
+use crate::container::attach::say;
 use crate::shard::ShardEngine;
 
 /// What a client says when it starts an exec.
@@ -68,7 +69,7 @@ async fn serve(ticket: ExecTicket, socket: OwnedFd, over_read: Bytes) {
     };
     let (container, exec) = match find(&ticket) {
         Ok(found) => found,
-        Err(e) => return send_error(&socket, raw, &e).await,
+        Err(e) => return say(&socket, raw, &format!("{e}\r\n")).await,
     };
     let wanted = SubscribeOptions {
         stdout: exec.config().attach_stdout,
@@ -81,7 +82,7 @@ async fn serve(ticket: ExecTicket, socket: OwnedFd, over_read: Bytes) {
         Ok(live) => stream(&container, &exec, live, wanted, raw, socket, over_read).await,
         Err(e) => {
             tracing::debug!(id = %exec.key, error = %e, "an exec could not be started");
-            send_error(&socket, raw, &e).await;
+            say(&socket, raw, &format!("{e}\r\n")).await;
         }
     }
 }
@@ -124,25 +125,12 @@ async fn stream(
         multiplexed: !raw,
         detach_keys: detach_keys.to_vec(),
         stdin_once: true,
+        farewell: "exec attach failed: error on attach stdin: read escape sequence\r\n",
     };
     let (keeper, key) = (live.keeper, exec.key.as_str().into());
     let close_stdin = move || keeper.close_stdin_later(&key);
     let end = attach::serve(subscription, socket, over_read, live.io, wire, close_stdin).await;
     if end == attach::AttachEnd::Detached {
         container.exec_event(exec, "exec_detach", &[]);
-    }
-}
-
-/// The answer's head is out: the client reads what went wrong as output.
-async fn send_error(socket: &AsyncFd, raw: bool, error: &EngineError) {
-    let text = format!("{error}\r\n");
-    let mut bytes = BytesMut::new();
-    if raw {
-        bytes.extend_from_slice(text.as_bytes());
-    } else {
-        mux::put_frame(&mut bytes, Stream::Stdout as u8, text.as_bytes());
-    }
-    if let Err(e) = socket.send_all(&bytes).await {
-        tracing::debug!(error = %e, "a client left before it heard why its exec did not start");
     }
 }

@@ -249,10 +249,10 @@ pub async fn run(client: &KeeperClient, spec: LaunchSpec) -> (i32, String, Strin
     let launched = launch(client, spec).await;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let (mut out, mut err) = (String::new(), String::new());
-    if let Some(fd) = launched.stdout.or(launched.tty_master) {
+    if let Some(fd) = launched.process.stdout.or(launched.process.tty_master) {
         out = text(read_all(fd).await);
     }
-    if let Some(fd) = launched.stderr {
+    if let Some(fd) = launched.process.stderr {
         err = text(read_all(fd).await);
     }
     let exit = exited(client, &id).await;

@@ -43,15 +43,7 @@ fn keep_root(plan: &Plan, mut fds: Vec<OwnedFd>) -> RootMount {
 impl Launched {
     pub(super) fn new(born: Born, ends: DaemonEnds, group: Group, root: RootMount) -> Launched {
         Launched {
-            pid: born.pid,
-            start_time_ticks: born.start_time_ticks,
-            slot: born.slot,
-            generation: born.generation,
-            stdin: ends.stdin,
-            stdout: ends.stdout,
-            stderr: ends.stderr,
-            tty_master: ends.tty_master,
-            pidfd: born.pidfd,
+            process: LaunchedExec::new(born, ends),
             group,
             root,
         }
