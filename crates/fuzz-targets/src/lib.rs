@@ -49,7 +49,7 @@ pub fn layer_index(data: &[u8]) {
             block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         }
     }
-    let Ok(tree) = gantry_image::layer::read_tree(&tar[..]) else {
+    let Ok(Some(tree)) = gantry_image::layer::read_tree(&tar[..]) else {
         return;
     };
     let geometry = gantry_erofs::Geometry::Index {
@@ -339,7 +339,8 @@ pub fn tar_reader(data: &[u8]) {
         {
             break;
         }
-        assert!(payload.len() <= data.len());
+        // Holes are zeros that nobody stored.
+        assert!(payload.len() <= data.len() || reader.stretches().is_some());
     }
 }
 

@@ -28,6 +28,24 @@ pub struct ErofsLayers {
     mounts: Mounts,
 }
 
+/// What became of a tar.
+pub(super) enum Made {
+    Staged(StagedLayer),
+    /// There can be no index of it; it lies in this directory.
+    NoIndex(ScratchTree),
+}
+
+impl Made {
+    fn staged(self) -> Result<StagedLayer, ImageError> {
+        match self {
+            Made::Staged(staged) => Ok(staged),
+            Made::NoIndex(_) => Err(ImageError::archive(
+                "a sparse file has stretches that are not on blocks",
+            )),
+        }
+    }
+}
+
 impl ErofsLayers {
     /// Opens (makes) the directories below `root`, which is the data root.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
@@ -45,12 +63,12 @@ impl ErofsLayers {
     }
 
     /// `kept` is a file of the data root that holds what is read of `tar`: it is linked, not written again.
-    fn make(
+    pub(super) fn make(
         &self,
         tar: &mut dyn Read,
         kept: Option<&Path>,
         expected: Option<&str>,
-    ) -> Result<StagedLayer, ImageError> {
+    ) -> Result<Made, ImageError> {
         let tree = self.scratch.tree("layer");
         let dir = &tree.path;
         std::fs::create_dir(dir).context(|| format!("make {}", dir.display()))?;
@@ -66,6 +84,9 @@ impl ErofsLayers {
         let (passed, read) = stream::tap(tar, file.as_ref(), |tar| read_tree(tar)).context(keep)?;
         let (diff_id, tar_bytes) = passed.context(keep)?;
         let entries = read?;
+        let Some(entries) = entries else {
+            return Ok(Made::NoIndex(tree));
+        };
         if let Some(expected) = expected
             && expected != diff_id
         {
@@ -85,11 +106,11 @@ impl ErofsLayers {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .context(|| format!("sync {}", dir.display()))?;
-        Ok(StagedLayer {
+        Ok(Made::Staged(StagedLayer {
             ingested,
             tree,
             form: Form::Erofs,
-        })
+        }))
     }
 
     fn mount(&self, diff_id: &str) -> Result<Arc<OwnedFd>, ImageError> {
@@ -101,16 +122,18 @@ impl ErofsLayers {
     }
 }
 
-/// The tree that a layer's tar makes; all of it is read.
-pub fn read_tree(source: impl Read) -> Result<Tree, ImageError> {
+/// The tree that a layer's tar makes; all of it is read. `None` if an index cannot refer to its content: sparse files whose
+/// stretches are not on blocks.
+pub fn read_tree(source: impl Read) -> Result<Option<Tree>, ImageError> {
     let mut reader = tar::Reader::new(source);
     let mut tree = Tree::new();
+    let mut fits = true;
     while let Some(entry) = reader.next_entry()? {
-        index::add(&mut tree, &entry, reader.position_bytes())?;
+        fits = fits && index::add(&mut tree, &entry, &reader)?;
     }
     // What follows the end mark belongs to the digest.
     io::copy(&mut reader.into_inner(), &mut io::sink()).context(|| "read layer".into())?;
-    Ok(tree)
+    Ok(fits.then_some(tree))
 }
 
 fn write_index(tree: &Tree, tar_bytes: u64, path: &Path) -> Result<(), ImageError> {
@@ -129,7 +152,7 @@ fn write_index(tree: &Tree, tar_bytes: u64, path: &Path) -> Result<(), ImageErro
 
 impl LayerStore for ErofsLayers {
     fn stage(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
-        self.make(tar, None, expected)
+        self.make(tar, None, expected)?.staged()
     }
 
     fn stage_kept(
@@ -138,7 +161,7 @@ impl LayerStore for ErofsLayers {
         file: &Path,
         expected: Option<&str>,
     ) -> Result<StagedLayer, ImageError> {
-        self.make(tar, Some(file), expected)
+        self.make(tar, Some(file), expected)?.staged()
     }
 
     fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {

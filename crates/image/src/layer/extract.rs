@@ -26,6 +26,9 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// What the overlay itself writes; a layer that brings it would steer the mount.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
+/// Tries to open what the kernel says to try again.
+const MAX_OPEN_TRIES: u32 = 1000;
+
 /// Bytes of a file copied at once.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -281,7 +284,15 @@ fn joined(parts: &[&[u8]]) -> io::Result<CString> {
 
 fn open_in(root: BorrowedFd<'_>, path: &CString, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    let flags = flags | OFlags::CLOEXEC;
+    let mut tries = 0;
+    loop {
+        // Of a path with `..` the kernel cannot tell while something is renamed or mounted, anywhere.
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if tries < MAX_OPEN_TRIES => tries += 1,
+            opened => return opened,
+        }
+    }
 }
 
 fn make_dir(root: BorrowedFd<'_>, parts: &[&[u8]]) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::erofs::TAR;
+use super::erofs::{Made, TAR};
 use super::{DirLayers, ErofsLayers, Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
 use crate::ImageError;
 use crate::error::IoContext;
@@ -46,12 +46,25 @@ impl Layers {
             layer = diff_id,
             "unpacking a layer: it can't be mounted here"
         );
-        let path = self.erofs.dir(diff_id)?.join(TAR);
-        let file = File::open(&path).context(|| format!("open {}", path.display()))?;
-        let mut tar = BufReader::with_capacity(READ_BYTES, file);
-        let staged = self.dirs.stage(&mut tar, Some(diff_id))?;
+        let staged = self.stage_in_dirs(&self.erofs.dir(diff_id)?, Some(diff_id))?;
         self.dirs.publish(staged)?;
         self.erofs.set_aside(diff_id).map(drop)
+    }
+
+    /// Unpacks the tar that lies in `dir`.
+    fn stage_in_dirs(&self, dir: &Path, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
+        let path = dir.join(TAR);
+        let file = File::open(&path).context(|| format!("open {}", path.display()))?;
+        let mut tar = BufReader::with_capacity(READ_BYTES, file);
+        self.dirs.stage(&mut tar, expected)
+    }
+
+    /// A layer of which there can be no index is unpacked.
+    fn staged(&self, made: Made, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
+        match made {
+            Made::Staged(staged) => Ok(staged),
+            Made::NoIndex(tree) => self.stage_in_dirs(tree.path(), expected),
+        }
     }
 
     fn of(&self, form: Form) -> &dyn LayerStore {
@@ -73,7 +86,10 @@ impl Layers {
 
 impl LayerStore for Layers {
     fn stage(&self, tar: &mut dyn Read, expected: Option<&str>) -> Result<StagedLayer, ImageError> {
-        self.of(self.form).stage(tar, expected)
+        match self.form {
+            Form::Erofs => self.staged(self.erofs.make(tar, None, expected)?, expected),
+            Form::Directories => self.dirs.stage(tar, expected),
+        }
     }
 
     fn stage_kept(
@@ -82,7 +98,10 @@ impl LayerStore for Layers {
         file: &Path,
         expected: Option<&str>,
     ) -> Result<StagedLayer, ImageError> {
-        self.of(self.form).stage_kept(tar, file, expected)
+        match self.form {
+            Form::Erofs => self.staged(self.erofs.make(tar, Some(file), expected)?, expected),
+            Form::Directories => self.dirs.stage(tar, expected),
+        }
     }
 
     fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {

@@ -2,15 +2,25 @@
 
 use std::io;
 
-use gantry_erofs::{BuildError, Content, Entry, Extent, Kind, Place, Tree};
+use gantry_erofs::{BuildError, Content, Entry, Extent, Kind, Place, Tree, fits_chunks};
 
 use super::extract::blame;
 use super::path::clean;
 use crate::ImageError;
 use crate::tar;
 
-/// Adds an entry to the tree; its content lies there in the tar.
-pub(super) fn add(tree: &mut Tree, entry: &tar::Entry, content_at: u64) -> Result<(), ImageError> {
+/// Blocks of an index have so many bits.
+const BLOCK_BITS: u32 = 9;
+
+/// Adds the entry that was just read to the tree; its content lies in the tar. `false` if an index cannot refer to it there.
+pub(super) fn add<R>(
+    tree: &mut Tree,
+    entry: &tar::Entry,
+    reader: &tar::Reader<R>,
+) -> Result<bool, ImageError>
+where
+    R: io::Read,
+{
     let path = clean(&entry.path)?;
     let what = || format!("layer entry {:?}", String::from_utf8_lossy(&entry.path));
     let target = match entry.kind {
@@ -19,11 +29,10 @@ pub(super) fn add(tree: &mut Tree, entry: &tar::Entry, content_at: u64) -> Resul
         }
         _ => Vec::new(),
     };
-    let extents = [Extent {
-        file_at: 0,
-        len_bytes: entry.size,
-        place: Place::Tar(content_at),
-    }];
+    let extents = extents(entry, reader);
+    if !fits_chunks(entry.size, &extents, BLOCK_BITS) {
+        return Ok(false);
+    }
     let kind = match entry.kind {
         tar::Kind::Dir => Kind::Dir,
         tar::Kind::File => Kind::File(Content {
@@ -46,7 +55,26 @@ pub(super) fn add(tree: &mut Tree, entry: &tar::Entry, content_at: u64) -> Resul
         mtime_ns: entry.mtime_ns,
         xattrs: &entry.xattrs,
     });
-    added.map_err(|e| failed(e, what()))
+    added.map(|()| true).map_err(|e| failed(e, what()))
+}
+
+/// Where the content of an entry is: in one piece, or around its holes.
+fn extents<R: io::Read>(entry: &tar::Entry, reader: &tar::Reader<R>) -> Vec<Extent> {
+    let whole = [(0, entry.size)];
+    let mut at = reader.position_bytes();
+    let stretches = reader.stretches().unwrap_or(&whole).iter();
+    let extents = stretches.filter(|(_, len)| *len > 0);
+    extents
+        .map(|(file_at, len_bytes)| {
+            let extent = Extent {
+                file_at: *file_at,
+                len_bytes: *len_bytes,
+                place: Place::Tar(at),
+            };
+            at += len_bytes;
+            extent
+        })
+        .collect()
 }
 
 pub(super) fn failed(error: BuildError, what: String) -> ImageError {

@@ -72,6 +72,12 @@ pub struct ScratchTree {
     kept: bool,
 }
 
+impl ScratchTree {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for ScratchTree {
     fn drop(&mut self) {
         if !self.kept

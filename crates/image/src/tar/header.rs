@@ -3,6 +3,7 @@
 use std::io;
 
 use super::BLOCK_BYTES;
+use super::sparse::{self, Stretch};
 
 /// What is wrong with an archive.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,8 @@ pub(super) enum Flag {
     PaxGlobal,
     GnuLongName,
     GnuLongLink,
+    /// A sparse file whose map is in its header, and in blocks behind it.
+    OldSparse,
 }
 
 pub(super) type Block = [u8; BLOCK_BYTES];
@@ -103,6 +106,23 @@ pub(super) fn parse(block: &Block) -> Result<Header, TarError> {
     })
 }
 
+/// The first stretches of an old sparse file, and whether a block with more follows.
+pub(super) fn sparse_header(block: &Block, to: &mut Vec<Stretch>) -> Result<(u64, bool), TarError> {
+    if &block[257..263] != b"ustar " {
+        return Err(TarError::Header("sparse file"));
+    }
+    let field = |field: &[u8]| unsigned(field, "sparse map");
+    sparse::old_stretches(&block[386..482], to, field)?;
+    Ok((unsigned(&block[483..495], "size")?, block[482] != 0))
+}
+
+/// More of them.
+pub(super) fn more_sparse(block: &Block, to: &mut Vec<Stretch>) -> Result<bool, TarError> {
+    let field = |field: &[u8]| unsigned(field, "sparse map");
+    sparse::old_stretches(&block[..504], to, field)?;
+    Ok(block[504] != 0)
+}
+
 fn flag(byte: u8) -> Result<Flag, TarError> {
     Ok(match byte {
         0 => Flag::OldEntry,
@@ -117,7 +137,7 @@ fn flag(byte: u8) -> Result<Flag, TarError> {
         b'g' => Flag::PaxGlobal,
         b'L' => Flag::GnuLongName,
         b'K' => Flag::GnuLongLink,
-        b'S' => return Err(TarError::Unsupported("sparse file")),
+        b'S' => Flag::OldSparse,
         b'M' => return Err(TarError::Unsupported("continued volume")),
         _ => return Err(TarError::Unsupported("unknown type")),
     })

@@ -2,7 +2,7 @@
 
 use super::reader::MAX_PATH_BYTES;
 use super::writer::octal_limit;
-use super::{Entry, Kind, TarError};
+use super::{Entry, Kind, TarError, sparse};
 
 /// Longest value of an extended attribute (the kernel's limit).
 pub const MAX_XATTR_VALUE_BYTES: usize = 64 * 1024;
@@ -16,6 +16,7 @@ pub(super) struct Extensions {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: sparse::Records,
 }
 
 impl Extensions {
@@ -51,10 +52,11 @@ impl Extensions {
             b"uid" => self.uid = given.then(|| decimal(value)).transpose()?,
             b"gid" => self.gid = given.then(|| decimal(value)).transpose()?,
             b"mtime" => self.mtime = given.then(|| time(value)).transpose()?,
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(TarError::Unsupported("sparse file"));
+            _ => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.add(key, value)?;
+                }
             }
-            _ => {}
         }
         Ok(())
     }
@@ -153,7 +155,7 @@ fn split_record(bytes: &[u8]) -> Result<(&[u8], &[u8]), TarError> {
     Ok((&bytes[space + 1..len - 1], &bytes[len..]))
 }
 
-fn pax_path(value: &[u8]) -> Result<Vec<u8>, TarError> {
+pub(super) fn pax_path(value: &[u8]) -> Result<Vec<u8>, TarError> {
     if value.contains(&0) {
         return Err(TarError::Header("NUL in a path"));
     }
@@ -163,7 +165,7 @@ fn pax_path(value: &[u8]) -> Result<Vec<u8>, TarError> {
     Ok(value.to_vec())
 }
 
-fn decimal(digits: &[u8]) -> Result<u64, TarError> {
+pub(super) fn decimal(digits: &[u8]) -> Result<u64, TarError> {
     if digits.is_empty() {
         return Err(TarError::Header("pax number"));
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use super::BLOCK_BYTES;
 use super::header::{self, Flag, Header, Kind, TarError};
 use super::pax::Extensions;
+use super::sparse::{Lines, Map, Next, Stretch};
 
 /// Longest path or link target.
 pub const MAX_PATH_BYTES: usize = 4096;
@@ -51,6 +52,8 @@ pub struct Reader<R> {
     ended: bool,
     /// Bytes read of the source.
     position: u64,
+    /// Of the current entry, if it is sparse.
+    sparse: Option<Map>,
 }
 
 impl<R: Read> Reader<R> {
@@ -63,6 +66,7 @@ impl<R: Read> Reader<R> {
             entries: 0,
             ended: false,
             position: 0,
+            sparse: None,
         }
     }
 
@@ -86,6 +90,7 @@ impl<R: Read> Reader<R> {
             let header = header::parse(&block)?;
             let kind = match header.flag {
                 Flag::Entry(kind) => Some(kind),
+                Flag::OldSparse => Some(Kind::File),
                 Flag::OldEntry => {
                     let name = extensions.path.as_ref().unwrap_or(&header.name);
                     let dir = name.ends_with(b"/");
@@ -94,7 +99,7 @@ impl<R: Read> Reader<R> {
                 _ => None,
             };
             if let Some(kind) = kind {
-                return self.entry(header, kind, extensions).map(Some);
+                return self.entry(&block, header, kind, extensions).map(Some);
             }
             seen += 1;
             if seen > MAX_EXTENSIONS_PER_ENTRY {
@@ -106,7 +111,7 @@ impl<R: Read> Reader<R> {
                 Flag::GnuLongName => extensions.path = Some(long_name(&bytes)?),
                 Flag::GnuLongLink => extensions.link = Some(long_name(&bytes)?),
                 // Global records (git's commit id) never change an entry, as in Docker.
-                Flag::PaxGlobal | Flag::Entry(_) | Flag::OldEntry => {}
+                Flag::PaxGlobal | Flag::Entry(_) | Flag::OldEntry | Flag::OldSparse => {}
             }
         }
     }
@@ -121,11 +126,17 @@ impl<R: Read> Reader<R> {
         self.source
     }
 
+    /// Of a sparse file, where what is stored of it lies in it, in order; what is stored is one piece in the archive.
+    pub fn stretches(&self) -> Option<&[Stretch]> {
+        self.sparse.as_ref().map(|map| &map.stretches[..])
+    }
+
     fn entry(
         &mut self,
+        block: &header::Block,
         header: Header,
         kind: Kind,
-        extensions: Extensions,
+        mut extensions: Extensions,
     ) -> Result<Entry, TarError> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
@@ -136,7 +147,20 @@ impl<R: Read> Reader<R> {
             Kind::File => extensions.size.unwrap_or(header.size),
             _ => 0,
         };
-        self.set_content(size)?;
+        self.sparse = match kind {
+            Kind::File => self.sparse_map(block, &header, &extensions, size)?,
+            _ => None,
+        };
+        let size = match &self.sparse {
+            Some(map) => map.size,
+            None => {
+                self.set_content(size)?;
+                size
+            }
+        };
+        if let (Some(_), Some(name)) = (&self.sparse, extensions.sparse.name.take()) {
+            extensions.path = Some(name);
+        }
         let (mtime_s, mtime_ns) = extensions.mtime.unwrap_or((header.mtime_s, 0));
         Ok(Entry {
             path: extensions.path.unwrap_or(header.name),
@@ -153,6 +177,77 @@ impl<R: Read> Reader<R> {
         })
     }
 
+    /// Reads the map of a sparse file, and is then at what is stored of it. `None` for another file.
+    fn sparse_map(
+        &mut self,
+        block: &header::Block,
+        header: &Header,
+        extensions: &Extensions,
+        stored: u64,
+    ) -> Result<Option<Map>, TarError> {
+        if matches!(header.flag, Flag::OldSparse) {
+            let mut stretches = Vec::new();
+            let (size, mut more) = header::sparse_header(block, &mut stretches)?;
+            while more {
+                let block = self.block()?.ok_or(TarError::Truncated)?;
+                more = header::more_sparse(&block, &mut stretches)?;
+            }
+            self.set_content(stored)?;
+            return Map::new(stretches, size, stored).map(Some);
+        }
+        if !extensions.sparse.is_sparse()? {
+            return Ok(None);
+        }
+        self.set_content(stored)?;
+        if !extensions.sparse.map_follows() {
+            return extensions.sparse.map(stored).map(Some);
+        }
+        let mut lines = Lines::default();
+        loop {
+            let mut block = [0; BLOCK_BYTES];
+            let left = self.content_left.min(BLOCK_BYTES as u64) as usize;
+            self.read_stored_exact(&mut block[..left])?;
+            if lines.add(&block)? {
+                break;
+            }
+            if left < BLOCK_BYTES {
+                return Err(TarError::Header("sparse map"));
+            }
+        }
+        let map = extensions
+            .sparse
+            .map_of(lines.stretches(), self.content_left);
+        map.map(Some)
+    }
+
+    /// Content as it is stored.
+    fn read_stored(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.content_left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = self.source.read(&mut buf[..want])?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.content_left -= n as u64;
+        self.position += n as u64;
+        Ok(n)
+    }
+
+    fn read_stored_exact(&mut self, mut buf: &mut [u8]) -> Result<(), TarError> {
+        while !buf.is_empty() {
+            match self.read_stored(buf) {
+                Ok(n) => buf = &mut buf[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(from_io(e)),
+            }
+        }
+        Ok(())
+    }
+
     fn set_content(&mut self, size: u64) -> Result<(), TarError> {
         if size > i64::MAX as u64 {
             return Err(TarError::Limit("entry size"));
@@ -166,6 +261,7 @@ impl<R: Read> Reader<R> {
         if size > MAX_EXTENSION_BYTES {
             return Err(TarError::Limit("extension header size"));
         }
+        self.sparse = None;
         self.set_content(size)?;
         let mut bytes = Vec::new();
         self.read_to_end(&mut bytes).map_err(from_io)?;
@@ -195,7 +291,7 @@ impl<R: Read> Reader<R> {
     fn skip_rest(&mut self) -> Result<(), TarError> {
         let mut scratch = [0; 16 * 1024];
         while self.content_left > 0 {
-            self.read(&mut scratch).map_err(from_io)?;
+            self.read_stored(&mut scratch).map_err(from_io)?;
         }
         while self.padding > 0 {
             let want = self.padding as usize;
@@ -210,21 +306,26 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Content of the current entry; an archive that ends inside it is an `UnexpectedEof`.
+/// Content of the current entry, with the holes of a sparse file as zeros; an archive that ends inside it is an `UnexpectedEof`.
 impl<R: Read> Read for Reader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.content_left)
-            .unwrap_or(usize::MAX)
-            .min(buf.len());
-        if want == 0 {
-            return Ok(0);
+        let at_most = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(buf.len());
+        let n = match self.sparse.as_ref().map(Map::next) {
+            None => return self.read_stored(buf),
+            Some(Next::End) => return Ok(0),
+            Some(Next::Hole(bytes)) => {
+                let n = at_most(bytes);
+                buf[..n].fill(0);
+                n
+            }
+            Some(Next::Stored(bytes)) => {
+                let n = at_most(bytes);
+                self.read_stored(&mut buf[..n])?
+            }
+        };
+        if let Some(map) = &mut self.sparse {
+            map.advance(n as u64);
         }
-        let n = self.source.read(&mut buf[..want])?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.content_left -= n as u64;
-        self.position += n as u64;
         Ok(n)
     }
 }
