@@ -13,6 +13,9 @@ if [ "${1:-}" = test ]; then
     need strace strace
     need pip3 python3-pip
     need crun crun
+    need openssl openssl
+    # The receiver of the tests of log drivers; fluent-bit and fluentd are not in Debian.
+    need rsyslogd rsyslog
     need docker-registry docker-registry
     need skopeo skopeo
     [ -x /usr/sbin/runc ] || need runc runc
@@ -26,7 +29,8 @@ if [ -n "$missing" ]; then
     command -v apt-get >/dev/null || { echo "no apt-get here: install these yourself:$missing" >&2; exit 1; }
     apt-get update -qq
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    # No run level in which packages start their services.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 if file -L "$(command -v busybox)" 2>/dev/null | grep -q 'dynamically linked'; then
     echo "busybox of this machine is not static: install busybox-static" >&2; exit 1
