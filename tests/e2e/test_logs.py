@@ -64,6 +64,20 @@ def test_every_way_to_read(engine, driver):
 
 
 @pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_how_many_lines_a_tail_is(engine, driver):
+    """What a text stands for was asked of dockerd 28.5."""
+    cid = run(engine, "for i in 1 2 3 4 5; do echo $i; done", driver)
+    for count, texts in (
+        (5, ("", "all", "-1", "-5", "abc", "1e3", "3.5", "%203", "0x3", "99999999999999999999", "1000", "5")),
+        (3, ("3", "%2B3", "03")),
+        (0, ("0", "-0", "00")),
+    ):
+        for text in texts:
+            out, _ = logs(engine, cid, f"stdout=1&stderr=1&tail={text}")
+            assert out.decode().split() == ["1", "2", "3", "4", "5"][5 - count:], text
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
 def test_a_terminal_is_raw(engine, driver):
     cid = run(engine, "echo a; echo b >&2", driver, Tty=True)
     status, headers, body = engine.http("GET", f"/v1.48/containers/{cid}/logs?stdout=1&stderr=1")

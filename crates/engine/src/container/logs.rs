@@ -229,8 +229,8 @@ fn query(container: &Container, options: &LogsOptions, raw: bool) -> Result<LogQ
     };
     let tail = match options.tail.as_str() {
         "" | "all" => None,
-        // As Docker: what is not a number is every line.
-        text => text.parse::<u64>().ok(),
+        // As Docker: what is not a number, or less than none, is every line.
+        text => text.parse().ok().and_then(|n: i64| n.try_into().ok()),
     };
     Ok(LogQuery {
         stdout: options.stdout,
