@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ImageError;
 use crate::digest;
+use crate::durable;
 use crate::error::IoContext;
 use crate::layer::DirLayers;
 
@@ -35,7 +36,7 @@ impl Drop for Scratch {
 impl Blobs {
     pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
         let dir = root.join("content/blobs/sha256");
-        std::fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
+        durable::create_dir_all(&dir)?;
         Ok(Self {
             dir,
             tmp: root.join("tmp"),
@@ -69,7 +70,14 @@ impl Blobs {
         let (scratch, mut file) = self.scratch()?;
         file.write_all(bytes)
             .context(|| format!("write {}", scratch.path.display()))?;
+        file.sync_all()
+            .context(|| format!("sync {}", scratch.path.display()))?;
         drop(file);
+        let to = self.path(&digest)?;
+        if std::fs::read(&to).is_ok_and(|there| there != bytes) {
+            tracing::warn!(blob = digest, "a damaged blob is replaced");
+            self.replace(&scratch.path, &to)?;
+        }
         self.keep(&scratch, &digest)?;
         Ok(digest)
     }
@@ -85,13 +93,28 @@ impl Blobs {
         let what = || format!("keep {}", to.display());
         File::open(from).and_then(|f| f.sync_all()).context(what)?;
         match std::fs::hard_link(from, &to) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context(what),
-            // There already: the same bytes.
-            _ => {}
+            // There already: the same bytes, unless the disk lost some of them.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let len_bytes = |path: &Path| path.metadata().map(|meta| meta.len()).context(what);
+                if len_bytes(from)? != len_bytes(&to)? {
+                    tracing::warn!(blob = digest, "a damaged blob is replaced");
+                    self.replace(from, &to)?;
+                }
+            }
+            linked => linked.context(what)?,
         }
-        File::open(&self.dir)
-            .and_then(|f| f.sync_all())
-            .context(what)
+        durable::sync_dir(&self.dir)
+    }
+
+    /// In one step: whoever reads the old one has it still.
+    fn replace(&self, from: &Path, to: &Path) -> Result<(), ImageError> {
+        let what = || format!("replace {}", to.display());
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let new = Scratch {
+            path: self.tmp.join(format!("blob-{serial}")),
+        };
+        std::fs::hard_link(from, &new.path).context(what)?;
+        std::fs::rename(&new.path, to).context(what)
     }
 
     pub(crate) fn open_blob(&self, digest: &str) -> Result<File, ImageError> {
@@ -141,4 +164,33 @@ pub(crate) fn clean_tmp(root: &Path) -> Result<(), ImageError> {
         crate::layer::remove_path(&tmp)?;
     }
     DirLayers::open(root).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_lost_bytes_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        clean_tmp(root.path()).unwrap();
+        let blobs = Blobs::open(root.path()).unwrap();
+        let digest = blobs.put(b"all of it").unwrap();
+        for damaged in [&b""[..], b"all", b"all of IT"] {
+            std::fs::write(blobs.path(&digest).unwrap(), damaged).unwrap();
+            assert!(blobs.read(&digest).is_err());
+            blobs.put(b"all of it").unwrap();
+            assert_eq!(blobs.read(&digest).unwrap(), b"all of it");
+        }
+        std::fs::write(blobs.path(&digest).unwrap(), b"all").unwrap();
+        let (scratch, mut file) = blobs.scratch().unwrap();
+        file.write_all(b"all of it").unwrap();
+        blobs.keep(&scratch, &digest).unwrap();
+        assert_eq!(blobs.read(&digest).unwrap(), b"all of it");
+        drop(scratch);
+        assert_eq!(
+            std::fs::read_dir(root.path().join("tmp")).unwrap().count(),
+            0
+        );
+    }
 }

@@ -14,6 +14,7 @@ mod blobs;
 mod changes;
 mod commit;
 mod digest;
+mod durable;
 mod error;
 mod holds;
 mod import;

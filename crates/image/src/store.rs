@@ -141,6 +141,7 @@ impl ImageStore {
         } else {
             this.sweep(&mut state, &snapshot)?;
         }
+        this.partials.remove_kept(&this.blobs)?;
         refresh_names(&mut snapshot);
         this.snapshot.store(Arc::new(snapshot));
         *this.lock() = state;

@@ -9,6 +9,7 @@
 
 mod auth;
 pub mod challenge;
+mod config;
 mod error;
 mod event;
 mod find;
@@ -44,6 +45,7 @@ pub use settings::{
     DEFAULT_MAX_DOWNLOAD_ATTEMPTS, Proxies, Settings,
 };
 
+use crate::config::Configs;
 use crate::transfer::Downloads;
 
 /// The client; one for the process.
@@ -51,6 +53,7 @@ pub struct Registry {
     images: Arc<ImageStore>,
     settings: Mutex<Arc<Settings>>,
     downloads: Downloads,
+    configs: Configs,
     uploads: Semaphore,
 }
 
@@ -60,6 +63,7 @@ impl Registry {
         Arc::new(Self {
             images,
             downloads: Downloads::new(settings.max_concurrent_downloads),
+            configs: Configs::default(),
             uploads: Semaphore::new(
                 settings
                     .max_concurrent_uploads

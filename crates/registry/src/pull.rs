@@ -150,9 +150,8 @@ impl Registry {
         let chosen = choose(session, top, request.platform.as_ref(), reference).await?;
         let manifest = Manifest::parse(&chosen.manifest.bytes)?;
         check_config(&manifest.config)?;
-        let config = session
-            .blob(&manifest.config.digest, manifest.config.size_bytes)
-            .await?;
+        let shared = self.want_config(&manifest.config.digest);
+        let config = self.config(session, &manifest.config, &shared).await?;
         let image = PulledImage::parse(config.to_vec(), manifest.layers.len())?;
         let lease = Arc::new(self.images.lease());
         let result = self

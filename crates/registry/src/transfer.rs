@@ -180,7 +180,21 @@ async fn bring(
 ) -> Result<PulledLayer, RegistryError> {
     let partial = {
         let _slot = slot(&registry.downloads.slots).await?;
-        download(registry, session, blob, transfer).await?
+        let partial = open(&registry.images, blob).await?;
+        // Whoever had it before us may have come to its end since it was looked for. While the file is ours it stays.
+        let (images, diff_id, digest) = (
+            registry.images.clone(),
+            transfer.diff_id.clone(),
+            blob.digest.clone(),
+        );
+        let known = jobs::short(move || images.known_layer(&diff_id, &digest)).await?;
+        if let Some(known) = known {
+            let (images, digests) = (registry.images.clone(), vec![blob.digest.clone()]);
+            drop(partial);
+            jobs::short(move || images.forget_partials(&digests)).await??;
+            return Ok(known);
+        }
+        download(registry, session, blob, partial, transfer).await?
     };
     transfer.state.send_replace(State::Downloaded);
     let _slot = slot(&registry.downloads.unpacking).await?;
@@ -210,10 +224,10 @@ async fn download(
     registry: &Arc<Registry>,
     session: &Session,
     blob: &Descriptor,
+    mut partial: Partial,
     transfer: &Transfer,
 ) -> Result<Partial, RegistryError> {
     let attempts = registry.settings().max_download_attempts.max(1);
-    let mut partial = open(&registry.images, blob).await?;
     for attempt in 1.. {
         let before = partial.len_bytes();
         let (back, result) = fetch(session, blob, partial, transfer).await?;
@@ -332,7 +346,16 @@ fn restarted(mut partial: Partial) -> Result<Partial, ImageError> {
 
 async fn finish(mut partial: Partial) -> Result<Fetched, RegistryError> {
     jobs::long("image-verify", move || {
-        let verified = partial.verify().map_err(RegistryError::from);
+        let resumed_bytes = partial.resumed_bytes();
+        let verified = match partial.verify() {
+            // As likely its beginning is wrong, which a power cut left: tried again without it.
+            Err(ImageError::Unverified(digest)) if resumed_bytes > 0 => {
+                Err(RegistryError::Network(format!(
+                    "filesystem layer verification failed for digest {digest}, which was continued"
+                )))
+            }
+            other => other.map_err(RegistryError::from),
+        };
         (partial, verified)
     })
     .await

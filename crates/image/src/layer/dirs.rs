@@ -13,6 +13,7 @@ use super::remove::remove_tree;
 use super::{Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
 use crate::ImageError;
 use crate::digest::{self, HashingReader};
+use crate::durable;
 use crate::error::IoContext;
 use crate::tar;
 
@@ -111,7 +112,7 @@ impl DirLayers {
     /// Opens (makes) the directories below `root`, which is the data root.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let layers = root.join("layers/sha256");
-        std::fs::create_dir_all(&layers).context(|| format!("make {}", layers.display()))?;
+        durable::create_dir_all(&layers)?;
         Ok(Self {
             layers,
             scratch: Scratch::open(root, "dir")?,

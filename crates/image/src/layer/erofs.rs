@@ -13,6 +13,7 @@ use super::mounts::{self, Mounts};
 use super::{Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer, index, stream};
 use crate::ImageError;
 use crate::digest;
+use crate::durable;
 use crate::error::IoContext;
 use crate::tar;
 
@@ -50,7 +51,7 @@ impl ErofsLayers {
     /// Opens (makes) the directories below `root`, which is the data root.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let layers = root.join("layers/erofs");
-        std::fs::create_dir_all(&layers).context(|| format!("make {}", layers.display()))?;
+        durable::create_dir_all(&layers)?;
         Ok(Self {
             layers,
             scratch: Scratch::open(root, "erofs")?,
@@ -103,9 +104,7 @@ impl ErofsLayers {
         File::open(&tar_path)
             .and_then(|file| file.sync_all())
             .context(keep)?;
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .context(|| format!("sync {}", dir.display()))?;
+        durable::sync_dir(dir)?;
         Ok(Made::Staged(StagedLayer {
             ingested,
             tree,
@@ -188,8 +187,10 @@ impl LayerStore for ErofsLayers {
     }
 
     fn set_aside(&self, diff_id: &str) -> Result<Option<ScratchTree>, ImageError> {
+        let tree = self.scratch.set_aside(&self.dir(diff_id)?);
+        // After it is out of its place: nobody can mount it again in between.
         self.mounts.forget(digest::hex_of(diff_id)?);
-        self.scratch.set_aside(&self.dir(diff_id)?)
+        tree
     }
 
     fn list(&self) -> Result<Vec<String>, ImageError> {

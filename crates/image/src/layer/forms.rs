@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::erofs::{Made, TAR};
 use super::{DirLayers, ErofsLayers, Form, Ingested, LayerStore, Lower, ScratchTree, StagedLayer};
 use crate::ImageError;
+use crate::durable;
 use crate::error::IoContext;
 
 /// Bytes read of a tar at once.
@@ -106,7 +107,11 @@ impl LayerStore for Layers {
 
     fn publish(&self, staged: StagedLayer) -> Result<Ingested, ImageError> {
         if self.contains(&staged.ingested.diff_id) {
-            // Of either form: never both.
+            // Of either form: never both. Whoever put it there may not have come to the sync yet.
+            let path = self.path(&staged.ingested.diff_id)?;
+            if let Some(layers) = path.parent() {
+                durable::sync_dir(layers)?;
+            }
             return Ok(staged.ingested.clone());
         }
         self.of(staged.form).publish(staged)

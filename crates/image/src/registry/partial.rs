@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
+use crate::blobs::Blobs;
 use crate::error::IoContext;
 use crate::space::SpaceGuard;
 use crate::{ImageError, ImageStore, digest};
@@ -34,13 +35,15 @@ pub struct Partial {
     size_bytes: u64,
     hasher: Sha256,
     len_bytes: u64,
+    /// What it began with; not synced, so that after a power cut it may be anything.
+    resumed_bytes: u64,
     space: SpaceGuard,
 }
 
 impl Partials {
     pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
         let dir = root.join("content/partial");
-        std::fs::create_dir_all(&dir).context(|| format!("make {}", dir.display()))?;
+        crate::durable::create_dir_all(&dir)?;
         let this = Self { dir };
         this.trim(MAX_PARTIAL_BYTES, MAX_PARTIAL_AGE)?;
         Ok(this)
@@ -69,6 +72,14 @@ impl Partials {
             if (old || total > max_bytes) && remove_idle(&path)? {
                 total -= len;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes those that are blobs by now: their daemon ended before it did.
+    pub(crate) fn remove_kept(&self, blobs: &Blobs) -> Result<(), ImageError> {
+        for digest in blobs.list()?.iter().filter(|d| digest::is_digest(d)) {
+            remove_idle(&self.path(digest)?)?;
         }
         Ok(())
     }
@@ -148,9 +159,11 @@ impl ImageStore {
             size_bytes,
             hasher: Sha256::new(),
             len_bytes: 0,
+            resumed_bytes: 0,
             space: SpaceGuard::new(),
         };
         partial.read_again()?;
+        partial.resumed_bytes = partial.len_bytes;
         Ok(Some(partial))
     }
 
@@ -164,6 +177,11 @@ impl Partial {
     /// Bytes that are there.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    /// Bytes of those that are there that an earlier download left.
+    pub fn resumed_bytes(&self) -> u64 {
+        self.resumed_bytes
     }
 
     /// Nothing is missing.
@@ -235,6 +253,7 @@ impl Partial {
             .context(|| format!("empty {}", self.path.display()))?;
         self.hasher = Sha256::new();
         self.len_bytes = 0;
+        self.resumed_bytes = 0;
         Ok(())
     }
 
@@ -280,6 +299,39 @@ mod tests {
             .forget_partials(std::slice::from_ref(&digest))
             .unwrap();
         assert_eq!(images.partial(&digest, 11).unwrap().unwrap().len_bytes(), 0);
+    }
+
+    #[test]
+    fn a_wrong_beginning_is_told_from_wrong_content() {
+        let root = tempfile::tempdir().unwrap();
+        let images = store(root.path());
+        let digest = digest::of_bytes(b"hello world");
+        let mut first = images.partial(&digest, 11).unwrap().unwrap();
+        // As a power cut leaves what was not synced.
+        first.append(&[0; 5]).unwrap();
+        drop(first);
+        let mut second = images.partial(&digest, 11).unwrap().unwrap();
+        assert_eq!(second.resumed_bytes(), 5);
+        second.append(b" world").unwrap();
+        assert!(matches!(second.verify(), Err(ImageError::Unverified(_))));
+        assert_eq!((second.len_bytes(), second.resumed_bytes()), (0, 0));
+        second.append(b"hello world").unwrap();
+        second.verify().unwrap();
+    }
+
+    #[test]
+    fn what_is_a_blob_by_now_is_removed_at_the_start() {
+        let root = tempfile::tempdir().unwrap();
+        let images = store(root.path());
+        let (kept, begun) = (digest::of_bytes(b"kept"), digest::of_bytes(b"begun"));
+        for (digest, bytes) in [(&kept, &b"kept"[..]), (&begun, b"begun")] {
+            let mut partial = images.partial(digest, bytes.len() as u64).unwrap();
+            partial.as_mut().unwrap().append(bytes).unwrap();
+        }
+        images.blobs.put(b"kept").unwrap();
+        images.partials.remove_kept(&images.blobs).unwrap();
+        let len = |digest| images.partial(digest, 5).unwrap().unwrap().len_bytes();
+        assert_eq!((len(&kept), len(&begun)), (0, 5));
     }
 
     #[test]
