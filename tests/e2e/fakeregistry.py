@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fake, path = self.fake, self.path
         with fake.lock:
             fake.requests.append(f"{self.command} {path}")
-            fake.headers.append(dict(self.headers))
+            fake.headers.append({name.title(): value for name, value in self.headers.items()})
         try:
             if path.split("?")[0] == "/token":
                 return self.token()

@@ -20,6 +20,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("auth_challenge", auth_challenge),
     ("create_body", create_body),
     ("detach_keys", detach_keys),
     ("fluentd_ack", fluentd_ack),
@@ -35,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mux_frames", mux_frames),
     ("passwd", passwd),
     ("reference", reference),
+    ("registry_manifest", registry_manifest),
     ("tar_reader", tar_reader),
     ("websocket_frames", websocket_frames),
 ];
@@ -71,6 +73,26 @@ pub fn layer_index(data: &[u8]) {
         };
         assert!(at + extent.len_bytes <= end, "content lies in the tar");
     }
+}
+
+/// What a registry wants to know of who asks; the credentials of a client in a header.
+pub fn auth_challenge(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let found = gantry_registry::challenge::parse(&text);
+    assert!(found.len() <= gantry_registry::challenge::MAX_CHALLENGES);
+    let _ = gantry_registry::AuthConfig::from_header(&text);
+}
+
+/// A manifest, an index and a config as a registry sends them.
+pub fn registry_manifest(data: &[u8]) {
+    use gantry_image::registry::{Index, Manifest, PulledImage};
+    if let Ok(index) = Index::parse(data) {
+        let _ = index.choose(&Platform::host());
+    }
+    if let Ok(manifest) = Manifest::parse(data) {
+        assert!(manifest.layers.iter().all(|l| l.digest.len() == 71));
+    }
+    let _ = PulledImage::parse(data.to_vec(), 1);
 }
 
 /// The JSON of a create request, up to what the engine is given.

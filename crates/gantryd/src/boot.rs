@@ -12,7 +12,7 @@ use gantry_engine::{Engine, EngineConfig, PumpKind, Runtimes};
 use gantry_image::ImageStore;
 use gantry_image::layer::Form;
 use gantry_launch::{OverlayMode, Remap};
-use gantry_registry::{Registry, Settings as RegistrySettings};
+use gantry_registry::Registry;
 use gantry_rt::ShardId;
 use gantry_store::Store;
 
@@ -237,7 +237,7 @@ fn steps(config: &Config, ids: Option<remap::Ids>) -> Result<Daemon, BootError> 
     daemon.userns_remap = remap.is_some();
     let context = Arc::new(Context {
         engine: engine.clone(),
-        registry: Registry::new(images.clone(), RegistrySettings::default()),
+        registry: Registry::new(images.clone(), config.registries.clone()),
         images,
         daemon,
         settings: RwLock::new(settings_of(config)),

@@ -38,6 +38,7 @@ pub struct Config {
     pub shards: Option<usize>,
     /// Directories of CDI specifications; none switches them off.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    pub registries: gantry_registry::Settings,
     /// Whose subordinate ids containers get; empty for nobody's.
     pub userns_remap: String,
     /// Longest wait for requests in flight at the end.
@@ -104,14 +105,14 @@ pub fn resolve(flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 /// Keys of daemon.json, each with its flag's value as it is shown in a conflict (`None`: not given).
-fn keys(flags: &Flags) -> [(&'static str, Option<String>); 18] {
+fn keys(flags: &Flags) -> Vec<(&'static str, Option<String>)> {
     let list = |all: &[String]| (!all.is_empty()).then(|| format!("[{}]", all.join(" ")));
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
     let features = (!flags.features.is_empty()).then(|| features::shown(&flags.features));
     let pairs = flags.log_opts.iter().map(|(k, v)| format!("{k}:{v}"));
     let log_opts = (!flags.log_opts.is_empty())
         .then(|| format!("map[{}]", pairs.collect::<Vec<_>>().join(" ")));
-    [
+    let others = [
         ("cdi-spec-dirs", list(&flags.cdi_spec_dirs)),
         ("features", features),
         ("data-root", path(&flags.data_root)),
@@ -134,7 +135,8 @@ fn keys(flags: &Flags) -> [(&'static str, Option<String>); 18] {
             flags.shutdown_timeout_s.map(|n| n.to_string()),
         ),
         ("userns-remap", flags.userns_remap.clone()),
-    ]
+    ];
+    others.into_iter().chain(flags.registries.keys()).collect()
 }
 
 /// The file's settings, all of which are known, built, and not given as flags too.
@@ -234,10 +236,15 @@ pub fn kind_of(value: &Value) -> &'static str {
 }
 
 /// The file's settings, read with their types. `null` is the same as absent.
-struct File<'f>(&'f Map<String, Value>);
+pub(crate) struct File<'f>(&'f Map<String, Value>);
 
-impl File<'_> {
-    fn read<'v, T>(
+impl<'f> File<'f> {
+    #[cfg(test)]
+    pub(crate) fn new(map: &'f Map<String, Value>) -> Self {
+        Self(map)
+    }
+
+    pub(crate) fn read<'v, T>(
         &'v self,
         key: &str,
         go_type: &str,
@@ -258,7 +265,7 @@ impl File<'_> {
         self.read(key, "string", |v| v.as_str().map(str::to_owned))
     }
 
-    fn list(&self, key: &str) -> Result<Option<Vec<String>>, String> {
+    pub(crate) fn list(&self, key: &str) -> Result<Option<Vec<String>>, String> {
         self.read(key, "[]string", |v| {
             let items = v.as_array()?.iter();
             items.map(|i| i.as_str().map(str::to_owned)).collect()
@@ -303,7 +310,7 @@ impl File<'_> {
         })
     }
 
-    fn integer(&self, key: &str) -> Result<Option<i64>, String> {
+    pub(crate) fn integer(&self, key: &str) -> Result<Option<i64>, String> {
         self.read(key, "int", Value::as_i64)
     }
 
@@ -378,6 +385,9 @@ fn merge(flags: &Flags, file: &Map<String, Value>) -> Result<Config, String> {
                 .or(file.text("default-runtime")?),
         )?,
         shards,
+        registries: crate::registries::resolve(&flags.registries, &file, |name| {
+            std::env::var(name).ok()
+        })?,
         cdi_spec_dirs,
         userns_remap: flags
             .userns_remap

@@ -45,6 +45,8 @@ pub struct Flags {
     pub log_format: Option<String>,
     /// `--shutdown-timeout`, seconds
     pub shutdown_timeout_s: Option<i64>,
+    /// Flags of registries
+    pub registries: crate::registries::Flags,
     /// `--shards`, an extension: number of shards
     pub shards: Option<usize>,
     /// `--userns-remap`
@@ -105,12 +107,20 @@ pub const FLAGS: &[(&str, Option<char>, bool)] = &[
     ("group", Some('G'), false),
     ("help", Some('h'), true),
     ("host", Some('H'), false),
+    ("http-proxy", None, false),
+    ("https-proxy", None, false),
+    ("insecure-registry", None, false),
     ("label", None, false),
     ("log-driver", None, false),
     ("log-format", None, false),
     ("log-level", Some('l'), false),
     ("log-opt", None, false),
+    ("max-concurrent-downloads", None, false),
+    ("max-concurrent-uploads", None, false),
+    ("max-download-attempts", None, false),
+    ("no-proxy", None, false),
     ("pidfile", Some('p'), false),
+    ("registry-mirror", None, false),
     ("shards", None, false),
     ("shutdown-timeout", None, false),
     ("userns-remap", None, false),
@@ -249,6 +259,9 @@ fn set(flags: &mut Flags, name: &str, short: Option<char>, value: &str) -> Resul
             flags.shards = Some(number);
         }
         other => {
+            if let Some(read) = flags.registries.set(other, value) {
+                return checked(read);
+            }
             let unbuilt =
                 known::by_flag(other).ok_or_else(|| FlagError::Unknown(other.to_owned()))?;
             if unbuilt.boolean {

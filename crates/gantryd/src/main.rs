@@ -9,6 +9,7 @@ mod known;
 mod listen;
 mod notify;
 mod probe;
+mod registries;
 mod remap;
 mod runtimes;
 mod signals;

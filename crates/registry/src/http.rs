@@ -127,6 +127,33 @@ fn broken(e: &hyper::Error) -> String {
     }
 }
 
+/// The request as it goes on the wire.
+fn request(
+    method: &Method,
+    url: &Url,
+    proxy: Option<&Url>,
+    headers: &HeaderMap,
+    body: ReqBody,
+) -> Result<Request<ReqBody>, RegistryError> {
+    // A proxy of plain HTTP wants the whole URL.
+    let proxy = proxy.filter(|_| !url.https);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(match proxy {
+            Some(_) => url.to_string(),
+            None => url.path_and_query.clone(),
+        })
+        .header(HOST, &url.authority)
+        .header(USER_AGENT, AGENT);
+    if let Some(all) = request.headers_mut() {
+        all.extend(headers.iter().map(|(n, v)| (n.clone(), v.clone())));
+    }
+    if let Some(value) = proxy.and_then(net::proxy_authorization) {
+        request = request.header("Proxy-Authorization", value);
+    }
+    request.body(body).map_err(|e| failed(method, url, e))
+}
+
 impl Http {
     pub(crate) fn new(tls: Arc<ClientConfig>, proxies: Proxies) -> Self {
         Self {
@@ -148,36 +175,28 @@ impl Http {
             Some(text) => Some(Url::parse(text)?),
             None => None,
         };
-        let mut conn = match self.idle_one(url) {
-            Some(conn) => conn,
-            None => self.connect(method, url, proxy.as_ref()).await?,
+        // What may be sent twice is, if a kept connection turns out to be closed, as Go's client does.
+        let again = match &body {
+            ReqBody::Full(bytes) if matches!(*method, Method::GET | Method::HEAD) => {
+                Some(ReqBody::Full(bytes.clone()))
+            }
+            _ => None,
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(match &proxy {
-                // A proxy of plain HTTP wants the whole URL.
-                Some(_) if !url.https => url.to_string(),
-                _ => url.path_and_query.clone(),
-            })
-            .header(HOST, &url.authority)
-            .header(USER_AGENT, AGENT);
-        if let Some(all) = request.headers_mut() {
-            all.extend(headers.iter().map(|(n, v)| (n.clone(), v.clone())));
-        }
-        if let Some(value) = proxy
-            .as_ref()
-            .filter(|_| !url.https)
-            .and_then(net::proxy_authorization)
-        {
-            request = request.header("Proxy-Authorization", value);
-        }
-        let request = request.body(body).map_err(|e| failed(method, url, e))?;
+        let request = request(method, url, proxy.as_ref(), headers, body)?;
+        let (mut conn, kept) = match self.idle_one(url) {
+            Some(conn) => (conn, true),
+            None => (self.connect(method, url, proxy.as_ref()).await?, false),
+        };
         let answer: Response<Incoming> = match conn.try_send_request(request).await {
             Ok(answer) => answer,
             Err(mut e) => {
-                // The server closed a kept connection before it took the request: once more on a new one.
-                let Some(request) = e.take_message() else {
-                    return Err(failed(method, url, broken(e.error())));
+                let unsent = e.take_message();
+                let request = match (unsent, again) {
+                    (Some(request), _) => request,
+                    (None, Some(body)) if kept => {
+                        self::request(method, url, proxy.as_ref(), headers, body)?
+                    }
+                    _ => return Err(failed(method, url, broken(e.error()))),
                 };
                 conn = self.connect(method, url, proxy.as_ref()).await?;
                 let sent = conn.send_request(request).await;

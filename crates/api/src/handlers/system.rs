@@ -25,6 +25,7 @@ pub(super) fn info(call: Call) -> Reply {
         ctx.engine.counts(),
         ctx.images.snapshot().len(),
         &ctx.engine.runtimes(),
+        &ctx.registry.settings(),
     ))
 }
 

@@ -110,11 +110,13 @@ pub fn info(
     counts: Counts,
     images: usize,
     runtimes: &Runtimes,
+    registries: &gantry_registry::Settings,
 ) -> Value {
     let mut document = machine(daemon);
     for part in [
         objects(daemon, settings, counts, images),
         features(daemon, runtimes),
+        registry_settings(registries),
     ] {
         if let (Value::Object(all), Value::Object(part)) = (&mut document, part) {
             all.extend(part);
@@ -138,9 +140,6 @@ fn machine(daemon: &DaemonInfo) -> Value {
         // There are no goroutines; the number of tasks on the shards is what this field is used for.
         "NGoroutines": gantry_rt::stats::snapshot().iter().map(|s| s.tasks_alive).sum::<usize>(),
         "NEventsListener": EVENT_LISTENERS.load(Ordering::Relaxed),
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
         "IPv4Forwarding": std::fs::read("/proc/sys/net/ipv4/ip_forward").is_ok_and(|v| v.starts_with(b"1")),
         "BridgeNfIptables": false,
         "BridgeNfIp6tables": false,
@@ -167,13 +166,42 @@ fn objects(daemon: &DaemonInfo, settings: &Settings, counts: Counts, images: usi
         "ServerVersion": daemon.version,
         "Warnings": (!daemon.warnings.is_empty()).then_some(&daemon.warnings),
         "GenericResources": null,
+    })
+}
+
+/// A proxy without its password.
+fn masked(proxy: &str) -> String {
+    match (proxy.find("://"), proxy.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            format!("{}xxxxx:xxxxx{}", &proxy[..scheme + 3], &proxy[at..])
+        }
+        _ => proxy.to_owned(),
+    }
+}
+
+fn registry_settings(registries: &gantry_registry::Settings) -> Value {
+    let mirrors = &registries.mirrors;
+    let mut indexes = json!({
+        "docker.io": { "Mirrors": mirrors, "Name": "docker.io", "Official": true, "Secure": true },
+    });
+    let mut networks = vec!["::1/128", "127.0.0.0/8"];
+    for entry in &registries.insecure {
+        if entry.contains('/') {
+            networks.push(entry);
+        } else {
+            indexes[entry.as_str()] =
+                json!({ "Mirrors": [], "Name": entry, "Official": false, "Secure": false });
+        }
+    }
+    json!({
+        "HttpProxy": masked(&registries.proxies.http),
+        "HttpsProxy": masked(&registries.proxies.https),
+        "NoProxy": registries.proxies.none,
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {
-            "IndexConfigs": {
-                "docker.io": { "Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true },
-            },
-            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
-            "Mirrors": null,
+            "IndexConfigs": indexes,
+            "InsecureRegistryCIDRs": networks,
+            "Mirrors": (!mirrors.is_empty()).then_some(mirrors),
         },
     })
 }

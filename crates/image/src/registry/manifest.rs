@@ -78,6 +78,11 @@ pub struct Manifest {
 }
 
 fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, ImageError> {
+    // A list would be taken for the fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        let text = format!("invalid {what}: it is no JSON object");
+        return Err(ImageError::InvalidReference(text));
+    }
     serde_json::from_slice(bytes)
         .map_err(|e| ImageError::InvalidReference(format!("invalid {what}: {e}")))
 }
