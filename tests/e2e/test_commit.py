@@ -186,3 +186,12 @@ def test_an_export_can_be_imported(engine, box):
     engine.ok("create", "--name", "back", "back:1", "true")
     ours = members(engine.http("GET", "/v1.48/containers/back/export")[2])
     assert ours["d/f"].size == 3 and ours["d"].type == DIR
+
+
+def test_the_size_of_changes(engine):
+    """A file with two names counts once, a link as long as what it says."""
+    engine.ok("run", "--name", "sized", "--network", "none", "busybox", "sh", "-c",
+              "mkdir /s; head -c 1000 /dev/zero >/s/a; ln /s/a /s/b; ln -s 12345 /s/l; rm /etc/group")
+    rows = engine.json("GET", "/v1.48/containers/json?all=1&size=1")[1]
+    assert [row["SizeRw"] for row in rows] == [1005]
+    assert engine.json("GET", "/v1.48/containers/sized/json?size=1")[1]["SizeRw"] == 1005

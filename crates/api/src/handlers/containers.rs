@@ -147,9 +147,12 @@ pub(super) async fn sizes_of(call: &Call, view: &ContainerView) -> Result<Sizes,
     })
 }
 
-/// Bytes of regular files below a directory. What vanishes while it is read counts nothing.
+/// Bytes of the files and links below a directory, a file with several names once, as dockerd counts. What vanishes while it
+/// is read counts nothing.
 pub(super) fn tree_size(root: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
     let mut total = 0;
+    let mut linked = std::collections::HashSet::new();
     let mut pending = vec![root.to_path_buf()];
     while let Some(directory) = pending.pop() {
         let Ok(entries) = std::fs::read_dir(&directory) else {
@@ -158,7 +161,9 @@ pub(super) fn tree_size(root: &std::path::Path) -> u64 {
         for entry in entries.flatten() {
             match entry.metadata() {
                 Ok(meta) if meta.is_dir() => pending.push(entry.path()),
-                Ok(meta) if meta.is_file() => total += meta.len(),
+                Ok(meta) if meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())) => {
+                    total += meta.len();
+                }
                 _ => {}
             }
         }
