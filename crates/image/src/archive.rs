@@ -198,6 +198,18 @@ pub(crate) fn is_plain(file: &mut File) -> io::Result<bool> {
     Ok(packing(&start) == Packing::Plain)
 }
 
+/// Whether a stream is plain, and the stream from its start.
+pub(crate) fn plain_or_not(mut source: impl Read) -> Result<(bool, impl Read), ImageError> {
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    source
+        .by_ref()
+        .take(MAGIC_BYTES as u64)
+        .read_to_end(&mut start)
+        .map_err(ImageError::reading)?;
+    let plain = packing(&start) == Packing::Plain;
+    Ok((plain, io::Cursor::new(start).chain(source)))
+}
+
 /// gzip, bzip2, xz, zstd or plain, by the first bytes. An output over the layer limit ends as an error, never as a short read.
 pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ImageError> {
     let mut start = Vec::with_capacity(MAGIC_BYTES);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use crate::archive::{decompress, spool_failed};
+use crate::archive::{decompress, plain_or_not, spool_failed};
 use crate::digest::HashingReader;
 use crate::load::NewImage;
 use crate::model::{ConfigFile, History, RootFs};
@@ -88,6 +88,7 @@ impl ImageStore {
         packed: Packed,
         pins: &mut Pins<'_>,
     ) -> Result<(String, LayerRecord), ImageError> {
+        let (plain, reader) = plain_or_not(reader)?;
         let (scratch, file) = self.blobs.scratch()?;
         let mut raw = HashingReader::new(Tee {
             inner: reader,
@@ -95,8 +96,11 @@ impl ImageStore {
             space: SpaceGuard::new(),
         });
         let staged = match packed {
-            Packed::AsFound => self.layers.stage(&mut decompress(&mut raw)?, None)?,
-            Packed::Plain => self.layers.stage_kept(&mut raw, &scratch.path, None)?,
+            Packed::AsFound if !plain => self.layers.stage(&mut decompress(&mut raw)?, None)?,
+            // What is kept of a plain one is the layer already.
+            Packed::AsFound | Packed::Plain => {
+                self.layers.stage_kept(&mut raw, &scratch.path, None)?
+            }
         };
         io::copy(&mut raw, &mut io::sink()).map_err(|e| spool_failed(e, "keep the layer"))?;
         let (blob, _) = raw.finish();
