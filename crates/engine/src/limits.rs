@@ -21,6 +21,7 @@ pub fn limits() -> Vec<(&'static str, u64)> {
         ("output_buffer_bytes", shm::RING_BUFFER_BYTES),
         ("unfinished_line_bytes", shm::CARRY_BYTES),
         ("log_writer_threads", gantry_rt::workers::LOG_WRITERS),
+        ("log_line_most_bytes", gantry_stream::MAX_LINE_BYTES),
         ("log_batch_bytes", gantry_logs::BATCH_BYTES),
         (
             "removed_log_segments_per_container",

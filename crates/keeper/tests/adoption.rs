@@ -102,6 +102,7 @@ fn ring_with_output(slot: u32, generation: u16, client: &KeeperClient) -> RingMa
         raw_bytes: [0; 2],
         lost: Lost::default(),
         spill_end: 0,
+        long_carry: [0; 2],
     };
     journal.commit(slot, &commit).expect("commit");
     ring

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use gantry_keeper_proto::shm::CARRY_BYTES;
+use gantry_stream::MAX_LINE_BYTES;
+
 /// Options of every driver that writes files.
 const FILE_OPTIONS: &[&str] = &[
     "max-size",
@@ -9,6 +12,7 @@ const FILE_OPTIONS: &[&str] = &[
     "compress",
     "mode",
     "max-buffer-size",
+    "max-line-size",
 ];
 /// Options that the caller turns into attributes of the records.
 const ATTRIBUTE_OPTIONS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
@@ -74,6 +78,9 @@ pub enum BadOption {
     /// max-buffer-size is no size.
     #[error("error parsing option max-buffer-size: {0}")]
     Buffer(Box<BadOption>),
+    /// max-line-size is no size, or out of its range.
+    #[error("max-line-size must be between 16k and 1m: {0}")]
+    Line(String),
     /// A regular expression of labels-regex or env-regex.
     #[error("error parsing regexp: {1}: `{0}`")]
     Pattern(String, String),
@@ -95,6 +102,8 @@ pub struct FileOptions {
     pub max_files: u32,
     /// Rotated files are compressed.
     pub compress: bool,
+    /// Longer lines are cut into parts; `None`: where Docker cuts.
+    pub max_line_bytes: Option<usize>,
     /// Added to every record.
     pub attrs: BTreeMap<String, String>,
 }
@@ -111,6 +120,7 @@ impl FileOptions {
         })?;
         let mut options = FileOptions {
             max_files: 1,
+            max_line_bytes: max_line(&opts)?,
             ..FileOptions::default()
         };
         if let Some(text) = opts.get("max-size") {
@@ -146,6 +156,7 @@ impl FileOptions {
             max_size_bytes: Some(LOCAL_MAX_SIZE_BYTES),
             max_files: LOCAL_MAX_FILES,
             compress: true,
+            max_line_bytes: max_line(&opts)?,
             attrs: BTreeMap::new(),
         };
         let bad = |name, text: &str, e| BadOption::Value(name, text.to_owned(), Box::new(e));
@@ -165,6 +176,19 @@ impl FileOptions {
             false => Ok(options),
         }
     }
+}
+
+/// Ours, not Docker's: how long a record may be.
+fn max_line(opts: &BTreeMap<&str, &str>) -> Result<Option<usize>, BadOption> {
+    let Some(text) = opts.get("max-line-size") else {
+        return Ok(None);
+    };
+    let bytes = parse_size(text, 1024.0)
+        .ok()
+        .and_then(|n| usize::try_from(n).ok());
+    let fits = bytes.filter(|n| (CARRY_BYTES..=MAX_LINE_BYTES).contains(n));
+    fits.map(Some)
+        .ok_or_else(|| BadOption::Line((*text).to_owned()))
 }
 
 /// Go's `strconv.Atoi`; what is too large is the largest number.

@@ -109,6 +109,7 @@ async fn serve(dir: PathBuf, keeper: String) {
         let config = IoConfig {
             tty: false,
             sink: Some(Box::new(log)),
+            long_lines: None,
             buffer: buffered.then(|| LogBufferConfig {
                 path: file_of(&dir, "spill", slot),
                 max_bytes: u64::MAX,

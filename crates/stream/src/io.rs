@@ -2,6 +2,7 @@
 
 mod buffer;
 mod bulk;
+mod carries;
 mod output;
 mod replay;
 mod say;
@@ -10,6 +11,7 @@ mod stdin;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ use self::buffer::LogBuffer;
 pub use self::buffer::LogBufferConfig;
 pub use self::bulk::{BULK_BYTES, BULK_CLIENTS};
 use self::bulk::{Mode, Pace};
+use self::carries::LongCarries;
+pub use self::carries::MAX_LINE_BYTES;
 use crate::pump::Pump;
 use crate::queue::Queue;
 use crate::signal::Signal;
@@ -40,6 +44,8 @@ pub struct IoConfig {
     pub sink: Option<Box<dyn LogSink>>,
     /// The container does not wait for its log; what waits is kept there.
     pub buffer: Option<LogBufferConfig>,
+    /// For a log with longer lines than Docker's: where unfinished ones are kept.
+    pub long_lines: Option<PathBuf>,
 }
 
 /// The daemon's ends of a container's pipes, or its terminal.
@@ -77,6 +83,7 @@ pub struct ContainerIo {
     streams: RefCell<[Reading; 2]>,
     sink: RefCell<Option<Box<dyn LogSink>>>,
     buffer: Option<Rc<LogBuffer>>,
+    long_carries: Option<LongCarries>,
     /// A task waits to say what was lost.
     saying: Cell<bool>,
     dirty: Cell<bool>,
@@ -108,9 +115,12 @@ impl std::fmt::Debug for ContainerIo {
 
 impl ContainerIo {
     /// For a new container: the journal slot is emptied.
-    pub fn new(pump: &Rc<Pump>, slot: u32, config: IoConfig) -> io::Result<Rc<ContainerIo>> {
+    pub fn new(pump: &Rc<Pump>, slot: u32, mut config: IoConfig) -> io::Result<Rc<ContainerIo>> {
         let generation = pump.journal()?.reset(slot).map_err(io::Error::other)?;
-        let io = Self::build(pump, slot, generation, config, SlotState::default())?;
+        let mut state = SlotState::default();
+        let long_carries = config.long_lines.take();
+        let long_carries = long_carries.map(|path| LongCarries::load(path, &mut state));
+        let io = Self::build(pump, slot, generation, config, long_carries, state)?;
         // Where the log begins is recorded before anything is written to it: what a kill leaves of the first batch
         // must be told from what an earlier run left.
         io.commit(0, 0)?;
@@ -122,6 +132,8 @@ impl ContainerIo {
     pub fn adopt(pump: &Rc<Pump>, slot: u32, mut config: IoConfig) -> io::Result<Rc<ContainerIo>> {
         let journal = pump.journal()?;
         let mut state = journal.load(slot).map_err(io::Error::other)?;
+        let long_carries = config.long_lines.take();
+        let long_carries = long_carries.map(|path| LongCarries::load(path, &mut state));
         let journaled = state.lost;
         if config.buffer.is_some() && state.lost.reason == LOST_IN_BUFFER {
             state.lost = Lost::default();
@@ -131,7 +143,7 @@ impl ContainerIo {
         }
         state.lost = journaled;
         let generation = journal.generation(slot).map_err(io::Error::other)?;
-        Self::build(pump, slot, generation, config, state)
+        Self::build(pump, slot, generation, config, long_carries, state)
     }
 
     fn build(
@@ -139,6 +151,7 @@ impl ContainerIo {
         slot: u32,
         generation: u16,
         config: IoConfig,
+        long_carries: Option<LongCarries>,
         mut state: SlotState,
     ) -> io::Result<Rc<ContainerIo>> {
         let journal = pump.journal()?;
@@ -158,6 +171,7 @@ impl ContainerIo {
             streams: RefCell::default(),
             sink: RefCell::new(config.sink),
             buffer: buffer.clone(),
+            long_carries,
             saying: Cell::new(false),
             dirty: Cell::new(false),
             batch: RefCell::default(),
@@ -306,6 +320,9 @@ impl ContainerIo {
             }
             buffer.unlink();
         }
+        if let Some(carries) = &self.long_carries {
+            carries.unlink();
+        }
         self.say_lost_later();
         for client in self.clients.borrow().iter() {
             client.end();
@@ -336,6 +353,12 @@ impl ContainerIo {
         // The present one counts what it took.
         self.commit_now()?;
         let mut state = self.journal.load(self.slot).map_err(io::Error::other)?;
+        if let Some(sink) = self.sink.borrow().as_ref() {
+            // Also where it is too long for the journal.
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                state.carry[stream.index()].bytes = sink.carry(stream).0.to_vec();
+            }
+        }
         if let Some(buffer) = &self.buffer {
             return self.replace_buffered(buffer, log, &mut state);
         }

@@ -26,7 +26,9 @@ pub mod websocket;
 
 pub use backend::PumpKind;
 pub use gantry_keeper_proto::shm::Stream;
-pub use io::{BULK_BYTES, BULK_CLIENTS, ContainerIo, IoConfig, LogBufferConfig, StreamFds};
+pub use io::{
+    BULK_BYTES, BULK_CLIENTS, ContainerIo, IoConfig, LogBufferConfig, MAX_LINE_BYTES, StreamFds,
+};
 pub use pump::{Pump, PumpStats, Step};
 pub use queue::Flushed;
 pub use signal::Signal;

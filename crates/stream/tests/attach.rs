@@ -42,6 +42,7 @@ fn printer(pump: &Rc<Pump>, slot: u32, bytes: usize) -> (Rc<ContainerIo>, Arc<At
     let config = IoConfig {
         tty: false,
         sink: None,
+        long_lines: None,
         buffer: None,
     };
     let io = ContainerIo::new(pump, slot, config).expect("io");
@@ -180,6 +181,7 @@ fn output_that_others_hold_open_can_be_given_up() {
         let config = IoConfig {
             tty: false,
             sink: None,
+            long_lines: None,
             buffer: None,
         };
         let io = ContainerIo::new(&pump, 0, config).expect("io");

@@ -37,6 +37,7 @@ fn io(pump: &Rc<Pump>) -> Rc<ContainerIo> {
     let config = IoConfig {
         tty: false,
         sink: None,
+        long_lines: None,
         buffer: None,
     };
     ContainerIo::new(pump, 0, config).expect("io")

@@ -168,6 +168,7 @@ pub(super) async fn remove_left_spills(shard: &Rc<ShardEngine>, containers: &[Rc
             let file = file.map_err(failed)?;
             let name = file.file_name();
             let of = name.to_str().and_then(|n| n.strip_prefix("spill-"));
+            let of = of.map(|id| id.strip_suffix(".lines").unwrap_or(id));
             let container = of.map(|id| exec::parse_key(id).map_or(id, |(container, _)| container));
             if container.is_some_and(|id| ended.contains(id)) {
                 std::fs::remove_file(file.path()).map_err(failed)?;

@@ -31,9 +31,14 @@ pub(crate) fn streams(
 ) -> Result<Streams, EngineError> {
     let tty = container.fixed.config.tty;
     let make = |sink| {
-        let buffer = logs::buffer(container);
-        make(IoConfig { tty, sink, buffer })
-            .map_err(|e| EngineError::io("take over a container's streams", e))
+        let (buffer, long_lines) = (logs::buffer(container), logs::long_lines(container));
+        make(IoConfig {
+            tty,
+            sink,
+            buffer,
+            long_lines,
+        })
+        .map_err(|e| EngineError::io("take over a container's streams", e))
     };
     let error = match logs::open_sink(container) {
         Ok(Some((sink, log))) => match make(Some(sink)) {

@@ -172,6 +172,14 @@ pub(crate) fn open_sink(container: &Container) -> Result<Option<OpenSink>, Engin
     Ok(Some((Box::new(file), state)))
 }
 
+/// Where unfinished lines are kept of a log whose lines may be longer than the journal takes.
+pub(crate) fn long_lines(container: &Container) -> Option<PathBuf> {
+    let log = &container.fixed.host.log;
+    log.options.get("max-line-size")?;
+    let exec_root = &container.shard.shared.config.exec_root;
+    Some(exec_root.join(format!("spill-{}.lines", container.id)))
+}
+
 /// Where output waits for the log of a container that must not wait for it.
 pub(crate) fn buffer(container: &Container) -> Option<LogBufferConfig> {
     let max_bytes = gantry_logs::buffer_bytes(&pairs(&container.fixed.host.log).collect())?;

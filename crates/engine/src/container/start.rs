@@ -171,6 +171,7 @@ fn take_over(
         tty: container.fixed.config.tty,
         sink,
         buffer: logs::buffer(container),
+        long_lines: logs::long_lines(container),
     };
     let io_error = |e| EngineError::io("take over a container's streams", e);
     let io = ContainerIo::new(&keeper.pump, launched.process.slot, config).map_err(io_error)?;

@@ -64,6 +64,7 @@ async fn adopt(
     let streams = IoConfig {
         tty: found.tty,
         sink: None,
+        long_lines: None,
         buffer: None,
     };
     let io = ContainerIo::adopt(&link.pump, found.slot, streams).map_err(io_error)?;

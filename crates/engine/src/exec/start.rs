@@ -183,6 +183,7 @@ fn take_over(
     let config = IoConfig {
         tty: exec.config().tty,
         sink: None,
+        long_lines: None,
         buffer: None,
     };
     let io = ContainerIo::new(&keeper.pump, launched.slot, config).map_err(io_error)?;

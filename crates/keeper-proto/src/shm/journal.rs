@@ -30,7 +30,8 @@ const W_PARTIAL_TIME: usize = 7;
 const W_RAW: usize = 9;
 const W_LOST: usize = 11;
 const W_SPILL_END: usize = 14;
-const _: () = assert!((W_SPILL_END + 1) * 8 <= HALF_BYTES);
+const W_LONG: usize = 15;
+const _: () = assert!((W_LONG + 1) * 8 <= HALF_BYTES);
 
 /// The piece of a line that is not yet a log record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct SlotCommit<'a> {
     pub spill_end: u64,
     /// Unfinished lines and the time of their first partial record, by stream.
     pub carry: [(&'a [u8], u64); 2],
+    /// Of a carry that is too long for the journal: where it is, in numbers that the daemon knows (0: it is here).
+    pub long_carry: [u32; 2],
     /// Bytes seen so far, by stream.
     pub raw_bytes: [u64; 2],
     /// What the log has still to say is missing in it.
@@ -96,6 +99,8 @@ pub struct SlotState {
     pub spill_end: u64,
     /// See [`SlotCommit`].
     pub carry: [Carry; 2],
+    /// See [`SlotCommit`].
+    pub long_carry: [u32; 2],
     /// See [`SlotCommit`].
     pub raw_bytes: [u64; 2],
     /// See [`SlotCommit`].
@@ -160,6 +165,7 @@ impl JournalMap {
             spill_offset: 0,
             spill_end: 0,
             carry: [(&[], 0), (&[], 0)],
+            long_carry: [0; 2],
             raw_bytes: [0; 2],
             lost: Lost::default(),
         };
@@ -189,6 +195,8 @@ impl JournalMap {
         set(W_LOG_ID, commit.log_id);
         set(W_SPILL, commit.spill_offset);
         set(W_SPILL_END, commit.spill_end);
+        let [stdout, stderr] = commit.long_carry.map(u64::from);
+        set(W_LONG, stdout | stderr << 32);
         set(W_LOST, commit.lost.records);
         set(W_LOST + 1, commit.lost.bytes);
         set(W_LOST + 2, commit.lost.reason);
@@ -221,6 +229,7 @@ impl JournalMap {
             log_id: get(W_LOG_ID),
             spill_offset: get(W_SPILL),
             spill_end: get(W_SPILL_END),
+            long_carry: [get(W_LONG) as u32, (get(W_LONG) >> 32) as u32],
             lost: Lost {
                 records: get(W_LOST),
                 bytes: get(W_LOST + 1),

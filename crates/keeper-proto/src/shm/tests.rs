@@ -10,6 +10,7 @@ fn commit<'a>(epoch: u64, seq: u64, carry: &'a [u8]) -> SlotCommit<'a> {
         log_id: 9,
         spill_offset: 11,
         spill_end: 12,
+        long_carry: [13, 14],
         carry: [(carry, 5), (b"", 0)],
         raw_bytes: [1, 2],
         lost: Lost {
@@ -45,6 +46,7 @@ fn commits_are_read_back_and_reset_changes_the_generation() {
     );
     assert_eq!(state.lost, commit(0, 0, b"").lost);
     assert_eq!((state.spill_offset, state.spill_end), (11, 12));
+    assert_eq!(state.long_carry, [13, 14]);
     assert_eq!(journal.committed_seq(4095, 3).expect("seq"), 10);
     assert_eq!(journal.committed_seq(4095, 4).expect("seq"), 0);
     assert_ne!(journal.reset(4095).expect("reset"), first);

@@ -155,7 +155,12 @@ impl Compressor {
 
 /// Opens everything while the log is known to be there.
 fn next(files: &SharedFiles, temporary: &Path) -> io::Result<Option<Job>> {
-    let files = files.lock();
+    let shared = files;
+    let files = shared.lock();
+    if shared.is_uncommitted() {
+        // The commit begins this again.
+        return Ok(None);
+    }
     let Some((id, path)) = files.to_compress()? else {
         return Ok(None);
     };

@@ -141,7 +141,11 @@ impl Disk {
 
     fn rotate(&mut self, last_time_ns: u64) -> io::Result<Change> {
         self.output.seal(last_time_ns)?;
-        let opened = self.files.lock().rotate(self.committed_id)?;
+        let opened = {
+            let mut files = self.files.lock();
+            self.files.set_uncommitted(true);
+            files.rotate(self.committed_id)?
+        };
         let next = Output::open(opened, None)?;
         let old = std::mem::replace(&mut self.output, next);
         Ok(Change::Next {

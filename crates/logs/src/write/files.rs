@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::numbered::{self, Numbered};
@@ -21,11 +22,20 @@ pub(crate) enum Files {
 /// The files of a log as its writer, which may be on another thread, its compression and its readers share them. Who holds
 /// the lock sees or changes names.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedFiles(Arc<Mutex<Files>>);
+pub(crate) struct SharedFiles(Arc<Mutex<Files>>, Arc<AtomicBool>);
 
 impl SharedFiles {
     pub(crate) fn new(files: Files) -> SharedFiles {
-        SharedFiles(Arc::new(Mutex::new(files)))
+        SharedFiles(Arc::new(Mutex::new(files)), Arc::default())
+    }
+
+    /// A rotation that is not committed: recovery may need every file as it is.
+    pub(crate) fn set_uncommitted(&self, uncommitted: bool) {
+        self.1.store(uncommitted, Ordering::Release);
+    }
+
+    pub(crate) fn is_uncommitted(&self) -> bool {
+        self.1.load(Ordering::Acquire)
     }
 
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Files>> {

@@ -19,13 +19,29 @@ struct Partial {
 }
 
 /// Cuts output where Docker cuts it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines {
     partial: [Partial; 2],
+    max_bytes: usize,
     last_time_ns: u64,
 }
 
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines::new(CARRY_BYTES)
+    }
+}
+
 impl Lines {
+    /// Lines are cut at so many bytes.
+    pub(super) fn new(max_bytes: usize) -> Lines {
+        Lines {
+            partial: Default::default(),
+            max_bytes,
+            last_time_ns: 0,
+        }
+    }
+
     /// Times go on after this one, unless it is so far ahead that the clock must have been set back since, or the file is
     /// damaged.
     pub(super) fn go_on_after(&mut self, time_ns: u64) {
@@ -60,7 +76,7 @@ impl Lines {
             rest = &rest[n + 1..];
             let time_ns = self.next_time(now_ns);
             let partial = &self.partial[stream.index()];
-            if partial.carry.is_empty() && partial.time_ns == 0 && text.len() < CARRY_BYTES {
+            if partial.carry.is_empty() && partial.time_ns == 0 && text.len() < self.max_bytes {
                 put(whole(stream, text, time_ns));
                 continue;
             }
@@ -87,8 +103,9 @@ impl Lines {
         put: &mut impl FnMut(Line<'_>),
     ) {
         let partial = &mut self.partial[stream.index()];
-        while partial.carry.len() + piece.len() >= CARRY_BYTES {
-            let (head, rest) = piece.split_at(CARRY_BYTES - partial.carry.len());
+        while partial.carry.len() + piece.len() >= self.max_bytes {
+            let room = self.max_bytes.saturating_sub(partial.carry.len());
+            let (head, rest) = piece.split_at(room);
             partial.carry.extend_from_slice(head);
             partial.put(stream, time_ns, put);
             piece = rest;

@@ -94,7 +94,9 @@ impl FileLog {
         compress::remove_left_over(path)?;
         let output = Output::open(files.open()?, None)?;
         let segment = new_segment(output.new_segment(0));
-        let mut lines = Lines::default();
+        let mut lines = options
+            .max_line_bytes
+            .map_or_else(Lines::default, Lines::new);
         lines.go_on_after(output.last_time_ns);
         let encoder = match format {
             Format::Json => Encoder::json(&options.attrs),
@@ -416,6 +418,7 @@ impl LogSink for FileLog {
         if let Some(disk) = &mut self.disk {
             disk.committed_id = self.position.file_id;
             disk.untold_commit = true;
+            disk.files.set_uncommitted(false);
             if !self.detached {
                 disk.tell_commit();
             }

@@ -16,8 +16,9 @@ use super::disk::NewSegment;
 use super::encoder::Encoder;
 use super::files::Opened;
 
-/// Looked at for the time of the last records: most are short, and none of ours is longer than the second.
-const TAIL_BYTES: [u64; 2] = [4 * 1024, 256 * 1024];
+/// Looked at for the time of the last records: most are short, and only those that max-line-size allows are longer than the
+/// second.
+const TAIL_BYTES: [u64; 3] = [4 * 1024, 256 * 1024, 8 * 1024 * 1024];
 /// Read at once when all records are looked at.
 const SCAN_BYTES: usize = 256 * 1024;
 

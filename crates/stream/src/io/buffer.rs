@@ -339,13 +339,17 @@ impl LogBuffer {
         let written = self.writing_bytes.replace(0);
         let left = self.waiting_bytes.get().saturating_sub(written);
         self.note_logged(sink);
-        let mut spill = self.spill.borrow_mut();
+        let spill = self.spill.borrow();
         let empty = spill
             .as_ref()
             .is_none_or(|s| s.reader.offset() >= s.writer.end());
         self.waiting_bytes.set(if empty { 0 } else { left });
-        if let Some(spill) = &mut *spill {
-            spill.release(empty);
+    }
+
+    /// What was written is committed.
+    fn release(&self) {
+        if let Some(spill) = &mut *self.spill.borrow_mut() {
+            spill.release(spill.reader.offset() >= spill.writer.end());
         }
     }
 
@@ -493,10 +497,15 @@ impl ContainerIo {
             well = result.is_ok();
             buffer.written(&**sink);
         }
-        if !self.closed.get()
-            && let Err(error) = self.commit_now()
-        {
-            tracing::error!(slot = self.slot, %error, "how far a log is written could not be noted");
+        let committed = match self.closed.get() {
+            true => Ok(()),
+            false => self.commit_now(),
+        };
+        match committed {
+            Ok(()) => buffer.release(),
+            Err(error) => {
+                tracing::error!(slot = self.slot, %error, "how far a log is written could not be noted");
+            }
         }
         if let Some(sink) = &mut *self.sink.borrow_mut() {
             sink.committed();

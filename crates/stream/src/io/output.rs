@@ -116,9 +116,11 @@ impl ContainerIo {
                 self.say_lost_later();
             }
         }
+        let (carry, long_carry) = self.keep_carries(carry);
         let commit = SlotCommit {
             ring_epoch,
             cq_seq,
+            long_carry,
             log_bytes: position.bytes,
             log_id: position.file_id,
             spill_offset: self.spill_offset.get(),
@@ -136,12 +138,21 @@ impl ContainerIo {
         Ok(())
     }
 
+    fn keep_carries<'a>(&self, carry: [(&'a [u8], u64); 2]) -> ([(&'a [u8], u64); 2], [u32; 2]) {
+        match &self.long_carries {
+            Some(carries) => carries.keep(carry),
+            None => (carry, [0; 2]),
+        }
+    }
+
     /// What was taken is in the spill, and the log is as far as its last write.
     fn commit_buffer(&self, buffer: &LogBuffer, ring_epoch: u64, cq_seq: u64) -> io::Result<()> {
         let committed = buffer.committed(|position, carry, (spill_offset, spill_end), lost| {
+            let (carry, long_carry) = self.keep_carries(carry);
             let commit = SlotCommit {
                 ring_epoch,
                 cq_seq,
+                long_carry,
                 log_bytes: position.bytes,
                 log_id: position.file_id,
                 spill_offset,
