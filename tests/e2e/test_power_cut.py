@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 
+import fakeregistry
 import mkimage
 import pytest
 import registries
@@ -277,3 +278,16 @@ def test_each_image_is_whole_or_absent(scenario, roots, base_layer):
                 eng.start()
             check(eng, scenario)
             check_again(eng, scenario)
+
+
+def test_a_download_whose_beginning_was_lost_is_fetched_again(roots, base_layer):
+    """Its bytes are not synced while it goes on; what is there may be anything."""
+    with fakeregistry.FakeRegistry() as fake, roots.daemon() as eng:
+        manifest = fake.image("lost", "1", [base_layer])
+        digest = manifest["layers"][0]["digest"]
+        partial = eng.data_root / "content/partial" / digest.removeprefix("sha256:")
+        partial.write_bytes(bytes(1000))
+        status, stream = registries.pull(eng, f"{fake.host}/lost", "1")
+        assert status == 200 and "errorDetail" not in stream[-1], stream
+        assert layers_of(eng, f"{fake.host}/lost:1")
+        assert fake.count(f"GET .*{digest}") == 2 and not partial.exists()
