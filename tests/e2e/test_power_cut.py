@@ -222,6 +222,13 @@ def check(eng, scenario):
     return found is not None
 
 
+def check_cut(eng, scenario):
+    """The same, and an image that is being made has its name from the start."""
+    if scenario.makes:
+        assert all(image["RepoTags"] for image in eng.json("GET", "/images/json?all=1")[1])
+    return check(eng, scenario)
+
+
 def check_again(eng, scenario):
     """The same request makes it right."""
     scenario.act(eng)
@@ -261,7 +268,7 @@ def test_each_image_is_whole_or_absent(scenario, roots, base_layer):
     for state in sorted({*spread(states, CUTS), *answered}):
         print("at", state.name)
         with roots.daemon(filled_from(out, state)) as eng:
-            here = check(eng, scenario)
+            here = check_cut(eng, scenario)
             seen.add(here)
             if state in answered:
                 assert here == scenario.makes, "what was answered is not so"
@@ -276,7 +283,7 @@ def test_each_image_is_whole_or_absent(scenario, roots, base_layer):
             if not eng.alive():
                 eng.process.wait()
                 eng.start()
-            check(eng, scenario)
+            check_cut(eng, scenario)
             check_again(eng, scenario)
 
 

@@ -244,8 +244,15 @@ impl ImageStore {
         record.blobs.extend(blobs);
         record.blobs.sort();
         record.blobs.dedup();
+        if !tags.is_empty() {
+            record.last_tagged_unix_ns = tagged_unix_ns.unwrap_or(record.last_tagged_unix_ns);
+        }
+        // With its names at once: nobody, and no end of the daemon, sees it without them.
         let mut batch = Batch::new();
         batch.put(Table::Images, &id, to_json::<ImageRecord>(&record)?);
+        for tag in tags {
+            batch.put(Table::Tags, tag.full(), id.as_str());
+        }
         let mut known = BTreeMap::new();
         for (diff_id, mut layer) in layers {
             if let Some(first) = state.layers.get(&diff_id) {
@@ -261,12 +268,10 @@ impl ImageStore {
         state.images.insert(id.clone(), record);
         let mut snapshot = (*self.snapshot()).clone();
         snapshot.put(image, false);
+        let name = |tag: &Reference| snapshot.tags.insert(tag.full(), id.clone());
+        let had = tags.iter().map(name);
+        let replaced = had.map(|old| old.filter(|old| *old != id)).collect();
         self.publish(snapshot);
-        // Under the same lock: no removal comes between an image and its names.
-        let replaced = tags
-            .iter()
-            .map(|tag| self.set_tag(&mut state, &id, tag, tagged_unix_ns));
-        let replaced = replaced.collect::<Result<_, _>>()?;
         Ok((id, replaced))
     }
 }
