@@ -4,6 +4,8 @@
 # The real dockerd takes part when SIDROOT names a chroot with it and PEER_DOCKERD the script
 # `dockerd.sh NAME` that starts it there and prints "up" (socket $SIDROOT/srv/bench/NAME.sock,
 # engine cgroup densebench-NAME). The peer gets a network namespace of its own.
+# Cases of images (`image-...`, also without --cases) need Debian's docker-registry and zstd; what the engines load and pull is
+# made once in PERF_SOURCES (/dev/shm; 2 GiB), which is to be another file system than PERF_DIR.
 # Output: Markdown with medians, ratios, raw samples, and the syscalls, clones, mounts and descriptors of a life,
 # counted by strace; add it to perf/RESULTS.md.
 set -eu
@@ -14,7 +16,7 @@ base=/sys/fs/cgroup/cpuacct; [ -d $base ] || base=/sys/fs/cgroup
 dir=$(mktemp -d "${PERF_DIR:-/var/tmp}/gantry-perf-XXXXXX")
 cg=$base/gantry-perf-$$
 mkdir "$cg"
-peer= ; netns=
+peer= ; netns= ; sources= ; registries=
 finish() {
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
@@ -25,6 +27,8 @@ finish() {
         while [ -S "$bench/$peer.sock" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
         kill "$(cat "$bench/$peer.containerd.pid")" 2>/dev/null || true
     fi
+    for one in $registries; do kill "$one" 2>/dev/null || true; wait "$one" 2>/dev/null || true; done
+    [ -z "$sources" ] || rm -rf "$sources"
     [ -z "$netns" ] || ip netns del "$netns" || true
     i=0
     until rmdir "$cg" 2>/dev/null || [ $i -ge 50 ]; do sleep 0.1; i=$((i + 1)); done
@@ -46,14 +50,47 @@ done
 # are put back, or what they do would not be counted.
 for keeper in $(pgrep -P $pid -x gantry-keeper); do echo "$keeper" >"$cg/cgroup.procs"; done
 [ "$(wc -l <"$cg/cgroup.procs")" -gt 1 ] || { echo "no keeper was found beside gantryd" >&2; exit 1; }
-set -- --engine "gantry=$dir/g.sock,cgroup=$cg" "$@"
+# Does one of the cases need images?
+images=
+case " $* " in
+    *" --cases "*image-*) images=1 ;;
+    *" --cases "*) ;;
+    *) if command -v docker-registry >/dev/null; then images=1; else echo "no docker-registry: no cases of images" >&2; fi ;;
+esac
+# registry NAME [COMMAND...]: one that COMMAND starts; all have the same content.
+registry() {
+    mkdir -p "$sources/$1"
+    cat >"$sources/$1/conf.yml" <<EOF
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: $sources/registry}}
+http: {addr: '127.0.0.1:$port'}
+EOF
+    conf=$sources/$1/conf.yml; shift
+    "$@" docker-registry serve "$conf" >"$conf.log" 2>&1 &
+    registries="$registries $!"
+}
+registry_option=
+if [ -n "$images" ]; then
+    sources=$(mktemp -d "${PERF_SOURCES:-/dev/shm}/gantry-images-XXXXXX")
+    perf/images.py make "$sources"
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    registry gantry
+    i=0
+    until curl -sf "http://127.0.0.1:$port/v2/" >/dev/null || [ $i -ge 100 ]; do sleep 0.1; i=$((i + 1)); done
+    perf/images.py upload "$sources" "127.0.0.1:$port"
+    registry_option=",registry=127.0.0.1:$port"
+    set -- --images "$sources" "$@"
+fi
+set -- --engine "gantry=$dir/g.sock,cgroup=$cg$registry_option" "$@"
 if [ -n "${SIDROOT:-}" ]; then
     : "${PEER_DOCKERD:?SIDROOT is set: set PEER_DOCKERD to the script that starts dockerd there}"
     peer=perf$$; netns=gantry-perf-$$
     ip netns add "$netns"
     nsenter --net="/run/netns/$netns" ip link set lo up
+    [ -z "$images" ] || registry dockerd nsenter --net="/run/netns/$netns"
     nsenter --net="/run/netns/$netns" "$PEER_DOCKERD" "$peer" >&2
-    set -- "$@" --engine "dockerd=$SIDROOT/srv/bench/$peer.sock,cgroup=$base/densebench-$peer"
+    set -- "$@" --engine "dockerd=$SIDROOT/srv/bench/$peer.sock,cgroup=$base/densebench-$peer$registry_option"
 fi
 python3 scripts/mkimage.py "$dir/busybox.tar"
 for sock in "$dir/g.sock" ${peer:+"$SIDROOT/srv/bench/$peer.sock"}; do
@@ -70,7 +107,7 @@ if [ -n "$peer" ]; then
 fi
 echo "### $(date -u +%F), commit $(git rev-parse --short HEAD)"
 echo
-echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g"
+echo "\`perf/run.sh $*\`" | sed "s#$dir#DIR#g; s#${sources:-$dir}#SOURCES#g"
 echo
 echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir") ($(findmnt -n -o SOURCE -T "$dir"))."
 echo

@@ -1,10 +1,12 @@
 //! What is measured. Every case gives samples of one number for one engine.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub mod images;
 mod streams;
 
 use crate::burst::burst;
@@ -35,6 +37,8 @@ pub struct Size {
     pub burst: usize,
     /// MiB through attach and exec.
     pub attach_mib: usize,
+    /// Where `perf/images.py` put what the image cases work on.
+    pub images: Option<PathBuf>,
     /// Log driver of the containers.
     pub log_driver: String,
 }

@@ -17,6 +17,8 @@ pub struct Engine {
     pub socket: PathBuf,
     /// cgroup v1 cpuacct directory or cgroup v2 directory that holds the engine's processes (not its containers').
     pub cgroup: Option<PathBuf>,
+    /// Registry that it pulls from and pushes to, as HOST:PORT.
+    pub registry: Option<String>,
     /// Process ids, where there is no cgroup.
     pub pids: Vec<u32>,
 }
@@ -31,22 +33,24 @@ pub struct CreateOptions<'a> {
 }
 
 impl Engine {
-    /// Parse `NAME=SOCKET[,cgroup=DIR][,pid=N]...`.
+    /// Parse `NAME=SOCKET[,cgroup=DIR][,registry=HOST:PORT][,pid=N]...`.
     pub fn parse(text: &str) -> Result<Engine, String> {
         let (name, rest) = text
             .split_once('=')
-            .ok_or("an engine is NAME=SOCKET[,cgroup=DIR][,pid=N]")?;
+            .ok_or("an engine is NAME=SOCKET[,cgroup=DIR][,registry=HOST:PORT][,pid=N]")?;
         let mut parts = rest.split(',');
         let socket = PathBuf::from(parts.next().unwrap_or_default());
         let mut engine = Engine {
             name: name.to_owned(),
             socket,
             cgroup: None,
+            registry: None,
             pids: Vec::new(),
         };
         for part in parts {
             match part.split_once('=') {
                 Some(("cgroup", dir)) => engine.cgroup = Some(PathBuf::from(dir)),
+                Some(("registry", host)) => engine.registry = Some(host.to_owned()),
                 Some(("pid", n)) => engine
                     .pids
                     .push(n.parse().map_err(|_| format!("bad pid {n}"))?),

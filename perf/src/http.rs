@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client on a unix socket: enough for the Engine API, no dependencies.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -55,9 +56,37 @@ impl Client {
         })
     }
 
+    /// As [`Client::expect`] without a body, with more head lines, each with its line end.
+    pub fn expect_with(&mut self, method: &str, path: &str, extra: &str) -> io::Result<Vec<u8>> {
+        self.send(method, path, None, extra)?;
+        self.expected(method, path)
+    }
+
+    /// Send a file as the body, a tar; an answer that is not 2xx is an error.
+    pub fn upload(&mut self, method: &str, path: &str, mut file: &File) -> io::Result<Vec<u8>> {
+        let length = file.metadata()?.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {length}\r\n\r\n"
+        );
+        self.stream.get_mut().write_all(head.as_bytes())?;
+        // The kernel copies: the client's work is small beside the engine's.
+        let sent = io::copy(&mut file, self.stream.get_mut());
+        let answer = self.expected(method, path)?;
+        sent.map(|_| answer)
+    }
+
     /// As [`Client::call`]; an answer that is not 2xx or 304 is an error with the engine's text.
     pub fn expect(&mut self, method: &str, path: &str, json: Option<&str>) -> io::Result<Vec<u8>> {
-        let answer = self.call(method, path, json)?;
+        self.send(method, path, json, "")?;
+        self.expected(method, path)
+    }
+
+    fn expected(&mut self, method: &str, path: &str) -> io::Result<Vec<u8>> {
+        let head = self.read_head()?;
+        let answer = Answer {
+            status: head.status,
+            body: self.read_body(&head)?,
+        };
         if (200..300).contains(&answer.status) || answer.status == 304 {
             return Ok(answer.body);
         }

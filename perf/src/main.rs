@@ -5,7 +5,8 @@
 //! gantry-perf --engine gantry=/run/g.sock,cgroup=/sys/fs/cgroup/cpuacct/g \
 //!             --engine dockerd=/run/d.sock,cgroup=/sys/fs/cgroup/cpuacct/d [--rounds 5] [--cases ping,lifecycle]
 //! ```
-//! Every engine must have the image `busybox`. The first engine is compared with each other one.
+//! Every engine must have the image `busybox`. Cases of images need `--images DIR`, what `perf/images.py` made, and for each
+//! engine a registry with it. The first engine is compared with each other one.
 
 use std::process::ExitCode;
 
@@ -17,14 +18,18 @@ mod logs;
 mod oci;
 mod report;
 
+use cases::images::IMAGE_CASES;
 use cases::{Better, CASES, Case, Size};
 use engine::Engine;
 use oci::Runtime;
 use report::Row;
 
-const USAGE: &str = "usage: gantry-perf --engine NAME=SOCKET[,cgroup=DIR][,pid=N]... [--rounds N] [--cases A,B] \
+const USAGE: &str = "usage: gantry-perf --engine NAME=SOCKET[,cgroup=DIR][,registry=HOST:PORT][,pid=N]... [--rounds N] [--cases A,B] \
                      [--lives N] [--lives-per-client N] [--idle N] [--burst N] [--attach-mib N] [--log-driver NAME] \
-                     [--runtime NAME=PROGRAM,BUNDLE]...";
+                     [--runtime NAME=PROGRAM,BUNDLE]... [--images DIR]";
+
+/// Most rounds of a case of images: each takes seconds.
+const MAX_IMAGE_ROUNDS: usize = 3;
 
 struct Options {
     engines: Vec<Engine>,
@@ -41,6 +46,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
         idle: 100,
         burst: 400,
         attach_mib: 256,
+        images: None,
         log_driver: "json-file".to_owned(),
     };
     let mut options = Options {
@@ -70,6 +76,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--burst" => options.size.burst = number()?.max(1),
             "--idle" => options.size.idle = number()?,
             "--attach-mib" => options.size.attach_mib = number()?,
+            "--images" => options.size.images = Some(value.into()),
             "--log-driver" => options.size.log_driver = value,
             _ => return Err(format!("unknown flag {flag}\n{USAGE}")),
         }
@@ -80,7 +87,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
     if let Some(name) = options
         .cases
         .iter()
-        .find(|n| !CASES.iter().any(|c| c.name == **n))
+        .find(|n| !CASES.iter().chain(IMAGE_CASES).any(|c| c.name == **n))
     {
         return Err(format!("unknown case {name}"));
     }
@@ -114,7 +121,11 @@ fn measure(case: &Case, options: &Options) -> Result<Vec<Row>, String> {
 }
 
 fn rounds(case: &Case, options: &Options) -> usize {
-    if case.once { 1 } else { options.rounds }
+    match () {
+        () if case.once => 1,
+        () if case.name.starts_with("image-") => options.rounds.min(MAX_IMAGE_ROUNDS),
+        () => options.rounds,
+    }
 }
 
 /// The table of launchers: the first engine against each OCI runtime, in turns.
@@ -154,8 +165,11 @@ fn run() -> Result<(), String> {
     let options = parse(std::env::args().skip(1))?;
     let names: Vec<String> = options.engines.iter().map(|e| e.name.clone()).collect();
     let mut rows = Vec::new();
-    for case in CASES {
-        if options.cases.is_empty() || options.cases.iter().any(|n| n == case.name) {
+    for case in CASES.iter().chain(IMAGE_CASES) {
+        // Without the images their cases are left out, but not if they are asked for.
+        let all = options.cases.is_empty()
+            && (options.size.images.is_some() || CASES.iter().any(|c| c.name == case.name));
+        if all || options.cases.iter().any(|n| n == case.name) {
             eprintln!(
                 "{}: {} rounds on {}",
                 case.name,
