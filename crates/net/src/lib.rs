@@ -8,7 +8,9 @@
 //! - Only what is named is touched: no table is flushed that is not ours, no link removed by a pattern.
 
 pub mod address;
+pub mod dns;
 mod error;
+pub mod ipam;
 pub mod link;
 mod message;
 pub mod namespace;

@@ -34,6 +34,9 @@ const SOL_NETLINK: i32 = 270;
 const NETLINK_CAP_ACK: i32 = 10;
 const NETLINK_EXT_ACK: i32 = 11;
 
+/// A message of a dump: its type and what it says.
+type Entry = (u16, Vec<u8>);
+
 /// Whom a socket talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -162,7 +165,7 @@ impl Socket {
     }
 
     /// The entries of a dump; `None` if they changed meanwhile.
-    fn collect(&mut self, seq: u32) -> Result<Option<Vec<(u16, Vec<u8>)>>, NetError> {
+    fn collect(&mut self, seq: u32) -> Result<Option<Vec<Entry>>, NetError> {
         let mut entries = Vec::new();
         let mut whole = true;
         loop {
