@@ -10,6 +10,7 @@
 pub mod address;
 pub mod dns;
 mod error;
+pub mod firewall;
 pub mod ipam;
 pub mod link;
 mod message;

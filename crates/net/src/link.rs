@@ -22,6 +22,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -56,6 +57,8 @@ pub struct NewLink<'a> {
     pub mac: Option<Mac>,
     /// Largest packet, in bytes.
     pub mtu_bytes: Option<u32>,
+    /// Its group; 0 is everybody's.
+    pub group: u32,
     /// It is made in this namespace.
     pub namespace: Option<BorrowedFd<'a>>,
 }
@@ -68,6 +71,9 @@ impl NewLink<'_> {
         }
         if let Some(mtu) = self.mtu_bytes {
             request.put_u32(IFLA_MTU, mtu);
+        }
+        if self.group != 0 {
+            request.put_u32(IFLA_GROUP, self.group);
         }
         if let Some(namespace) = self.namespace {
             request.put_u32(IFLA_NET_NS_FD, namespace.as_raw_fd() as u32);
@@ -245,6 +251,8 @@ pub struct Link {
     pub master: u32,
     /// Its parent or peer; 0 for none.
     pub parent: u32,
+    /// Its group.
+    pub group: u32,
 }
 
 impl Link {
@@ -267,6 +275,7 @@ impl Link {
                 .to_owned(),
             master: attributes.u32(IFLA_MASTER).unwrap_or(0),
             parent: attributes.u32(IFLA_LINK).unwrap_or(0),
+            group: attributes.u32(IFLA_GROUP).unwrap_or(0),
         })
     }
 }

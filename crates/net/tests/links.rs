@@ -75,6 +75,7 @@ fn two_namespaces_on_a_bridge_reach_each_other() {
             name: "eth0",
             mac: Some(mac),
             namespace: Some(inside.as_fd()),
+            group: 0,
             mtu_bytes: Some(1400),
         };
         link::make_veth(&mut batch, &host_end, &peer, Some(bridge));

@@ -39,9 +39,9 @@ pub enum Meta {
     /// TCP, UDP, …; 1 byte.
     L4Proto = 16,
     /// Group of the link it came in by, 4 bytes.
-    IifGroup = 20,
+    IifGroup = 21,
     /// Group of the link it goes out by, 4 bytes.
-    OifGroup = 21,
+    OifGroup = 22,
 }
 
 /// What is known of a packet's connection.

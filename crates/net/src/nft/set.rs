@@ -65,7 +65,7 @@ impl Field {
             Field::Ipv6 => 8,
             Field::Protocol => 12,
             Field::Port => 13,
-            Field::Group => 22,
+            Field::Group => 35,
         }
     }
 }
