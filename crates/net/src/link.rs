@@ -14,6 +14,7 @@ pub const MAX_BRIDGE_PORTS: usize = 1023;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -220,7 +221,7 @@ pub fn set_port(batch: &mut Batch, index: u32, hairpin: bool, isolated: bool) {
     const AF_BRIDGE: u8 = 7;
     let mut head = head(index, 0, 0);
     head[0] = AF_BRIDGE;
-    let mut request = batch.request(RTM_NEWLINK, 0, &head);
+    let mut request = batch.request(RTM_SETLINK, 0, &head);
     request.nest(IFLA_PROTINFO, |r| {
         r.put_u8(IFLA_BRPORT_MODE, u8::from(hairpin));
         r.put_u8(IFLA_BRPORT_ISOLATED, u8::from(isolated));

@@ -228,11 +228,26 @@ impl World {
     }
 }
 
+/// Bridged packets pass the filters of IP, or they don't (`br_netfilter`): both are common.
 #[test]
-fn published_ports_and_networks_that_are_apart() {
+fn published_ports_with_bridged_packets_filtered() {
+    published_ports_and_networks_that_are_apart("1");
+}
+
+#[test]
+fn published_ports_with_bridged_packets_unfiltered() {
+    published_ports_and_networks_that_are_apart("0");
+}
+
+fn published_ports_and_networks_that_are_apart(bridged_are_filtered: &str) {
     let Some(mut world) = World::new() else {
         return;
     };
+    if std::path::Path::new("/proc/sys/net/bridge").exists() {
+        world
+            .host
+            .set("bridge/bridge-nf-call-iptables", bridged_are_filtered);
+    }
     world.firewall.set_up(&mut world.filter).expect("the table");
     assert!(world.firewall.is_whole(&mut world.filter).expect("rules"));
     let any = mapping("0.0.0.0", 8080, "10.1.0.2", 80, 1);
