@@ -23,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("auth_challenge", auth_challenge),
     ("create_body", create_body),
     ("detach_keys", detach_keys),
+    ("dns_message", dns_message),
     ("fluentd_ack", fluentd_ack),
     ("http_request", http_request),
     ("image_import", image_import),
@@ -34,12 +35,55 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_options", log_options),
     ("log_time", log_time),
     ("mux_frames", mux_frames),
+    ("netlink_attributes", netlink_attributes),
     ("passwd", passwd),
     ("reference", reference),
     ("registry_manifest", registry_manifest),
     ("tar_reader", tar_reader),
     ("websocket_frames", websocket_frames),
 ];
+
+/// What a container asks the name server, and what another server answers.
+pub fn dns_message(data: &[u8]) {
+    use gantry_net::dns::{self, Query, Rcode, Record};
+    let Ok(query) = Query::parse(data) else {
+        return;
+    };
+    let records = [
+        Record::A([10, 0, 0, 2].into()),
+        Record::Ptr(query.name.clone()),
+    ];
+    let out = dns::answer(data, &query, &records, 600, query.udp_bytes);
+    assert!(out.len() <= query.udp_bytes);
+    assert_eq!(dns::header_of(&out, query.id, &query), Some(Rcode::NoError));
+    let failure = dns::failure(data, &query, Rcode::ServerFailure);
+    assert_eq!(
+        dns::header_of(&failure, query.id, &query),
+        Some(Rcode::ServerFailure)
+    );
+    dns::header_of(data, query.id, &query);
+    if let Some(name) = query.name.to_key() {
+        dns::reverse(&name);
+        if let Ok(network) = name.parse::<gantry_net::ipam::Network>() {
+            assert!(network.contains(network.first()) && network.contains(network.last()));
+        }
+    }
+}
+
+/// Attributes within attributes, as deep as they go.
+pub fn netlink_attributes(data: &[u8]) {
+    fn walk(attributes: gantry_net::Attributes<'_>, depth: usize) {
+        for (kind, value) in attributes {
+            assert!(attributes.find(kind).is_some());
+            attributes.text(kind);
+            attributes.u32(kind);
+            if depth < 16 {
+                walk(gantry_net::Attributes::new(value), depth + 1);
+            }
+        }
+    }
+    walk(gantry_net::Attributes::new(data), 0);
+}
 
 /// The index of a layer, read again. Headers get the checksums that a mutation took from them.
 pub fn layer_index(data: &[u8]) {

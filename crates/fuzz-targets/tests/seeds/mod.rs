@@ -13,8 +13,45 @@ pub fn made(target: &str) -> Vec<Vec<u8>> {
         "image_load" => vec![archive(&layer()), archive(&gzip(&layer()))],
         "mux_frames" => vec![frames()],
         "keeper_message" => messages(),
+        "dns_message" => vec![
+            dns_query("web.example", 1),
+            dns_query("2.0.0.10.in-addr.arpa", 12),
+            dns_query("10.0.0.0/8", 28),
+        ],
+        "netlink_attributes" => vec![attributes()],
         _ => Vec::new(),
     }
+}
+
+/// A query with an OPT record.
+fn dns_query(name: &str, kind: u16) -> Vec<u8> {
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.push(0);
+    query.extend_from_slice(&kind.to_be_bytes());
+    query.extend_from_slice(&[0, 1, 0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
+    query
+}
+
+/// A name, a number, and a text within another attribute.
+fn attributes() -> Vec<u8> {
+    let attribute = |kind: u16, value: &[u8]| {
+        let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let inside = attribute(0x8012, &attribute(1, b"veth\0"));
+    [
+        attribute(3, b"eth0\0"),
+        attribute(4, &1500u32.to_ne_bytes()),
+        inside,
+    ]
+    .concat()
 }
 
 fn layer() -> Vec<u8> {
