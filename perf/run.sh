@@ -50,7 +50,10 @@ done
 # are put back, or what they do would not be counted.
 for keeper in $(pgrep -P $pid -x gantry-keeper); do echo "$keeper" >"$cg/cgroup.procs"; done
 [ "$(wc -l <"$cg/cgroup.procs")" -gt 1 ] || { echo "no keeper was found beside gantryd" >&2; exit 1; }
-# Does one of the cases need images?
+# Does one of the cases need images, or something else than images?
+cases=$(echo "$*" | sed -n 's/.*--cases \([^ ]*\).*/\1/p')
+lives=1
+[ -z "$cases" ] || echo "$cases" | tr , '\n' | grep -qv '^image-' || lives=
 images=
 case " $* " in
     *" --cases "*image-*) images=1 ;;
@@ -97,7 +100,7 @@ for sock in "$dir/g.sock" ${peer:+"$SIDROOT/srv/bench/$peer.sock"}; do
     curl -sS --fail-with-body --unix-socket "$sock" -X POST -H 'Content-Type: application/x-tar' \
         --data-binary "@$dir/busybox.tar" http://d/images/load >&2
 done
-if [ -n "$peer" ]; then
+if [ -n "$peer" ] && [ -n "$lives" ]; then
     # Launchers alone: the container that dockerd would start, by the OCI runtimes that are here.
     perf/bundle.py "$SIDROOT/srv/bench/$peer.sock" "$(cat "$SIDROOT/srv/bench/$peer.containerd.pid")" "$dir/busybox.tar" "$dir/bundle"
     for runtime in runc crun; do
@@ -113,6 +116,7 @@ echo "$(nproc) cores, kernel $(uname -r), data root on $(stat -f -c %T "$dir") (
 echo
 # crun refuses hosts with control groups of both versions: the empty second one is not shown to it.
 unshare -m --propagation private sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec target/release/gantry-perf "$@"' sh "$@"
+[ -n "$lives" ] || exit 0
 # What a life costs is counted after everything was timed: tracing slows an engine down.
 count() {
     echo
