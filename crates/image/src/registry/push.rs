@@ -25,6 +25,9 @@ const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Bytes compressed at once.
 const COPY_BYTES: usize = 128 * 1024;
+/// How hard layers are compressed that have no compressed form yet: at 6, the usual one, finding matches takes half of all
+/// the engine does for a push, for some 5 % fewer bytes.
+const GZIP_LEVEL: u32 = 3;
 
 /// A blob that a registry is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +251,7 @@ impl ImageStore {
         let (scratch, file) = self.blobs.scratch()?;
         let failed = |e| spool_failed(e, "compress a layer");
         let mut tar = HashingReader::new(tar);
-        let mut gzip = GzEncoder::new(file, Compression::default());
+        let mut gzip = GzEncoder::new(file, Compression::new(GZIP_LEVEL));
         let mut space = SpaceGuard::new();
         let mut buffer = vec![0; COPY_BYTES];
         loop {
