@@ -13,6 +13,10 @@ def test_the_table_is_whole():
     assert len(OPERATIONS) == len(set(OPERATIONS)) == 107
 
 
+# What needs a registry says so where none can be reached.
+NO_REGISTRY = b"dial tcp"
+
+
 @pytest.mark.gantry  # some of them change a real swarm
 @pytest.mark.parametrize("prefix", ["", "/v1.48", "/v1.24"])
 def test_every_operation_is_routed(session_engine, prefix):
@@ -28,10 +32,11 @@ def test_every_operation_is_routed(session_engine, prefix):
                 data += block
             head, _, body = data.partition(b"\r\n\r\n")
             status = int(head.split()[1])
-            if status in (404, 405, 501) and method != "HEAD":
+            if status in (404, 405, 500, 501) and method != "HEAD":
                 while block := sock.recv(65536):
                     body += block
-            if (status == 404 and b"page not found" in body) or status == 405 or status == 500:
+            if (status == 404 and b"page not found" in body) or status == 405 \
+                    or (status == 500 and NO_REGISTRY not in body):
                 missing.append((method, path, status, body[:200]))
             if status == 501 and method != "HEAD":
                 assert b'"message"' in body, (method, path, body)

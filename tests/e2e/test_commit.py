@@ -163,6 +163,7 @@ def test_layers_of_layers(engine):
     assert [n for n in got if n.startswith(("dir", "gone"))] == ["dir", "dir/4", "gone5"]
     assert len(engine.inspect("chain:5")["RootFS"]["Layers"]) == 6
     engine.ok("rm", "last")
+    engine.ok("rmi", *(f"chain:{number}" for number in reversed(range(6))))
 
 
 @pytest.mark.gantry

@@ -41,7 +41,7 @@ def test_life(client):
 def test_every_step_of_a_life(client):
     box = client.containers.create("busybox", ["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"],
                                    name="steps", network_mode="none", labels={"z": "1"})
-    assert (box.status, box.name, box.labels, box.image.tags) == ("created", "steps", {"z": "1"}, ["busybox:latest"])
+    assert (box.status, box.name, box.labels) == ("created", "steps", {"z": "1"}) and "busybox:latest" in box.image.tags
     box.start()
     assert next(box.logs(stream=True, follow=True)) == b"up\n"
     box.pause()

@@ -79,7 +79,8 @@ def test_a_log_that_hangs_holds_nobody_up(apart, tmp_path, driver):  # noqa: F81
             prints(apart, cid, 200)
         stop(apart, cid)
         really, said, gaps = missing(apart, cid)
-        assert really == said and really[0] > 1000 and gaps >= 2
+        # Told once, if the buffer was never empty between the two.
+        assert really == said and really[0] > 1000 and gaps >= 1
         after = counted(apart)
         assert (after[0] - before[0], after[1] - before[1]) == said
     apart.cli("rm", "-f", other)
