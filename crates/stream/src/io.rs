@@ -34,7 +34,7 @@ use crate::subscription::{SubscribeOptions, Subscription};
 use crate::unix_time_ns;
 
 /// How often a log that cannot be written is reported.
-const REPEAT_ERROR: Duration = Duration::from_secs(10);
+pub(crate) const REPEAT_ERROR: Duration = Duration::from_secs(10);
 
 /// How a container's output is handled.
 pub struct IoConfig {

@@ -7,12 +7,13 @@ use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use gantry_keeper_proto::shm::{JournalMap, UserData};
 use gantry_rt::fd::AsyncFd;
 
 use crate::backend::{Backend, PumpKind};
-use crate::io::ContainerIo;
+use crate::io::{ContainerIo, REPEAT_ERROR};
 
 /// Completions worked off before other tasks of the shard get their turn.
 const BATCHES_PER_TURN: usize = 4;
@@ -109,6 +110,8 @@ pub struct Pump {
     targets: RefCell<HashMap<u32, Weak<ContainerIo>>>,
     stats: Cell<PumpStats>,
     step_hook: RefCell<Option<StepHook>>,
+    /// When it was last said that a journal cannot be written.
+    uncommitted_said: Cell<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Pump {
@@ -129,6 +132,7 @@ impl Pump {
             targets: RefCell::default(),
             stats: Cell::default(),
             step_hook: RefCell::default(),
+            uncommitted_said: Cell::default(),
         }))
     }
 
@@ -271,7 +275,9 @@ impl Pump {
         }
         let epoch = self.epoch();
         for io in &touched {
-            io.commit(epoch, seq)?;
+            if let Err(error) = io.commit(epoch, seq) {
+                self.note_uncommitted(&error);
+            }
         }
         for io in &touched {
             io.deliver(&self.ring.borrow());
@@ -289,6 +295,16 @@ impl Pump {
         }
         self.ring.borrow_mut().submit()?;
         Ok(true)
+    }
+
+    /// One container's journal cannot be written: the others' output, and its own, goes on.
+    fn note_uncommitted(&self, error: &io::Error) {
+        let now = Instant::now();
+        let due = |said: Instant| now.duration_since(said) >= REPEAT_ERROR;
+        if self.uncommitted_said.get().is_none_or(due) {
+            self.uncommitted_said.set(Some(now));
+            tracing::error!(%error, "output can't be noted in the journal: a kill now may lose or double some");
+        }
     }
 
     fn target(&self, user: UserData) -> Option<Rc<ContainerIo>> {
