@@ -93,8 +93,7 @@ def leak_check(request):
         yield
         eng.remove_all()
         return
-    if "log" in request.module.__name__:
-        start_guest_lane(eng)  # An earlier module may have started the daemon again.
+    start_guest_lane(eng)  # An earlier module may have started the daemon again.
     before = leaks.settled(eng)
     yield
     eng.remove_all()

@@ -237,10 +237,9 @@ def test_a_log_that_nobody_can_read(engine, http, driver, opts):
     status, answer = http.api("GET", "/containers/hj-none/logs?stdout=1")
     assert (status, json.loads(answer)) == (501, {"message": "configured logging driver does not support reading"})
     if not engine.external:  # dockerd waits for a plugin of that name, also here.
-        for query in ("logs=1&stdout=1", "logs=1&stream=1&stdout=1&stderr=1"):
-            got, end = http.raw("POST", f"/v1.48/containers/hj-none/attach?{query}")
-            text = b"Error attaching: configured logging driver does not support reading\n"
-            assert (got.partition(b"\r\n\r\n")[2], end) == (b"\x01\0\0\0\0\0\0%c" % len(text) + text, "end")
+        got, end = http.raw("POST", "/v1.48/containers/hj-none/attach?logs=1&stdout=1")
+        text = b"Error attaching: configured logging driver does not support reading\n"
+        assert (got.partition(b"\r\n\r\n")[2], end) == (b"\x01\0\0\0\0\0\0%c" % len(text) + text, "end")
 
 
 if __name__ == "__main__":

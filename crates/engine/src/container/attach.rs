@@ -164,7 +164,9 @@ fn begin(container: &Rc<Container>, ticket: AttachTicket, socket: OwnedFd, over_
         };
         let ended = match past {
             Some(Ok(reader)) => !send_log(&container, reader, &socket, ticket.wire).await,
-            Some(Err(EngineError::NotImplemented(why))) if ticket.wire == Wire::Docker => {
+            Some(Err(EngineError::NotImplemented(why)))
+                if ticket.wire == Wire::Docker && !stream =>
+            {
                 say(&socket, ticket.tty, &format!("Error attaching: {why}\n")).await;
                 true
             }
