@@ -25,8 +25,8 @@ const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Bytes compressed at once.
 const COPY_BYTES: usize = 128 * 1024;
-/// How hard layers are compressed that have no compressed form yet: at 6, the usual one, finding matches takes half of all
-/// the engine does for a push, for some 5 % fewer bytes.
+/// How hard layers are compressed that have no compressed form yet. At 6, the usual one, finding matches was a third of the
+/// engine's CPU over a load, a push and two pulls of one image; zlib's 3 took half of its time for 5 % more bytes of a program.
 const GZIP_LEVEL: u32 = 3;
 
 /// A blob that a registry is to have.
